@@ -1,0 +1,366 @@
+"""Audio files and arrays <-> waveforms: load, check, save; files also piece by piece.
+
+Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+import torch
+from torch import Tensor
+
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+from mimo_codec.resampling import StreamResampler, check_finite, check_sample_rate
+
+AnyPath = str | os.PathLike[str]
+
+_LOAD_BLOCK = 2**18
+_MAX_BLOCK_SECONDS = 3600.0
+_CLAIMED_EXTRA_BYTES = 2**40
+_MAX_KNOWN_SAMPLES = 2**36  # a day at the highest sample rate
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says.
+
+    `num_samples` is per channel, and None where the header does not say: an MP3 without a Xing,
+    Info or VBRI frame, a FLAC made as a stream. It is exact for a sound wav, flac, ogg or opus
+    file and for what common MP3 encoders write; a damaged file may hold less.
+    `format` is libsndfile's container and coding, such as "WAV/PCM_16" or "OGG/OPUS".
+    """
+
+    sample_rate: int
+    num_samples: int | None
+    num_channels: int
+    format: str
+
+
+def audio_info(path: AnyPath) -> AudioInfo:
+    """Read the header of an audio file. Raises MimoError as `load_audio` does, samples apart."""
+    with _open_audio(path) as file:
+        num_samples = file.frames if file.frames <= _MAX_KNOWN_SAMPLES else None
+        form = f"{file.format}/{file.subtype}"
+        return AudioInfo(file.samplerate, num_samples, file.channels, form)
+
+
+def load_audio(path: AnyPath) -> tuple[Tensor, int]:
+    """Read a whole audio file -> (waveform [S] float32, sample rate in Hz).
+
+    Integer samples are scaled to [-1, 1), channels are averaged.
+
+    Raises MimoError, which starts with `path`, when there is no such file, it is a folder, empty,
+    not audio, damaged, without samples, or has NaN or infinite samples.
+    """
+    with _open_audio(path) as file:
+        return torch.cat(list(_mono_blocks(file, path, _LOAD_BLOCK))), file.samplerate
+
+
+def iter_audio(
+    path: AnyPath, block_seconds: float = 10.0, sample_rate: int | None = None
+) -> Iterator[Tensor]:
+    """Read an audio file in blocks, [S_block] float32 of about `block_seconds` each.
+
+    The blocks concatenated are what `load_audio` gives, resampled to `sample_rate` if that is not
+    None, but only one block is in memory at a time. Raises what `load_audio` and `resample` do, as
+    the iteration comes to it, and MimoError for `block_seconds` that are not in (0, 3600].
+    """
+    if not 0 < block_seconds <= _MAX_BLOCK_SECONDS:
+        raise MimoError(f"block_seconds: {block_seconds!r} is not in (0, {_MAX_BLOCK_SECONDS:g}]")
+    with _open_audio(path) as file:
+        new_rate = file.samplerate if sample_rate is None else sample_rate
+        resampler = StreamResampler(file.samplerate, new_rate)
+        for block in _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate))):
+            resampled = resampler.push(block)
+            if len(resampled):
+                yield resampled
+        rest = resampler.finish()
+        if len(rest):
+            yield rest
+
+
+def _mono_blocks(file: sf.SoundFile, path: AnyPath, block_size: int) -> Iterator[Tensor]:
+    num_samples = 0
+    while True:
+        try:
+            block = file.read(block_size, dtype="float32", always_2d=True)
+        except sf.LibsndfileError as error:
+            reason = _reason(error)
+            raise MimoError(f"{path}: is damaged near sample {num_samples} ({reason})") from error
+        if not len(block):
+            break
+        mono = torch.from_numpy(block).mean(dim=1)
+        check_finite(mono, os.fspath(path), offset=num_samples)
+        num_samples += len(mono)
+        yield mono
+    if num_samples == 0:
+        raise MimoError(f"{path}: holds no samples")
+
+
+@contextmanager
+def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
+    try:
+        _check_readable(path)
+        raw = (_EndlessFile if _is_mp3_of_unknown_length(path) else io.FileIO)(path)
+    except OSError as error:
+        raise MimoError(f"{path}: cannot be read: {error.strerror}") from error
+    with raw:
+        try:
+            file = _ForwardFile(raw)
+        except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
+            raise MimoError(
+                f"{path}: is not audio in a known format; wav, flac, ogg, opus and mp3 are"
+            ) from error
+        with file:
+            check_sample_rate(file.samplerate, os.fspath(path))
+            yield file
+
+
+def _check_readable(path: AnyPath) -> None:
+    file = Path(path)
+    if file.is_dir():
+        raise MimoError(f"{path}: is a folder; an audio file is needed")
+    if not file.exists():
+        raise MimoError(f"{path}: there is no such file")
+    if not file.is_file():
+        raise MimoError(f"{path}: is not a regular file; an audio file is needed")
+    if not file.stat().st_size:
+        raise MimoError(f"{path}: is empty")
+
+
+class _ForwardFile(sf.SoundFile):
+    """Reads on until the samples end.
+
+    A SoundFile that can seek stops at the header's length, which need not be true, and fails where
+    a FLAC's header gives none.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _EndlessFile(io.FileIO):
+    """Looks far longer than it is to those who seek to its end.
+
+    libsndfile guesses the length of an MP3 that does not tell it from the sizes of the file and of
+    the first frame, and reads no further than that, so that most of a file with a large first
+    frame could be lost. From an endless file it reads all that is there.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_END and offset == 0:
+            offset = _CLAIMED_EXTRA_BYTES
+        return super().seek(offset, whence)
+
+
+def _is_mp3_of_unknown_length(path: AnyPath) -> bool:
+    """Whether the first MPEG audio frame, after an ID3v2 tag or not, announces no length."""
+    with open(path, "rb") as file:
+        head = file.read(10)
+        if head.startswith(b"ID3"):  # its size has 7 bits in each of 4 bytes
+            file.seek(10 + sum(byte << (21 - 7 * i) for i, byte in enumerate(head[6:])))
+        else:
+            file.seek(0)
+        frame = file.read(192)
+    is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] >= 0xE0
+    return is_mpeg and not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _reason(error: Exception) -> str:
+    """libsndfile's message without the prefixes that it and soundfile put before it."""
+    text = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
+    return text.removeprefix("Error : ").rstrip(".")
+
+
+# Suffix -> libsndfile's container and coding.
+_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_WRITE_BLOCK = 2**16
+
+
+def save_audio(
+    path: AnyPath, waveform: np.ndarray | Tensor, sample_rate: int, overwrite: bool = True
+) -> None:
+    """Write a waveform, [S] or [channels, S], float or PCM, to an audio file.
+
+    The suffix chooses the format: .wav and .flac (16 bits), .ogg (Vorbis), .opus, .mp3. Samples
+    beyond [-1, 1] are clipped. The file appears whole or not at all.
+
+    Raises MimoError for an unknown suffix, a sample rate that the format does not have, what
+    `check_waveform` refuses, and a path that cannot be written; or exists, without `overwrite`.
+    """
+    channels = _as_channels(waveform, "waveform")
+    with AudioWriter(path, sample_rate, overwrite, num_channels=len(channels)) as writer:
+        writer.write(channels)
+
+
+class AudioWriter:
+    """Write an audio file piece by piece, with the formats and errors of `save_audio`.
+
+        with AudioWriter("speech.wav", 24000) as writer:
+            for waveform in waveforms:
+                writer.write(waveform)
+
+    The file appears when the block ends, and not at all when it raises or nothing was written.
+    """
+
+    def __init__(
+        self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1
+    ):
+        self._path = Path(path)
+        self._sample_rate = check_sample_rate(sample_rate)
+        self._overwrite = overwrite
+        self._num_channels = num_channels
+        self._file: sf.SoundFile | None = None
+        suffix = self._path.suffix.lower()
+        if suffix not in _FORMATS:
+            known = ", ".join(_FORMATS)
+            raise MimoError(f"{path}: cannot tell the format from {suffix!r}; known are {known}")
+        self._format, self._subtype = _FORMATS[suffix]
+
+    def __enter__(self) -> AudioWriter:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path, self._overwrite))
+            self._file = self._create(temporary)
+            self._num_samples = 0
+            stack.callback(self._close)
+            stack.push(self._refuse_empty)
+            self._on_exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._on_exit.__exit__(*raised)
+
+    def write(self, waveform: np.ndarray | Tensor) -> None:
+        """Append samples, [S] or [num_channels, S]; none is fine."""
+        if self._file is None:
+            raise RuntimeError("AudioWriter.write works inside its `with` block only")
+        channels = _as_channels(waveform, "waveform")
+        if len(channels) != self._num_channels:
+            raise MimoError(
+                f"waveform: has {len(channels)} channels; {self._num_channels} are written here"
+            )
+        check_finite(channels, "waveform", offset=self._num_samples)
+        for block in channels.split(_WRITE_BLOCK, dim=1):
+            self._write_block(self._file, block)
+        self._num_samples += channels.shape[1]
+
+    def _write_block(self, file: sf.SoundFile, block: Tensor) -> None:
+        samples = block.detach().cpu().T.clamp(-1, 1)
+        if self._subtype == "PCM_16":  # libsndfile's own scale is 32767: 16-bit files would change
+            samples = (samples * 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
+        with self._errors_named():
+            file.write(samples.contiguous().numpy())
+
+    def _create(self, temporary: Path) -> sf.SoundFile:
+        with self._errors_named():
+            return sf.SoundFile(
+                temporary,
+                "w",
+                self._sample_rate,
+                self._num_channels,
+                format=self._format,
+                subtype=self._subtype,
+            )
+
+    def _refuse_empty(self, kind: object, error: object, traceback: object) -> None:
+        if error is None and not self._num_samples:
+            raise MimoError(f"{self._path}: there are no samples to write")
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with self._errors_named():
+                file.close()
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (sf.SoundFileError, ValueError) as error:
+            what = f"{self._format}/{self._subtype} at {self._sample_rate} Hz"
+            raise MimoError(
+                f"{self._path}: cannot be written as {what} ({_reason(error)})"
+            ) from error
+
+
+def check_waveform(
+    waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform"
+) -> Tensor:
+    """Any waveform in memory -> mono [S] float32 on its device.
+
+    `waveform` is a numpy array or a torch tensor, [S] or [channels, S]; channels are averaged.
+    int8, uint8, int16 and int32 are PCM and scaled to [-1, 1]; floats keep their scale.
+
+    Raises MimoError, which starts with `where`, for a missing or absurd `sample_rate`, other types
+    and shapes, an array that looks like [S, channels], no samples, and NaN or infinite samples.
+    """
+    if sample_rate is None:
+        raise MimoError(f"{where}: its sample rate is not known; pass sample_rate=... in Hz")
+    check_sample_rate(sample_rate, f"{where}: sample_rate")
+    channels = _as_channels(waveform, where)
+    if not channels.numel():
+        raise MimoError(f"{where}: holds no samples")
+    mono = channels.mean(dim=0)
+    check_finite(mono, where)
+    return mono
+
+
+# Level of silence and distance from it to full scale.
+_PCM = {
+    torch.int8: (0, 2**7),
+    torch.uint8: (2**7, 2**7),
+    torch.int16: (0, 2**15),
+    torch.int32: (0, 2**31),
+}
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _as_channels(waveform: object, where: str) -> Tensor:
+    """[S] or [channels, S], numpy or torch, float or PCM -> [channels, S] float32."""
+    x = _as_tensor(waveform, where)
+    if x.ndim not in (1, 2):
+        raise MimoError(f"{where}: has shape {list(x.shape)}; [S] or [channels, S] is needed")
+    if x.ndim == 2 and x.shape[0] > 64 and 0 < x.shape[1] <= 8:
+        raise MimoError(
+            f"{where}: shape {list(x.shape)} looks like [S, channels]; "
+            "[channels, S] is needed: transpose it"
+        )
+    if x.dtype in _PCM:
+        silence, full_scale = _PCM[x.dtype]
+        x = (x.float() - silence) / full_scale
+    elif x.dtype not in _FLOATS:
+        raise MimoError(f"{where}: {_dtype_error(x.dtype)}")
+    return x.float() if x.ndim == 2 else x.float()[None]
+
+
+def _as_tensor(waveform: object, where: str) -> Tensor:
+    if isinstance(waveform, Tensor):
+        return waveform
+    if not isinstance(waveform, np.ndarray):
+        kind = type(waveform).__name__
+        raise MimoError(f"{where}: is a {kind}; a numpy array or a torch tensor is needed")
+    try:  # a copy, because torch takes no foreign byte order and no negative strides
+        return torch.from_numpy(waveform.astype(waveform.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise MimoError(f"{where}: {_dtype_error(waveform.dtype)}") from error
+
+
+def _dtype_error(dtype: object) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return f"has dtype {name}; float samples or int8, uint8, int16 or int32 PCM is needed"

@@ -1,0 +1,199 @@
+"""The bytes of a .mimo file.
+
+Version 1 (integers are little endian):
+
+    offset   bytes  content
+    0        4      magic, b"MIMO"
+    4        1      version, 1
+    5        2      H, length of the header
+    7        H      header: JSON in UTF-8, an object with exactly these fields
+                      "model"        "name@fingerprint" of the model, or null
+                      "codebooks"    sizes of the Q codebooks as runs [size, count], first to last
+                      "frames"       T
+                      "samples"      length of the audio at "sample_rate"
+                      "frame_rate"   code frames per second
+                      "sample_rate"  samples per second
+    7+H      N      the codes, see below
+    7+H+N    4      CRC-32 (that of zlib) of everything before it
+
+A code of a codebook with `size` entries takes (size - 1).bit_length() bits, none when the size is
+1. The codes follow frame by frame, within a frame from the first codebook to the last, each with
+its most significant bit first, without gaps; zero bits fill the last byte. A file holds at most
+2**27 codes, so that no header, however short the file, asks for much more than 1 GiB of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import struct
+import zlib
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_codec.checks import check_integer
+from mimo_codec.errors import MimoError
+
+MAGIC = b"MIMO"
+VERSION = 1
+MAX_CODEBOOKS = 256
+MAX_CODEBOOK_SIZE = 1 << 16
+MAX_CODES = 1 << 27
+
+_PREFIX = struct.Struct("<4sBH")
+_CHECKSUM = struct.Struct("<I")
+_FIELDS = {"model", "codebooks", "frames", "samples", "frame_rate", "sample_rate"}
+_FRAMES_PER_BLOCK = 4096  # bounds the memory; a multiple of 8, so that blocks meet at whole bytes
+
+
+def encode(
+    *,
+    codes: NDArray[np.integer[Any]],
+    num_samples: int,
+    sample_rate: int,
+    frame_rate: float,
+    codebook_sizes: Sequence[int],
+    model: str | None,
+) -> bytes:
+    """The fields of an AudioCodes, `codes` [Q, T] -> a .mimo file.
+
+    Raises MimoError above 2**27 codes; all else is taken as AudioCodes has checked it.
+    """
+    num_frames = codes.shape[1]
+    _check_code_count(len(codebook_sizes), num_frames)
+    header = {
+        "model": model,
+        "codebooks": [[size, len(list(run))] for size, run in groupby(codebook_sizes)],
+        "frames": num_frames,
+        "samples": num_samples,
+        "frame_rate": frame_rate,
+        "sample_rate": sample_rate,
+    }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    payload = _pack(codes, code_widths(codebook_sizes))
+    data = _PREFIX.pack(MAGIC, VERSION, len(text)) + text + payload
+    return data + _CHECKSUM.pack(zlib.crc32(data))
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """A .mimo file -> the fields of an AudioCodes, `codes` int64 [Q, T].
+
+    Magic, version, checksum, header, codes: each is looked at only when those before it hold, and
+    memory is asked for only when the header describes exactly the bytes that are there. Raises
+    MimoError for anything else. Values that do not matter here are left to AudioCodes.
+    """
+    if not data:
+        raise MimoError("empty; a .mimo file is expected")
+    if data[: len(MAGIC)] != MAGIC:
+        raise MimoError("not a .mimo file (it does not begin with MIMO)")
+    if len(data) < _PREFIX.size + _CHECKSUM.size:
+        raise MimoError("cut short")
+    _, version, header_size = _PREFIX.unpack_from(data)
+    if version > VERSION:
+        reads = f"this release reads up to {VERSION}"
+        raise MimoError(f"version {version}; {reads}: upgrade mimo-codec")
+    if version < 1:
+        raise MimoError(f"damaged: there is no version {version}")
+    body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+    if _CHECKSUM.pack(zlib.crc32(body)) != checksum:
+        raise MimoError("damaged, cut short or has bytes added: the checksum does not match")
+    payload_start = _PREFIX.size + header_size
+    if payload_start > len(body):
+        raise MimoError(f"malformed: it cannot hold a header of {header_size} bytes")
+    header = _parse_header(body[_PREFIX.size : payload_start])
+    sizes = _expand_runs(header["codebooks"])
+    return {
+        "codes": _read_codes(body[payload_start:], sizes, header["frames"]),
+        "num_samples": header["samples"],
+        "sample_rate": header["sample_rate"],
+        "frame_rate": header["frame_rate"],
+        "codebook_sizes": sizes,
+        "model": header["model"],
+    }
+
+
+def code_widths(codebook_sizes: Sequence[int]) -> list[int]:
+    """Bits that one code of each codebook takes."""
+    return [(size - 1).bit_length() for size in codebook_sizes]
+
+
+def _check_code_count(num_codebooks: int, num_frames: int) -> None:
+    if num_codebooks * num_frames > MAX_CODES:
+        asked = f"{num_codebooks} codebooks x {num_frames} frames"
+        raise MimoError(f"{asked} are too many for one file, which holds {MAX_CODES} codes")
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise MimoError("malformed: the header is not JSON") from error
+    if not isinstance(header, dict):
+        raise MimoError("malformed: the header is not a JSON object")
+    missing, unknown = _FIELDS - header.keys(), header.keys() - _FIELDS
+    if missing or unknown:
+        difference = f"missing {sorted(missing)}, unknown {reprlib.repr(sorted(unknown))}"
+        raise MimoError(f"malformed: the header has other fields: {difference}")
+    return header
+
+
+def _expand_runs(runs: object) -> list[int]:
+    """[[1024, 2], [128, 3]] -> [1024, 1024, 128, 128, 128]."""
+    if not isinstance(runs, list) or not all(isinstance(r, list) and len(r) == 2 for r in runs):
+        raise MimoError("malformed: codebooks must be a list of [size, count]")
+    sizes: list[int] = []
+    for size, count in runs:
+        checked_size = check_integer("a codebook size", size, 1, MAX_CODEBOOK_SIZE)
+        left = MAX_CODEBOOKS - len(sizes)
+        sizes += [checked_size] * check_integer("a count of codebooks", count, 1, left)
+    return sizes
+
+
+def _read_codes(payload: bytes, sizes: Sequence[int], frames: object) -> NDArray[np.int64]:
+    num_frames = check_integer("frames", frames, 1, MAX_CODES)
+    _check_code_count(len(sizes), num_frames)
+    widths = code_widths(sizes)
+    num_bits = num_frames * sum(widths)
+    num_bytes = (num_bits + 7) // 8
+    if len(payload) != num_bytes:
+        expected = f"{num_frames} frames take {num_bytes} bytes"
+        raise MimoError(f"malformed: {expected}, there are {len(payload)}")
+    if payload and payload[-1] & ((1 << 8 * num_bytes - num_bits) - 1):
+        raise MimoError("malformed: the bits after the last code are not zero")
+    return _unpack(payload, widths, num_frames)
+
+
+def _pack(codes: NDArray[np.integer[Any]], widths: Sequence[int]) -> bytes:
+    """[Q, T] -> T x sum(widths) bits, filled up to a byte."""
+    packed = []
+    for start in range(0, codes.shape[1], _FRAMES_PER_BLOCK):
+        block = codes[:, start : start + _FRAMES_PER_BLOCK]
+        bits = np.empty((block.shape[1], sum(widths)), dtype=np.uint8)
+        offset = 0
+        for values, width in zip(block, widths, strict=True):
+            shifts = np.arange(width)[::-1]
+            bits[:, offset : offset + width] = (values[:, None] >> shifts) & 1
+            offset += width
+        packed.append(np.packbits(bits).tobytes())
+    return b"".join(packed)
+
+
+def _unpack(payload: bytes, widths: Sequence[int], num_frames: int) -> NDArray[np.int64]:
+    """Inverse of `_pack`."""
+    codes = np.zeros((len(widths), num_frames), dtype=np.int64)
+    packed = np.frombuffer(payload, dtype=np.uint8)
+    frame_bits = sum(widths)
+    for start in range(0, num_frames if frame_bits else 0, _FRAMES_PER_BLOCK):
+        stop = min(start + _FRAMES_PER_BLOCK, num_frames)
+        block = packed[start * frame_bits // 8 : -(-stop * frame_bits // 8)]
+        bits = np.unpackbits(block, count=(stop - start) * frame_bits).reshape(-1, frame_bits)
+        offset = 0
+        for values, width in zip(codes, widths, strict=True):
+            weights = 1 << np.arange(width)[::-1]
+            values[start:stop] = bits[:, offset : offset + width] @ weights
+            offset += width
+    return codes

@@ -1,0 +1,222 @@
+"""Names -> folders (shipped, local, Hugging Face hub), and safetensors <-> state dicts in the released key layout."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mimo_codec.config import CodecConfig
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+NESTED = "audio_tokenizer"
+"""Folder in which the family's later models carry their codec."""
+HUB_MODELS = ("XiaomiMiMo/MiMo-Audio-Tokenizer",)
+TRAINING_STATE = ("embed_avg", "cluster_size", "initted")
+"""Buffers of a codebook that only training needs; a checkpoint may leave them out."""
+
+
+class Checkpoint(NamedTuple):
+    """Where a model was found: its folder, and the name that its codes carry."""
+
+    folder: Path
+    name: str
+
+
+def shipped_root() -> Path:
+    """The folder of the models that come with the package: inside an installed wheel, or in the repository."""
+    installed = Path(__file__).parent / "pretrained"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "pretrained"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name -> folder of every shipped model."""
+    root = shipped_root()
+    return {p.parent.name: p.parent for p in sorted(root.glob(f"*/{CONFIG}"))} if root.is_dir() else {}
+
+
+def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Checkpoint:
+    """A local folder, a shipped name or a hub id, in this order -> Checkpoint.
+
+    MimoError says what was looked for when nothing is found, and how to place a model by hand when the hub cannot be
+    reached.
+    """
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    shipped = shipped_models()
+    if name in shipped and not isinstance(name_or_path, Path):
+        return Checkpoint(shipped[name], name)
+    if path.is_dir():
+        return Checkpoint(_codec_folder(path), path.resolve().name)
+    if path.exists():
+        raise MimoError(f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not isinstance(name_or_path, Path):
+        return Checkpoint(_download(name, revision), name.split("/")[1])
+    known = ", ".join([*shipped, *HUB_MODELS])
+    raise MimoError(f"unknown model {name!r}: not a folder, nor one of the known names ({known}) or a hub id OWNER/NAME")
+
+
+def _codec_folder(folder: Path) -> Path:
+    """The folder itself, or the codec inside a later model of the family."""
+    if (folder / NESTED / CONFIG).is_file():
+        return folder / NESTED
+    if not (folder / CONFIG).is_file():
+        raise MimoError(f"{folder}: there is no {CONFIG} in this folder, so it is not a model")
+    return folder
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        folder = fetch(CONFIG, f"{NESTED}/*.json", f"{NESTED}/*.safetensors")
+        if not (folder / NESTED / CONFIG).is_file():
+            folder = fetch(CONFIG, "*.safetensors", INDEX)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        raise MimoError(f"{repo}{at}: there is no such model on the Hugging Face hub, or it needs a login") from None
+    except Exception as error:  # whatever the HTTP stack raises without a network
+        reason = type(error).__name__
+        raise MimoError(
+            f"{repo}{at} is not in the hub cache and could not be downloaded ({reason}): download its {CONFIG} and"
+            f" *.safetensors on another machine, put them in one folder and pass that folder's path"
+        ) from error
+    return _codec_folder(folder)
+
+
+def cached_models() -> dict[str, Path]:
+    """Hub id -> folder of every codec found in the local hub cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return {}
+    found = {}
+    for repo in repos:
+        for revision in repo.revisions:
+            for config in (revision.snapshot_path / CONFIG, revision.snapshot_path / NESTED / CONFIG):
+                if config.is_file() and is_codec_config(config) and any(config.parent.glob("*.safetensors")):
+                    found[repo.repo_id] = config.parent
+    return dict(sorted(found.items()))
+
+
+def is_codec_config(path: Path) -> bool:
+    """True when a config.json describes a codec rather than some other model."""
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(flat, dict) and "encoder_layers" in flat and "num_quantizers" in flat
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the shards its index names, under this project's names.
+
+    Floating-point tensors of encoder and decoder become `dtype`, those of the quantizer float32.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    name, value = _from_released(key, file.get_tensor(key))
+                    wanted = torch.float32 if name.startswith("quantizer.") else dtype
+                    tensors[name] = value.to(wanted) if value.is_floating_point() else value
+        except (SafetensorError, OSError) as error:
+            raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise MimoError(f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise MimoError(f"{folder / INDEX}: not a valid index of shards") from None
+    for shard in shards:
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise MimoError(f"{folder / INDEX} names {shard}, which is not in the folder")
+    return [folder / shard for shard in shards]
+
+
+_RELEASED_QUANTIZER, _QUANTIZER = "encoder.quantizer.", "quantizer."
+
+
+def _from_released(key: str, value: Tensor) -> tuple[str, Tensor]:
+    """The released checkpoints hold the quantizer inside the encoder, codebooks without a leading dimension of one and
+    the flag `inited` as a float."""
+    if not key.startswith(_RELEASED_QUANTIZER):
+        return key, value
+    key = _QUANTIZER + key.removeprefix(_RELEASED_QUANTIZER)
+    if key.endswith(".inited"):
+        return key.removesuffix("inited") + "initted", (value != 0).reshape(())
+    return key, value[None]
+
+
+def _to_released(name: str, value: Tensor) -> tuple[str, Tensor]:
+    if not name.startswith(_QUANTIZER):
+        return name, value
+    key = _RELEASED_QUANTIZER + name.removeprefix(_QUANTIZER)
+    if key.endswith(".initted"):
+        return key.removesuffix("initted") + "inited", value.float().reshape(1)
+    return key, value[0]
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Give `module` these tensors; MimoError names all that are missing, unexpected or of a wrong shape."""
+    own = module.state_dict()
+    tensors = dict(tensors)
+    for name, value in own.items():
+        if name not in tensors and name.startswith(_QUANTIZER) and name.endswith(TRAINING_STATE):
+            embed = tensors.get(f"{name.rpartition('.')[0]}.embed")
+            tensors[name] = torch.ones_like(value) if embed is None or not name.endswith("embed_avg") else embed.clone()
+    problems = [
+        *_listed("missing", (n for n in own if n not in tensors)),
+        *_listed("unexpected", (n for n in tensors if n not in own)),
+        *_listed("of a wrong shape", (f"{n} {list(v.shape)} instead of {list(own[n].shape)}"
+                                      for n, v in tensors.items() if n in own and v.shape != own[n].shape)),
+    ]  # fmt: skip
+    if problems:
+        raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")
+    module.load_state_dict(tensors, assign=True)
+
+
+def _listed(what: str, names: Iterable[str], most: int = 20) -> list[str]:
+    found = [_to_released(n, torch.empty(1))[0] for n in names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
+
+
+def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors in the released layout; each file appears whole or not at all."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
+    tensors = dict(_to_released(name, value.detach().cpu()) for name, value in state.items())
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
+    flat = {"model_type": "mimo_audio_tokenizer", **config.to_dict()}
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(flat, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,260 @@
+"""AudioCodes: the codes of one piece of audio, [Q, T], with their rates; saved as a .mimo file.
+
+Building, slicing, saving and loading need only numpy; torch is used when it is there. The bytes
+of a .mimo file are described in `bitstream.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+import sys
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_codec import bitstream
+from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
+from mimo_codec.checks import check_integer, check_number
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_FRAME_RATE = 1e-3
+MAX_SAMPLE_RATE = 1_000_000
+MAX_MODEL_LENGTH = 64
+
+_INTEGER_DTYPES = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_FRAME_TOLERANCE = 1e-6  # in frames: k / frame_rate seconds is frame k in spite of rounding
+
+
+@dataclass(frozen=True, eq=False)
+class AudioCodes:
+    """The codes of one piece of audio and what is needed to decode them.
+
+    Every field is validated; MimoError names the one that is wrong. The array is not copied.
+    """
+
+    codes: torch.Tensor | NDArray[np.integer[Any]]
+    """int64 [Q, T], 0 <= code < size of its codebook; a tensor (on any device) stays a tensor, a
+    numpy array stays a numpy array; other integer types are converted."""
+    num_samples: int
+    """Length of the audio at `sample_rate`, at least 1 and at most that of T frames."""
+    sample_rate: int
+    """Samples per second, a whole multiple of `frame_rate`."""
+    frame_rate: float
+    """Code frames per second."""
+    codebook_sizes: tuple[int, ...]
+    """Entries of each of the Q codebooks, 1 to 65536."""
+    model: str | None = None
+    """The model that made the codes, "name@fingerprint"; None when unknown."""
+
+    def __post_init__(self) -> None:
+        sizes = _check_sizes(self.codebook_sizes)
+        codes = _check_codes(self.codes, sizes)
+        sample_rate = check_integer("sample_rate", self.sample_rate, 1, MAX_SAMPLE_RATE)
+        frame_rate = _check_frame_rate(self.frame_rate, sample_rate)
+        max_samples = codes.shape[1] * round(sample_rate / frame_rate)
+        num_samples = check_integer("num_samples", self.num_samples, 1, max_samples)
+        model = _check_model(self.model)
+        checked = (codes, num_samples, sample_rate, frame_rate, sizes, model)
+        for field, value in zip(fields(self), checked, strict=True):
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def num_quantizers(self) -> int:
+        """Q, the number of codebooks."""
+        return len(self.codebook_sizes)
+
+    @property
+    def num_frames(self) -> int:
+        """T, the number of code frames."""
+        return int(self.codes.shape[1])
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples that one code frame stands for."""
+        return round(self.sample_rate / self.frame_rate)
+
+    @property
+    def duration(self) -> float:
+        """Length of the audio in seconds."""
+        return self.num_samples / self.sample_rate
+
+    @property
+    def bitrate(self) -> float:
+        """Bits per second of the packed codes, header not counted."""
+        return sum(code_widths(self.codebook_sizes)) * self.frame_rate
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __eq__(self, other: object) -> bool:
+        """All fields equal; the codes by value, be they a tensor or a numpy array."""
+        if not isinstance(other, AudioCodes):
+            return NotImplemented
+        names = [field.name for field in fields(self) if field.name != "codes"]
+        return all(getattr(self, name) == getattr(other, name) for name in names) and (
+            np.array_equal(_as_numpy(self.codes), _as_numpy(other.codes))
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"AudioCodes({self.num_quantizers} codebooks x {self.num_frames} frames, "
+            f"{self.duration:.3f} s at {self.sample_rate} Hz, {self.bitrate / 1000:.2f} kbit/s, "
+            f"model={self.model!r})"
+        )
+
+    def __getitem__(self, seconds: slice) -> AudioCodes:
+        """The frames that cover an interval, e.g. `codes[0.5:2.0]`, `codes[-1:]`; in seconds.
+
+        The start is rounded down to a frame, the stop up; negative times count from the end, and
+        times outside the audio are clamped to it. `num_samples` is what these frames cover: cuts
+        at frame boundaries split the audio without gap or overlap, and a slice that reaches the
+        last sample keeps all frames to the end. Raises MimoError when nothing is left.
+        """
+        if not isinstance(seconds, slice) or seconds.step is not None:
+            raise MimoError("AudioCodes are cut by seconds, without a step: codes[0.5:2.0]")
+        start = 0.0 if seconds.start is None else self._position(seconds.start)
+        stop = self.duration if seconds.stop is None else self._position(seconds.stop)
+        start_frame = math.floor(start * self.frame_rate + _FRAME_TOLERANCE)
+        stop_frame = math.ceil(stop * self.frame_rate - _FRAME_TOLERANCE)
+        stop_sample = min(stop_frame * self.samples_per_frame, self.num_samples)
+        num_samples = stop_sample - start_frame * self.samples_per_frame
+        if start >= stop or num_samples < 1:
+            interval = f"from {seconds.start} to {seconds.stop} s"
+            raise MimoError(f"no codes {interval}: the audio is {self.duration:.3f} s long")
+        if stop_sample == self.num_samples:
+            stop_frame = self.num_frames
+        return replace(self, codes=self.codes[:, start_frame:stop_frame], num_samples=num_samples)
+
+    def _position(self, seconds: object) -> float:
+        """Seconds from the start, clamped to the audio."""
+        time = check_number("a time in seconds", seconds, -math.inf, math.inf)
+        return min(max(time + self.duration if time < 0 else time, 0.0), self.duration)
+
+    def first(self, num_quantizers: int) -> AudioCodes:
+        """The same audio with the first `num_quantizers` codebooks only."""
+        count = check_integer("num_quantizers", num_quantizers, 1, MAX_CODEBOOKS)
+        if count > self.num_quantizers:
+            present = self.num_quantizers
+            raise MimoError(f"AudioCodes has {present} codebooks, {count} were asked for")
+        return replace(self, codes=self.codes[:count], codebook_sizes=self.codebook_sizes[:count])
+
+    def to_numpy(self) -> NDArray[np.int64]:
+        """A copy of the codes, int64 [Q, T]."""
+        return np.array(_as_numpy(self.codes), dtype=np.int64)
+
+    def to_bytes(self) -> bytes:
+        """The content of a .mimo file. Raises MimoError above 2**27 codes."""
+        return bitstream.encode(
+            codes=_as_numpy(self.codes),
+            num_samples=self.num_samples,
+            sample_rate=self.sample_rate,
+            frame_rate=self.frame_rate,
+            codebook_sizes=self.codebook_sizes,
+            model=self.model,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "data") -> AudioCodes:
+        """The inverse; `codes` is a CPU tensor where torch can be imported, else a numpy array.
+
+        Raises MimoError, naming `source`, for anything but an undamaged .mimo file.
+        """
+        try:
+            content = bitstream.decode(data)
+            return cls(**content | {"codes": _to_tensor(content["codes"])})
+        except MimoError as error:
+            raise MimoError(f"{source}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write a .mimo file, whole or not at all; raises MimoError when it cannot be written."""
+        data = self.to_bytes()
+        with atomic_path(path, overwrite) as temporary:
+            temporary.write_bytes(data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AudioCodes:
+        """Read a .mimo file; `codes` is a CPU tensor where torch can be imported, else numpy.
+
+        Raises MimoError, naming the path, when there is no such file, and when it is not a .mimo
+        file, of a newer version, cut short or damaged.
+        """
+        try:
+            with open(path, "rb") as file:
+                data = file.read(len(MAGIC))
+                if data == MAGIC:  # any other file may be huge, and is refused by its first bytes
+                    data += file.read()
+        except OSError as error:
+            raise MimoError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return cls.from_bytes(data, source=str(path))
+
+
+def _check_sizes(sizes: object) -> tuple[int, ...]:
+    if not isinstance(sizes, (tuple, list)) or not 1 <= len(sizes) <= MAX_CODEBOOKS:
+        got = reprlib.repr(sizes)
+        raise MimoError(f"codebook_sizes must be 1 to {MAX_CODEBOOKS} integers, not {got}")
+    return tuple(check_integer("a codebook size", s, 1, MAX_CODEBOOK_SIZE) for s in sizes)
+
+
+def _check_frame_rate(value: object, sample_rate: int) -> float:
+    frame_rate = check_number("frame_rate", value, MIN_FRAME_RATE, sample_rate)
+    samples_per_frame = sample_rate / frame_rate
+    if not math.isclose(samples_per_frame, round(samples_per_frame)):
+        raise MimoError(f"frame_rate {frame_rate} does not divide sample_rate {sample_rate}")
+    return frame_rate
+
+
+def _check_model(model: object) -> str | None:
+    if model is None:
+        return None
+    if isinstance(model, str) and 1 <= len(model) <= MAX_MODEL_LENGTH and model.isprintable():
+        return str(model)
+    got = reprlib.repr(model)
+    raise MimoError(f"model must be 1 to {MAX_MODEL_LENGTH} printable characters, not {got}")
+
+
+def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArray[np.int64]:
+    """int64 [Q, T] of the same kind, every value inside its codebook."""
+    if not (_is_tensor(codes) or isinstance(codes, np.ndarray)):
+        got = type(codes).__name__
+        raise MimoError(f"codes must be a torch tensor or a numpy array, not {got}")
+    dtype = codes.dtype.name if isinstance(codes, np.ndarray) else str(codes.dtype)
+    if dtype.removeprefix("torch.") not in _INTEGER_DTYPES:
+        raise MimoError(f"codes must be integers, not {dtype}")
+    shape = tuple(codes.shape)
+    if len(shape) != 2 or 0 in shape:
+        raise MimoError(f"codes must be [Q, T], at least one codebook and frame, not {shape}")
+    if shape[0] != len(sizes):
+        raise MimoError(f"codes has {shape[0]} codebooks, codebook_sizes has {len(sizes)}")
+    values = _as_numpy(codes)
+    bad = (values < 0) | (values >= np.array(sizes)[:, None])
+    if bad.any():
+        codebook, frame = np.unravel_index(bad.argmax(), shape)
+        where = f"codebook {codebook}, frame {frame}: {values[codebook, frame]}"
+        raise MimoError(f"code out of range at {where} is not in 0..{sizes[codebook] - 1}")
+    return codes.long() if _is_tensor(codes) else values.astype(np.int64, copy=False)
+
+
+def _is_tensor(codes: object) -> TypeGuard[torch.Tensor]:
+    """Without importing torch: where nobody has imported it there are no tensors."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(codes, torch.Tensor)
+
+
+def _as_numpy(codes: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    return codes.cpu().numpy() if _is_tensor(codes) else np.asarray(codes)
+
+
+def _to_tensor(codes: NDArray[np.int64]) -> torch.Tensor | NDArray[np.int64]:
+    try:
+        import torch
+    except ImportError:
+        return codes
+    return torch.from_numpy(codes)

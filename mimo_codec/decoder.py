@@ -1,0 +1,149 @@
+"""Quantized [B, T, D] -> coarse mel [B, M, n_mels]: transposed convolutions to 50 and 100 Hz around Transformer layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimo_codec.config import CodecConfig
+from mimo_codec.transformer import State, Transformer, length_mask, make_norm
+from mimo_codec.vocoder import Vocoder
+
+
+class UpsampleConv(nn.Module):
+    """Transposed convolution, normalisation, and the last kernel - stride frames dropped.
+
+    "group": one group, mean and variance over channels and time of the whole sequence (the dropped frames included, as
+    released). "frame": over the channels of each frame.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, kernel_size: int, stride: int, norm: str):
+        super().__init__()
+        self.stride, self.extra, self.per_frame = stride, kernel_size - stride, norm == "frame"
+        self.conv = nn.ConvTranspose1d(dim_in, dim_out, kernel_size, stride)
+        self.norm = nn.GroupNorm(1, dim_out)
+
+    def _scale(self, x: Tensor, sums: Tensor) -> Tensor:
+        """Normalise x [B, T, D] by sums [B, 3]: count, sum and sum of squares of the values of each item."""
+        count, total, squares = sums[:, :, None, None].unbind(1)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        normed = (x.double() - mean) / (variance + self.norm.eps).sqrt()
+        return (normed * self.norm.weight + self.norm.bias).to(x.dtype)
+
+    @staticmethod
+    def _sums(x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, 3] float64: count, sum and sum of squares."""
+        x = x.double().flatten(1)
+        return torch.stack((torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)), dim=1)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x [B, T, D] -> [B, stride T, D_out]; lengths [B]: valid input frames of a right-padded batch."""
+        if lengths is not None:
+            x = x * length_mask(lengths, x.shape[1])[..., None]
+        y = self.conv(x.transpose(1, 2))
+        if self.per_frame:
+            y = F.layer_norm(y.transpose(1, 2), y.shape[1:2], self.norm.weight, self.norm.bias, self.norm.eps)
+        elif lengths is None:
+            y = self.norm(y).transpose(1, 2)
+        else:
+            ends = (lengths * self.stride + self.extra).tolist()
+            items = [F.pad(self.norm(item[None, :, :end]), (0, y.shape[2] - end)) for item, end in zip(y, ends)]
+            y = torch.cat(items).transpose(1, 2)
+        return y[:, : y.shape[1] - self.extra]
+
+    def initial_state(self, batch: int) -> State:
+        weight = self.conv.weight
+        sums = weight.new_zeros(batch, 3, dtype=torch.float64)
+        return {"x": weight.new_zeros(batch, 1 if self.extra else 0, weight.shape[0]), "sums": sums}
+
+    def step(self, x: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
+        """A chunk of a stream: x [B, n, D] -> [B, stride n, D_out] and the new state.
+
+        With "group" the statistics are those of the stream so far, not of all of it.
+        """
+        carried = state["x"]
+        if carried.shape[1] + x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, self.norm.num_channels), dict(state)
+        y = self.conv(torch.cat((carried, x), dim=1).transpose(1, 2)).transpose(1, 2)
+        y = y[:, carried.shape[1] * self.stride :]
+        kept = y[:, : x.shape[1] * self.stride]
+        sums = state["sums"]
+        if self.per_frame:
+            kept = F.layer_norm(kept, kept.shape[2:], self.norm.weight, self.norm.bias, self.norm.eps)
+        else:
+            sums = sums + self._sums(y if last else kept)
+            kept = self._scale(kept, sums)
+        return kept, {"x": torch.cat((carried, x), dim=1)[:, x.shape[1] :], "sums": sums}
+
+
+class Decoder(nn.Module):
+    """The paper's audio decoder (section 2.1.1) with its vocoder, names as in the released checkpoint."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        c, dim = config.decoder, config.d_model
+        pool = config.encoder.pool
+        self.mels_per_frame = config.mels_per_frame
+        self.pool = pool
+        if pool > 1:
+            self.dconv1 = UpsampleConv(dim, dim, pool, pool, c.conv_norm)
+        self.layers = Transformer(dim, c.num_heads, c.ffn_dim, c.layer_windows(), config.norm, config.activation,
+                                  config.rope_theta)  # fmt: skip
+        self.layer_norm = make_norm(config.norm, dim)
+        self.dconv2 = UpsampleConv(dim, config.mel.n_mels, c.kernel_size, c.stride, c.conv_norm)
+        self.vocoder = Vocoder(config)
+
+    def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """quantized [B, T, D] -> [B, M, n_mels]; lengths [B]: code frames per item."""
+        x = quantized
+        if self.pool > 1:
+            x = self.dconv1(x, lengths)
+            lengths = None if lengths is None else lengths * self.pool
+        return self.dconv2(self.layer_norm(self.layers(x, lengths)), lengths)
+
+    def forward(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """quantized [B, T, D] -> waveform [B, T samples_per_frame] float32; lengths [B]: code frames per item.
+
+        Every item gives what it gives alone; samples beyond its own end hold anything.
+        """
+        if lengths is not None and bool((lengths == quantized.shape[1]).all()):
+            lengths = None
+        mel = self.coarse_mel(quantized, lengths)
+        return self.vocoder(mel, None if lengths is None else lengths * self.mels_per_frame)
+
+    def initial_state(self, batch: int) -> State:
+        parts = {"layers": self.layers.initial_state(batch, self.layer_norm.weight),
+                 "dconv2": self.dconv2.initial_state(batch), "vocoder": self.vocoder.initial_state(batch)}  # fmt: skip
+        if self.pool > 1:
+            parts["dconv1"] = self.dconv1.initial_state(batch)
+        frames = {"num_frames": torch.zeros((), dtype=torch.int64)}
+        return frames | {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+    def step(self, quantized: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
+        """A chunk of a stream: quantized [B, n, D] -> waveform [B, m] float32 and the new state.
+
+        All samples together are those of `forward`: each step returns what is complete, `last` the rest.
+        """
+        parts = {part: {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
+                 for part in ("dconv1", "layers", "dconv2", "vocoder")}  # fmt: skip
+        start = int(state["num_frames"])
+        x = quantized
+        if self.pool > 1:
+            x, parts["dconv1"] = self.dconv1.step(x, parts["dconv1"], last)
+        x, parts["layers"] = self.layers.step(x, parts["layers"], start * self.pool)
+        mel, parts["dconv2"] = self.dconv2.step(self.layer_norm(x), parts["dconv2"], last)
+        first, end = start * self.mels_per_frame, None
+        if last:
+            end = first + mel.shape[1]
+            mel = F.pad(mel, (0, 0, 0, self.vocoder.flush_frames))
+        waveform, parts["vocoder"] = self.vocoder.step(mel, parts["vocoder"], first, end)
+        begin = first * self.vocoder.head.istft.hop_length - self.vocoder.delay  # number of the first sample
+        waveform = waveform[:, max(-begin, 0) :]
+        if end is not None:
+            waveform = waveform[:, : end * self.vocoder.head.istft.hop_length - max(begin, 0)]
+        frames = {"num_frames": state["num_frames"] + quantized.shape[1]}
+        return waveform, frames | {f"{p}.{name}": value for p, s in parts.items() for name, value in s.items()}

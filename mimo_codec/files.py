@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mimo_codec.errors import MimoError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that takes its place when the block ends well.
+
+    The temporary file is hidden, empty, unique and has the suffix of `path`, from which writers
+    may tell the format. When the block raises anything, KeyboardInterrupt included, the temporary
+    file is removed and `path` stays as it was. A symbolic link is written through, not replaced.
+    Do only the writing inside the block: an OSError raised there is reported as this file's.
+
+    Raises MimoError when `path` is a folder or a device, when it exists and `overwrite` is False
+    (looked at again at the end, so that a file made meanwhile survives), when its folder is
+    missing or not writable, and when writing fails.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    temporary = target.parent / f".mimo-codec-{secrets.token_hex(8)}{target.suffix}"
+    try:
+        _check_target(path, overwrite)
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _check_target(path, overwrite)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise MimoError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise MimoError(f"{path} is a folder; the name of a file is needed")
+    if not path.parent.is_dir():
+        raise MimoError(f"{path}: there is no folder {path.parent}")
+    if path.exists():
+        if not path.is_file():
+            raise MimoError(f"{path} is not a regular file; the name of a file is needed")
+        if not overwrite:
+            raise MimoError(f"{path} already exists; pass overwrite=True (--overwrite)")

@@ -1,0 +1,88 @@
+"""Waveform [B, S] -> log-mel [B, M, n_mels], at once or as a stream."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimo_codec.config import MelConfig
+from mimo_codec.transformer import State
+
+LOG_FLOOR = 1e-7
+
+
+@functools.lru_cache(maxsize=32)
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> Tensor:
+    """Triangular filters on the HTK mel scale, without area normalisation: [n_fft // 2 + 1, n_mels] float32.
+
+    Computed in float32 as torchaudio's `melscale_fbanks` is: the released models were trained on its rounding, which
+    matters in narrow filters at low frequencies.
+    """
+    top = sample_rate / 2 if fmax is None else fmax
+    low, high = (2595.0 * math.log10(1 + f / 700) for f in (fmin, top))
+    edges = 700.0 * (10.0 ** (torch.linspace(low, high, n_mels + 2, device="cpu") / 2595.0) - 1.0)
+    bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu")[:, None]
+    widths = edges[1:] - edges[:-1]
+    rising = (bins - edges[:-2]) / widths[:-1]
+    falling = (edges[2:] - bins) / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: int, center: bool = True) -> Tensor:
+    """Magnitudes of the periodic-Hann STFT: [B, S] -> [B, M, n_fft // 2 + 1]; `center` pads by reflection."""
+    window = torch.hann_window(window_size, device=waveform.device, dtype=waveform.dtype)
+    spectrum = torch.stft(waveform, n_fft, hop_length, window_size, window, center=center, pad_mode="reflect",
+                          return_complex=True)  # fmt: skip
+    return spectrum.abs().transpose(1, 2)
+
+
+class LogMel(nn.Module):
+    """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; always float32."""
+
+    filters: Tensor
+
+    def __init__(self, config: MelConfig):
+        super().__init__()
+        self.config = config
+        self.pad = config.n_fft // 2
+        filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, waveform: Tensor, center: bool = True) -> Tensor:
+        """waveform [B, S] -> [B, 1 + S // hop_length, n_mels]. Shorter than n_fft / 2 + 1 samples: zero-padded."""
+        waveform = waveform.float()
+        if center:
+            waveform = F.pad(waveform, (0, max(self.pad + 1 - waveform.shape[-1], 0)))
+        c = self.config
+        magnitude = stft_magnitude(waveform, c.n_fft, c.window_size, c.hop_length, center)
+        mel = magnitude @ self.filters.to(waveform.device, torch.float32)
+        return mel.clamp(min=LOG_FLOOR).log()
+
+    def initial_state(self, batch: int) -> State:
+        device = self.filters.device
+        return {"tail": torch.zeros(batch, 0, device=device), "started": torch.zeros((), dtype=torch.bool)}
+
+    def step(self, waveform: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
+        """A chunk of a stream, [B, n] samples -> the mel frames [B, m, n_mels] that are complete, and the new state.
+
+        All frames together equal `forward` of the whole waveform.
+        """
+        samples = torch.cat((state["tail"], waveform.float()), dim=-1)
+        started = bool(state["started"])
+        if not started and (last or samples.shape[-1] > self.pad):
+            samples = F.pad(samples, (0, max(self.pad + 1 - samples.shape[-1], 0)))
+            samples = F.pad(samples, (self.pad, 0), mode="reflect")
+            started = True
+        if last:
+            samples = F.pad(samples, (0, self.pad), mode="reflect")
+        hop = self.config.hop_length
+        num_mels = max((samples.shape[-1] - self.config.n_fft) // hop + 1, 0) if started else 0
+        mel = samples.new_zeros(samples.shape[0], 0, self.config.n_mels)
+        if num_mels:
+            mel = self(samples[:, : (num_mels - 1) * hop + self.config.n_fft], center=False)
+        return mel, {"tail": samples[:, num_mels * hop :], "started": torch.tensor(started)}

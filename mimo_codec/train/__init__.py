@@ -1,0 +1,1 @@
+"""Training codecs (needs the `train` extra)."""

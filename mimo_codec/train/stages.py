@@ -1,0 +1,171 @@
+"""Lightning modules, one per training stage."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from mimo_codec.codec import MimoCodec
+from mimo_codec.config import CodecConfig
+from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
+from mimo_codec.train.metrics import speech_metrics
+
+log = logging.getLogger(__name__)
+MAX_FIT_VECTORS = 20_000
+
+
+class ReconstructionStage(lightning.LightningModule):
+    """Encoder, quantizer, decoder and vocoder trained together to reconstruct speech.
+
+    Training starts without the quantizer; at `quantizer_start` the codebooks are fitted by k-means to the features of
+    the steps before it, so that none starts dead, and then follow by moving averages.
+
+    Args:
+        preset: configuration to start from, a name of `mimo_codec.config.PRESETS`.
+        config: changes to it, keys as in config.json.
+        learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).
+        matrix_learning_rate: peak of Muon (the Transformers' matrices); 0: AdamW for everything.
+        warmup_steps: linear warm-up; afterwards the rate falls linearly to zero at trainer.max_steps.
+        weight_decay: of both optimizers, matrices only.
+        gradient_clip: largest norm of all gradients together.
+        quantizer_start: step at which quantization begins.
+        quantizer_dropout: share of steps that use a random number of codebooks instead of all.
+        mel_scales: (bands, window, hop) of each scale of the mel loss.
+        mel_weight: of the multi-scale log-mel L1 loss.
+        stft_weight: of auraloss' multi-resolution STFT loss; 0: off.
+        commitment_weight: of the commitment loss.
+    """
+
+    def __init__(
+        self,
+        preset: str = "nano",
+        config: dict[str, Any] | None = None,
+        learning_rate: float = 1e-3,
+        matrix_learning_rate: float = 0.0,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.01,
+        gradient_clip: float = 1.0,
+        quantizer_start: int = 500,
+        quantizer_dropout: float = 0.25,
+        mel_scales: list[tuple[int, int, int]] = list(PAPER_SCALES),  # noqa: B006
+        mel_weight: float = 1.0,
+        stft_weight: float = 0.0,
+        commitment_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.codec = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
+        self.register_buffer("features_seen", torch.zeros(0, self.codec.config.d_model), persistent=False)
+        self.stft_loss = self._make_stft_loss() if stft_weight else None
+
+    @staticmethod
+    def _make_stft_loss() -> nn.Module:
+        from auraloss.freq import MultiResolutionSTFTLoss
+
+        return MultiResolutionSTFTLoss(fft_sizes=[512, 1024, 2048], hop_sizes=[128, 256, 512],
+                                       win_lengths=[512, 1024, 2048])  # fmt: skip
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """waveform [B, S] -> reconstruction [B, S], codes [B, Q, T] or None before quantization, commitment []."""
+        h = self.hparams
+        features = self.codec.encoder(self.codec.mel(waveform))
+        codes, commitment, quantized = None, features.new_zeros(()), features
+        if self.global_step_of_generator >= h.quantizer_start:
+            count = None
+            if self.training and torch.rand(()) < h.quantizer_dropout:
+                count = int(torch.randint(1, self.codec.config.quantizer.num_quantizers, ()))
+            quantized, codes, commitment = self.codec.quantizer(features, count)
+        elif self.training:
+            self._remember(features.detach())
+        decoded = self.codec.decoder(quantized.to(features.dtype))
+        return decoded[:, : waveform.shape[1]], codes, commitment
+
+    @property
+    def global_step_of_generator(self) -> int:
+        """Batches trained on (Lightning counts every optimizer's step)."""
+        return self.global_step // max(len(self.trainer.optimizers), 1) if self._trainer is not None else 0
+
+    def _remember(self, features: Tensor) -> None:
+        vectors = features.float().flatten(0, 1)
+        self.features_seen = torch.cat((self.features_seen, vectors))[-MAX_FIT_VECTORS:]
+
+    def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
+        """Weighted terms of the loss, by name; their sum is what is minimised."""
+        h, rate = self.hparams, self.codec.config.mel.sample_rate
+        terms = {"mel": h.mel_weight * multi_scale_mel_loss(decoded, waveform, rate, h.mel_scales, log=True)}
+        if self.stft_loss is not None:
+            terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
+        return terms | {"commitment": h.commitment_weight * commitment}
+
+    def training_step(self, waveform: Tensor, batch_index: int) -> None:
+        step = self.global_step_of_generator
+        if step == self.hparams.quantizer_start and len(self.features_seen):
+            self.codec.quantizer.fit(self.features_seen)
+            self.features_seen = self.features_seen[:0]
+        decoded, codes, commitment = self(waveform)
+        with torch.autocast(self.device.type, enabled=False):
+            terms = self.losses(waveform, decoded, commitment)
+        total = torch.stack(list(terms.values())).sum()
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+        self.manual_backward(total)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.hparams.gradient_clip)
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        self.log("train/gradient_norm", norm)
+        if codes is not None and codes.shape[1] == self.codec.config.quantizer.num_quantizers:
+            self._log_usage(codes)
+
+    def _log_usage(self, codes: Tensor) -> None:
+        """Share of each codebook that its moving averages keep alive, and the perplexity of this batch's codes."""
+        for index, layer in enumerate(self.codec.quantizer.vq.layers):
+            counts = torch.bincount(codes[:, index].flatten(), minlength=layer.codebook_size).float()
+            share = counts / counts.sum()
+            entropy = -(share * share.clamp(min=1e-9).log()).sum()
+            self.log(f"codebook/perplexity_{index}", entropy.exp())
+
+    # ---- validation ----------------------------------------------------------------------------------------------
+
+    def validation_step(self, waveform: Tensor, index: int) -> None:
+        decoded, codes, _ = self(waveform)
+        scores = speech_metrics(waveform[0], decoded[0], self.codec.config.mel.sample_rate)
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, batch_size=1, on_epoch=True)
+        if index < 2 and self.logger is not None and hasattr(self.logger.experiment, "add_audio"):
+            board, rate = self.logger.experiment, self.codec.config.mel.sample_rate
+            for name, sound in (("original", waveform), ("decoded", decoded)):
+                board.add_audio(f"{name}/{index}", sound[0].float().clamp(-1, 1), self.global_step, rate)
+                mel = self.codec.mel(sound)[0].T.flip(0).float()
+                picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
+                board.add_image(f"{name}/{index}", picture[None], self.global_step)
+
+    # ---- optimizers ----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        h = self.hparams
+        named = [(name, p) for name, p in self.codec.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name and h.matrix_learning_rate > 0]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in named if id(p) not in chosen]
+        groups = [{"params": [p for p in rest if p.ndim > 1], "weight_decay": h.weight_decay},
+                  {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, h.learning_rate, betas=(0.9, 0.98))]
+        if matrices:
+            optimizers.append(torch.optim.Muon(matrices, h.matrix_learning_rate, weight_decay=h.weight_decay))
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in optimizers]
+
+    def _rate(self, step: int) -> float:
+        total, warmup = self.trainer.max_steps, self.hparams.warmup_steps
+        optimizers = 2 if self.hparams.matrix_learning_rate > 0 else 1
+        total = total / optimizers
+        return min((step + 1) / max(warmup, 1), max(total - step, 0) / max(total - warmup, 1), 1.0)

@@ -1,0 +1,218 @@
+"""Pre-norm Transformer layers with rotary positions, windowed attention and streaming as a pure function.
+
+`Transformer.forward` takes whole sequences, `Transformer.step` a chunk and a state. Both use the same attention, which
+walks over blocks of queries, so no [T, T] mask ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mimo_codec.config import Window
+
+QUERY_BLOCK = 512
+State = dict[str, Tensor]
+"""Streaming state: plain named tensors, passed in and returned."""
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+
+
+def make_norm(kind: str, dim: int) -> nn.Module:
+    """LayerNorm, or RMSNorm with the released eps."""
+    return nn.RMSNorm(dim, eps=1e-6) if kind == "RMSNorm" else nn.LayerNorm(dim)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """lengths [B] -> bool [B, size], True on the first `lengths[b]` positions."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def rotate(x: Tensor, theta: float, offset: int = 0) -> Tensor:
+    """Rotary position embedding (rotate-half over the whole head) of x [B, H, T, D] at positions offset, offset + 1 ..
+
+    Angles are computed in float32 whatever the dtype of x.
+    """
+    half = x.shape[-1] // 2
+    inverse = theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    positions = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = positions[:, None] * inverse
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, offset: int = 0, valid: Tensor | None = None) -> Tensor:
+    """Attention in which query i sees keys i + offset - left .. i + offset + right.
+
+    q: [B, H, Tq, D]; k, v: [B, H, Tk, D]; window: [left, right], -1 for unlimited; valid: bool [B or 1, Tk], False on
+    keys that nobody may see. A query always sees its own key, so that padded positions stay finite.
+    Memory grows with QUERY_BLOCK x window, not with Tq x Tk. Returns [B, H, Tq, D].
+    """
+    left, right = window
+    num_queries, num_keys = q.shape[-2], k.shape[-2]
+    if valid is None and left < 0:
+        if right < 0:
+            return F.scaled_dot_product_attention(q, k, v)
+        if right == 0 and offset == 0 and num_queries == num_keys:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if left < 0 and right < 0 and valid is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None])
+    outputs = []
+    for start in range(0, num_queries, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, num_queries)
+        first = 0 if left < 0 else max(start + offset - left, 0)
+        last = num_keys if right < 0 else min(stop + offset + right, num_keys)
+        own = torch.arange(start + offset, stop + offset, device=q.device)[:, None]
+        keys = torch.arange(first, last, device=q.device)
+        mask = torch.ones(stop - start, last - first, dtype=torch.bool, device=q.device)
+        if left >= 0:
+            mask &= keys >= own - left
+        if right >= 0:
+            mask &= keys <= own + right
+        if valid is not None:
+            mask = (mask & valid[:, None, None, first:last]) | (keys == own)
+        outputs.append(F.scaled_dot_product_attention(
+            q[..., start:stop, :], k[..., first:last, :], v[..., first:last, :], attn_mask=mask))  # fmt: skip
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; q, v and out projections have a bias, k has none."""
+
+    def __init__(self, dim: int, num_heads: int, window: Window, rope_theta: float):
+        super().__init__()
+        self.num_heads, self.window, self.rope_theta = num_heads, window, rope_theta
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, D] -> q, k, v, each [B, H, T, D / H], without positions."""
+        q, k, v = (
+            rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return q, k, v
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, valid: Tensor | None = None
+    ) -> Tensor:
+        """Attend and project: queries sit at positions offset.., keys at 0... Returns [B, Tq, D]."""
+        q, k = rotate(q, self.rope_theta, offset), rotate(k, self.rope_theta)
+        return self.out_proj(rearrange(attend(q, k, v, self.window, offset, valid), "b h t d -> b t (h d)"))
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, window: Window, norm: str, activation: str,
+                 rope_theta: float):  # fmt: skip
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, window, rope_theta)
+        self.self_attn_layer_norm = make_norm(norm, dim)
+        self.activation = ACTIVATIONS[activation]
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.final_layer_norm = make_norm(norm, dim)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return x + self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """x [B, T, D]; valid: bool [B, T] or None -> [B, T, D]."""
+        q, k, v = self.self_attn.project(self.self_attn_layer_norm(x))
+        return self.mlp(x + self.self_attn(q, k, v, valid=valid))
+
+    def step(self, x: Tensor, cache: Mapping[str, Tensor], start: int, end: int | None) -> tuple[Tensor, State]:
+        """One chunk: frames at positions start.. in, the frames `right` positions earlier out.
+
+        x: [B, n, D], with positions below 0 (nothing yet) and from `end` on (nothing any more) holding anything.
+        cache: k, v [B, H, C, D / H] without positions, and x [B, right, D], the frames that still wait for their
+        right context. Returns [B, n, D] for positions start - right .. start - right + n, and the new cache.
+        """
+        left, right = self.self_attn.window
+        q, k, v = self.self_attn.project(self.self_attn_layer_norm(torch.cat((cache["x"], x), dim=1)))
+        k = torch.cat((cache["k"], k[:, :, right:]), dim=2)
+        v = torch.cat((cache["v"], v[:, :, right:]), dim=2)
+        waiting = torch.cat((cache["x"], x), dim=1)
+        num_new, num_keys = x.shape[1], k.shape[2]
+        first = start + num_new - num_keys
+        valid = None
+        if first < 0 or (end is not None and end < start + num_new):
+            positions = torch.arange(first, start + num_new, device=x.device)
+            valid = (positions >= 0)[None]
+            if end is not None:
+                valid = valid & (positions < end)
+        q = q[:, :, :num_new]
+        out = self.mlp(waiting[:, :num_new] + self.self_attn(q, k, v, num_keys - num_new - right, valid))
+        kept = num_keys if left < 0 else min(left + right, num_keys)
+        return out, {
+            "k": k[:, :, num_keys - kept :],
+            "v": v[:, :, num_keys - kept :],
+            "x": waiting[:, num_new:],
+        }
+
+
+class Transformer(nn.ModuleList):
+    """A stack of layers. A ModuleList, so that its parameters are named `layers.N.*` as in the released files."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, windows: tuple[Window, ...], norm: str,
+                 activation: str, rope_theta: float, skip_layer: int | None = None):  # fmt: skip
+        super().__init__(
+            TransformerLayer(dim, num_heads, ffn_dim, window, norm, activation, rope_theta) for window in windows
+        )
+        self.dim, self.num_heads, self.skip_layer = dim, num_heads, skip_layer
+
+    @property
+    def layers(self) -> list[TransformerLayer]:
+        return [layer for layer in self if isinstance(layer, TransformerLayer)]
+
+    @property
+    def look_ahead(self) -> int:
+        """Frames of future that an output frame needs, all layers together."""
+        return sum(layer.self_attn.window[1] for layer in self.layers)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; lengths: [B] valid frames per item, the rest is padding that nobody sees."""
+        valid = None if lengths is None else length_mask(lengths, x.shape[1])
+        skipped = None
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, valid)
+            if number == self.skip_layer:
+                skipped = x
+        return x if skipped is None else x + skipped
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """State before the first frame: caches of the windows' size (empty where the window is unlimited)."""
+        state = {}
+        for i, layer in enumerate(self.layers):
+            left, right = layer.self_attn.window
+            cached = 0 if left < 0 else left + right
+            for name in ("k", "v"):
+                state[f"{i}.{name}"] = like.new_zeros(batch, self.num_heads, cached, self.dim // self.num_heads)
+            state[f"{i}.x"] = like.new_zeros(batch, right, self.dim)
+        return state
+
+    def step(self, x: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None) -> tuple[Tensor, State]:
+        """A chunk of a stream: frames at positions start .. start + n in, those `look_ahead` positions earlier out.
+
+        x: [B, n, D]; start: position of its first frame; end: length of the whole stream once known (later positions
+        are padding). Output frames at positions below 0 carry no meaning. Returns [B, n, D] and the new state.
+        """
+        if x.shape[1] == 0:
+            return x, dict(state)
+        new_state: State = {}
+        skipped = None
+        for i, layer in enumerate(self.layers):
+            cache = {name: state[f"{i}.{name}"] for name in ("k", "v", "x")}
+            x, cache = layer.step(x, cache, start, end)
+            new_state.update({f"{i}.{name}": value for name, value in cache.items()})
+            start -= layer.self_attn.window[1]
+            if i + 1 == self.skip_layer:
+                skipped = x
+        return (x if skipped is None else x + skipped), new_state

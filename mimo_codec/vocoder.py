@@ -1,0 +1,122 @@
+"""Coarse mel [B, M, n_mels] -> waveform [B, S]: windowed Transformer, spectrum head, inverse STFT (Vocos)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimo_codec.config import CodecConfig
+from mimo_codec.transformer import State, Transformer, length_mask, make_norm
+
+MAX_MAGNITUDE = 100.0
+ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0
+
+
+class InverseSTFT(nn.Module):
+    """Overlap-add of windowed frames divided by the window envelope; "same" padding gives hop_length samples a frame."""
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int):
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.cut = (n_fft - hop_length) // 2
+        self.register_buffer("window", torch.hann_window(n_fft))
+
+    def overlap_add(self, spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope, each
+        [B, (M - 1) hop_length + n_fft], not yet divided."""
+        window = self.window.float()
+        frames = torch.fft.irfft(spectrum, self.n_fft) * window * valid[..., None]
+        squares = valid[..., None] * window.square()
+        size = ((frames.shape[1] - 1) * self.hop_length + self.n_fft, 1)
+        signal, envelope = (
+            F.fold(x.transpose(1, 2), size, (self.n_fft, 1), stride=(self.hop_length, 1))[:, 0, :, 0]
+            for x in (frames, squares)
+        )
+        return signal, envelope
+
+    def forward(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """spectrum [B, M, n_fft // 2 + 1] complex -> waveform [B, M hop_length]; lengths [B]: valid frames."""
+        num_frames = spectrum.shape[1]
+        valid = spectrum.real.new_ones(1, num_frames)
+        if lengths is not None:
+            valid = length_mask(lengths, num_frames).to(valid.dtype)
+        signal, envelope = self.overlap_add(spectrum, valid)
+        waveform = signal / envelope.clamp(min=ENVELOPE_FLOOR)
+        return waveform[:, self.cut : self.cut + num_frames * self.hop_length]
+
+
+class SpectrumHead(nn.Module):
+    """Linear to log-magnitudes and phases, then the inverse STFT; float32 from the linear layer on."""
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int):
+        super().__init__()
+        self.out = nn.Linear(dim, n_fft + 2)
+        self.istft = InverseSTFT(n_fft, hop_length)
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """x [B, M, D] -> complex [B, M, n_fft // 2 + 1]."""
+        magnitude, phase = self.out(x).float().chunk(2, dim=-1)
+        magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
+        return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+
+
+class Vocoder(nn.Module):
+    """The paper's Transformer-Vocos (section 2.1.1), names as in the released checkpoint."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        c = config.vocoder
+        self.embeddings = nn.Linear(config.mel.n_mels, c.dim, bias=False)
+        self.layers = Transformer(c.dim, c.num_heads, c.ffn_dim, (c.window,) * c.num_layers, config.norm,
+                                  config.activation, config.rope_theta)  # fmt: skip
+        self.layer_norm = make_norm(config.norm, c.dim)
+        self.head = SpectrumHead(c.dim, config.mel.n_fft, config.mel.hop_length)
+
+    @property
+    def delay(self) -> int:
+        """Samples by which `step`'s output lags behind its input."""
+        return self.layers.look_ahead * self.head.istft.hop_length + self.head.istft.cut
+
+    @property
+    def flush_frames(self) -> int:
+        """Mel frames of padding that bring out the last samples of a stream."""
+        return -(-self.delay // self.head.istft.hop_length)
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """mel [B, M, n_mels] -> waveform [B, M hop_length] float32; lengths [B]: mel frames per item."""
+        x = self.layer_norm(self.layers(self.embeddings(mel), lengths))
+        return self.head.istft(self.head.spectrum(x), lengths)
+
+    def initial_state(self, batch: int) -> State:
+        istft = self.head.istft
+        zeros = istft.window.new_zeros(batch, istft.n_fft - istft.hop_length, dtype=torch.float32)
+        layers = self.layers.initial_state(batch, self.embeddings.weight)
+        return {"signal": zeros, "envelope": zeros, **{f"layers.{k}": v for k, v in layers.items()}}
+
+    def step(self, mel: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None) -> tuple[Tensor, State]:
+        """A chunk of a stream: mel [B, n, n_mels] at positions start.. -> [B, n hop_length] samples, `delay` late.
+
+        The first sample returned is number start * hop_length - delay of the stream; those before 0 are silence.
+        end: length of the stream in frames once known; later positions are padding.
+        """
+        istft = self.head.istft
+        layers = {name.removeprefix("layers."): v for name, v in state.items() if name.startswith("layers.")}
+        x, layers = self.layers.step(self.embeddings(mel), layers, start, end)
+        first = start - self.layers.look_ahead
+        positions = torch.arange(first, first + mel.shape[1], device=mel.device)
+        valid = positions >= 0
+        if end is not None:
+            valid = valid & (positions < end)
+        spectrum = self.head.spectrum(self.layer_norm(x))
+        signal, envelope = istft.overlap_add(spectrum, valid.float().expand(mel.shape[0], -1))
+        done, tail = mel.shape[1] * istft.hop_length, istft.n_fft - istft.hop_length
+        signal = signal + F.pad(state["signal"], (0, signal.shape[1] - tail))
+        envelope = envelope + F.pad(state["envelope"], (0, envelope.shape[1] - tail))
+        waveform = signal[:, :done] / envelope[:, :done].clamp(min=ENVELOPE_FLOOR)
+        caches = {f"layers.{name}": value for name, value in layers.items()}
+        return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **caches}
