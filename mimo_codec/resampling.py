@@ -53,6 +53,10 @@ class StreamResampler:
     Output lags behind input by 6 zero crossings of the lower rate: 0.4 ms from 16 to 24 kHz.
     """
 
+    _pending: Tensor | None  # padded samples that outputs to come depend on
+    _num_dropped: int  # padded samples before those
+    _num_outputs: int
+
     def __init__(self, orig_rate: int, new_rate: int):
         self._orig, self._new = _reduced_rates(orig_rate, new_rate)
         self._restart()
@@ -79,9 +83,7 @@ class StreamResampler:
         return rest
 
     def _restart(self) -> None:
-        self._pending: Tensor | None = None  # padded samples that outputs to come depend on
-        self._num_dropped = 0  # padded samples before those
-        self._num_outputs = 0
+        self._pending, self._num_dropped, self._num_outputs = None, 0, 0
 
     def _padding(self, like: Tensor) -> tuple[int, int]:
         if self._orig == self._new:
@@ -201,7 +203,7 @@ def _interpolator(orig: int, new: int, dtype: torch.dtype) -> _Interpolator:
         window = torch.cos(t * (math.pi / 2 / _ZERO_CROSSINGS)).square()
         weights = torch.sinc(t) * window * (cutoff / orig)
         taps = torch.where(t.abs() < _ZERO_CROSSINGS, weights, 0.0).to(dtype)
-        # A longer cycle of the same filter, where steps of `_Interpolator` are worth their overhead.
+        # The same filter in a longer cycle, where a step of `_Interpolator` is worth its overhead.
         repeats = -(-_MIN_PHASES // new)
         starts = torch.arange(new * repeats) * orig // new
         return _Interpolator(orig * repeats, new * repeats, starts, taps.repeat(repeats, 1))

@@ -1,4 +1,4 @@
-"""Resampling against torchaudio's goldens and the definition; audio files written, read, refused."""
+"""Resampling against goldens and the definition; audio files written, read and refused."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_resample_is_a_windowed_sinc(orig: int, new: int, num_samples: int, seed
     ("orig", "new"), [(44_101, 24_000), (24_000, 44_101), (768_000, 1009), (1000, 47_999)]
 )
 def test_resample_float32_is_a_windowed_sinc_at_coprime_rates(orig: int, new: int) -> None:
-    x = noise(3000)
+    x = noise(3000 if orig > new else 300)
     assert_close_to_peak(resample(x, orig, new), resample_by_definition(x, orig, new))
 
 
@@ -233,7 +233,9 @@ def test_stream_keeps_little_and_lags_little() -> None:
 # --- what the resamplers refuse
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 999, 768_001, 16_000.5, "16000", None, True, math.nan])
+@pytest.mark.parametrize(
+    "rate", [0, -16_000, 999, 768_001, 16_000.5, "16000", None, True, math.nan]
+)
 def test_sample_rates_that_are_none(rate: object) -> None:
     for refuse in (
         lambda: check_sample_rate(rate),  # type: ignore[arg-type]
@@ -317,7 +319,7 @@ def test_check_waveform_takes_any_memory_layout() -> None:
         (torch.ones(5, dtype=torch.complex64), "complex64"),
         (np.ones(5, dtype=np.int64), "int64"),
         (np.ones(5, dtype=object), "object"),
-        (np.float32(1.0).reshape(()), r"shape \[\]; \[S\] or \[channels, S\]"),
+        (np.array(1.0), r"shape \[\]; \[S\] or \[channels, S\]"),
         (torch.ones(1, 2, 9), r"shape \[1, 2, 9\]; \[S\] or \[channels, S\]"),
         (np.ones((1000, 2)), "transpose"),
         (np.empty(0), "no samples"),

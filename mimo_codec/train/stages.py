@@ -13,6 +13,7 @@ from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
 from mimo_codec.train.metrics import speech_metrics
+from mimo_codec.train.optimizer import MuonAdamW
 
 log = logging.getLogger(__name__)
 MAX_FIT_VECTORS = 20_000
@@ -29,9 +30,9 @@ class ReconstructionStage(lightning.LightningModule):
         config: changes to it, keys as in config.json.
         learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).
         matrix_learning_rate: peak of Muon (the Transformers' matrices); 0: AdamW for everything.
-        warmup_steps: linear warm-up; afterwards the rate falls linearly to zero at trainer.max_steps.
+        warmup_steps: linear warm-up.
+        decay_share: the rate falls linearly to zero over this last share of trainer.max_steps.
         weight_decay: of both optimizers, matrices only.
-        gradient_clip: largest norm of all gradients together.
         quantizer_start: step at which quantization begins.
         quantizer_dropout: share of steps that use a random number of codebooks instead of all.
         mel_scales: (bands, window, hop) of each scale of the mel loss.
@@ -47,8 +48,8 @@ class ReconstructionStage(lightning.LightningModule):
         learning_rate: float = 1e-3,
         matrix_learning_rate: float = 0.0,
         warmup_steps: int = 200,
+        decay_share: float = 0.4,
         weight_decay: float = 0.01,
-        gradient_clip: float = 1.0,
         quantizer_start: int = 500,
         quantizer_dropout: float = 0.25,
         mel_scales: list[tuple[int, int, int]] = list(PAPER_SCALES),  # noqa: B006
@@ -58,7 +59,6 @@ class ReconstructionStage(lightning.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        self.automatic_optimization = False
         self.codec = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
         self.register_buffer("features_seen", torch.zeros(0, self.codec.config.d_model), persistent=False)
         self.stft_loss = self._make_stft_loss() if stft_weight else None
@@ -77,7 +77,7 @@ class ReconstructionStage(lightning.LightningModule):
         h = self.hparams
         features = self.codec.encoder(self.codec.mel(waveform))
         codes, commitment, quantized = None, features.new_zeros(()), features
-        if self.global_step_of_generator >= h.quantizer_start:
+        if self.global_step >= h.quantizer_start:
             count = None
             if self.training and torch.rand(()) < h.quantizer_dropout:
                 count = int(torch.randint(1, self.codec.config.quantizer.num_quantizers, ()))
@@ -86,11 +86,6 @@ class ReconstructionStage(lightning.LightningModule):
             self._remember(features.detach())
         decoded = self.codec.decoder(quantized.to(features.dtype))
         return decoded[:, : waveform.shape[1]], codes, commitment
-
-    @property
-    def global_step_of_generator(self) -> int:
-        """Batches trained on (Lightning counts every optimizer's step)."""
-        return self.global_step // max(len(self.trainer.optimizers), 1) if self._trainer is not None else 0
 
     def _remember(self, features: Tensor) -> None:
         vectors = features.float().flatten(0, 1)
@@ -104,28 +99,17 @@ class ReconstructionStage(lightning.LightningModule):
             terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
         return terms | {"commitment": h.commitment_weight * commitment}
 
-    def training_step(self, waveform: Tensor, batch_index: int) -> None:
-        step = self.global_step_of_generator
-        if step == self.hparams.quantizer_start and len(self.features_seen):
+    def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
+        if self.global_step == self.hparams.quantizer_start and len(self.features_seen):
             self.codec.quantizer.fit(self.features_seen)
             self.features_seen = self.features_seen[:0]
         decoded, codes, commitment = self(waveform)
         with torch.autocast(self.device.type, enabled=False):
             terms = self.losses(waveform, decoded, commitment)
-        total = torch.stack(list(terms.values())).sum()
-        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-        self.manual_backward(total)
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.hparams.gradient_clip)
-        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
-        self.log("train/gradient_norm", norm)
         if codes is not None and codes.shape[1] == self.codec.config.quantizer.num_quantizers:
             self._log_usage(codes)
+        return torch.stack(list(terms.values())).sum()
 
     def _log_usage(self, codes: Tensor) -> None:
         """Share of each codebook that its moving averages keep alive, and the perplexity of this batch's codes."""
@@ -133,7 +117,9 @@ class ReconstructionStage(lightning.LightningModule):
             counts = torch.bincount(codes[:, index].flatten(), minlength=layer.codebook_size).float()
             share = counts / counts.sum()
             entropy = -(share * share.clamp(min=1e-9).log()).sum()
+            alive = layer._codebook.cluster_size[0] > self.codec.config.quantizer.threshold_ema_dead_code
             self.log(f"codebook/perplexity_{index}", entropy.exp())
+            self.log(f"codebook/usage_{index}", alive.float().mean())
 
     # ---- validation ----------------------------------------------------------------------------------------------
 
@@ -149,23 +135,20 @@ class ReconstructionStage(lightning.LightningModule):
                 picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
                 board.add_image(f"{name}/{index}", picture[None], self.global_step)
 
-    # ---- optimizers ----------------------------------------------------------------------------------------------
+    # ---- optimizer -----------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+    def configure_optimizers(self) -> Any:
         h = self.hparams
         named = [(name, p) for name, p in self.codec.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name and h.matrix_learning_rate > 0]
-        chosen = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in chosen]
-        groups = [{"params": [p for p in rest if p.ndim > 1], "weight_decay": h.weight_decay},
-                  {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, h.learning_rate, betas=(0.9, 0.98))]
-        if matrices:
-            optimizers.append(torch.optim.Muon(matrices, h.matrix_learning_rate, weight_decay=h.weight_decay))
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, self._rate) for o in optimizers]
+        use_muon = h.matrix_learning_rate > 0
+        matrices = {name: p for name, p in named if use_muon and p.ndim == 2 and ".layers." in name}
+        others = [p for name, p in named if name not in matrices]
+        optimizer = MuonAdamW(matrices.values(), others, h.matrix_learning_rate, h.learning_rate, h.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        total, warmup = self.trainer.max_steps, self.hparams.warmup_steps
-        optimizers = 2 if self.hparams.matrix_learning_rate > 0 else 1
-        total = total / optimizers
-        return min((step + 1) / max(warmup, 1), max(total - step, 0) / max(total - warmup, 1), 1.0)
+        """Warm-up, plateau, linear decay to zero over the last `decay_share` of the run."""
+        total, h = self.trainer.max_steps, self.hparams
+        warm, cool = (step + 1) / max(h.warmup_steps, 1), (total - step) / max(total * h.decay_share, 1)
+        return max(min(warm, cool, 1.0), 0.0)
