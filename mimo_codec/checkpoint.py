@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimo_codec.config import CodecConfig
+from mimo_codec.config import MODEL_TYPE, CodecConfig
 from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 
@@ -45,7 +45,7 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Checkpoint:
-    """A local folder, a shipped name or a hub id, in this order -> Checkpoint.
+    """A shipped name, a local folder or a hub id, in this order -> Checkpoint.
 
     MimoError says what was looked for when nothing is found, and how to place a model by hand when the hub cannot be
     reached.
@@ -61,7 +61,7 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not isinstance(name_or_path, Path):
         return Checkpoint(_download(name, revision), name.split("/")[1])
     known = ", ".join([*shipped, *HUB_MODELS])
-    raise MimoError(f"unknown model {name!r}: not a folder, nor one of the known names ({known}) or a hub id OWNER/NAME")
+    raise MimoError(f"unknown model {name!r}: neither a folder nor a known name ({known}) nor a hub id OWNER/NAME")
 
 
 def _codec_folder(folder: Path) -> Path:
@@ -84,7 +84,10 @@ def _download(repo: str, revision: str | None) -> Path:
     try:
         folder = fetch(CONFIG, f"{NESTED}/*.json", f"{NESTED}/*.safetensors")
         if not (folder / NESTED / CONFIG).is_file():
+            CodecConfig.load(_codec_folder(folder) / CONFIG)  # refuses other models before gigabytes come down
             folder = fetch(CONFIG, "*.safetensors", INDEX)
+    except MimoError:
+        raise
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         raise MimoError(f"{repo}{at}: there is no such model on the Hugging Face hub, or it needs a login") from None
     except Exception as error:  # whatever the HTTP stack raises without a network
@@ -107,7 +110,7 @@ def cached_models() -> dict[str, Path]:
         return {}
     found = {}
     for repo in repos:
-        for revision in repo.revisions:
+        for revision in sorted(repo.revisions, key=lambda r: r.last_modified):
             for config in (revision.snapshot_path / CONFIG, revision.snapshot_path / NESTED / CONFIG):
                 if config.is_file() and is_codec_config(config) and any(config.parent.glob("*.safetensors")):
                     found[repo.repo_id] = config.parent
@@ -150,11 +153,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         raise MimoError(f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
     try:
-        shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = list(dict.fromkeys(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise MimoError(f"{folder / INDEX}: not a valid index of shards") from None
     for shard in shards:
-        if Path(shard).name != shard or not (folder / shard).is_file():
+        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
             raise MimoError(f"{folder / INDEX} names {shard}, which is not in the folder")
     return [folder / shard for shard in shards]
 
@@ -169,7 +172,8 @@ def _from_released(key: str, value: Tensor) -> tuple[str, Tensor]:
         return key, value
     key = _QUANTIZER + key.removeprefix(_RELEASED_QUANTIZER)
     if key.endswith(".inited"):
-        return key.removesuffix("inited") + "initted", (value != 0).reshape(())
+        flag = value != 0
+        return key.removesuffix("inited") + "initted", flag.reshape(()) if flag.numel() == 1 else flag
     return key, value[None]
 
 
@@ -178,7 +182,7 @@ def _to_released(name: str, value: Tensor) -> tuple[str, Tensor]:
         return name, value
     key = _RELEASED_QUANTIZER + name.removeprefix(_QUANTIZER)
     if key.endswith(".initted"):
-        return key.removesuffix("initted") + "inited", value.float().reshape(1)
+        return key.removesuffix("initted") + "inited", value.float().reshape(-1)
     return key, value[0]
 
 
@@ -190,19 +194,25 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | P
         if name not in tensors and name.startswith(_QUANTIZER) and name.endswith(TRAINING_STATE):
             embed = tensors.get(f"{name.rpartition('.')[0]}.embed")
             tensors[name] = torch.ones_like(value) if embed is None or not name.endswith("embed_avg") else embed.clone()
+    found, expected = _released_shapes(tensors), _released_shapes(own)
     problems = [
-        *_listed("missing", (n for n in own if n not in tensors)),
-        *_listed("unexpected", (n for n in tensors if n not in own)),
-        *_listed("of a wrong shape", (f"{n} {list(v.shape)} instead of {list(own[n].shape)}"
-                                      for n, v in tensors.items() if n in own and v.shape != own[n].shape)),
+        *_listed("missing", (key for key in expected if key not in found)),
+        *_listed("unexpected", (key for key in found if key not in expected)),
+        *_listed("of a wrong shape", (f"{key} {shape} instead of {expected[key]}"
+                                      for key, shape in found.items() if shape != expected.get(key, shape))),
     ]  # fmt: skip
     if problems:
         raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")
     module.load_state_dict(tensors, assign=True)
 
 
-def _listed(what: str, names: Iterable[str], most: int = 20) -> list[str]:
-    found = [_to_released(n, torch.empty(1))[0] for n in names]
+def _released_shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Shapes under the names that the files use."""
+    return {key: list(value.shape) for key, value in (_to_released(n, v) for n, v in tensors.items())}
+
+
+def _listed(what: str, entries: Iterable[str], most: int = 20) -> list[str]:
+    found = list(entries)
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
 
@@ -216,7 +226,10 @@ def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str,
         raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
     tensors = dict(_to_released(name, value.detach().cpu()) for name, value in state.items())
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
-    flat = {"model_type": "mimo_audio_tokenizer", **config.to_dict()}
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise MimoError(f"{folder / WEIGHTS}: cannot be written ({error})") from None
+    flat = {"model_type": MODEL_TYPE, **config.to_dict()}
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(flat, indent=1) + "\n", encoding="utf-8")

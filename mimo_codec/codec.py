@@ -88,7 +88,7 @@ class MimoCodec(nn.Module):
         return codec.to(place).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, training state included, as the released implementation reads them."""
+        """Write config.json and model.safetensors, training state included, as the released code reads them."""
         save_checkpoint(folder, self.config, self.state_dict())
 
     # ---- what it is ----------------------------------------------------------------------------------------------
@@ -151,16 +151,16 @@ class MimoCodec(nn.Module):
 
     def _need_decoder(self) -> Decoder:
         if self.decoder is None:
-            raise MimoError(f"{self.name}: this checkpoint has an encoder only (no decoder.* tensors), it cannot decode")
+            raise MimoError(f"{self.name}: this checkpoint holds an encoder only (no decoder.*), it cannot decode")
         return self.decoder
 
     # ---- the steps -----------------------------------------------------------------------------------------------
 
-    def log_mel(self, waveform: Tensor) -> Tensor:
+    def log_mel(self, waveform: np.ndarray | Tensor) -> Tensor:
         """waveform [S] at `sample_rate` -> log-mel [M, n_mels] float32, M = 1 + S // hop_length."""
         return self.mel(self._own(waveform)[None])[0]
 
-    def features(self, waveform: Tensor) -> Tensor:
+    def features(self, waveform: np.ndarray | Tensor) -> Tensor:
         """waveform [S] at `sample_rate` -> encoder output [T, D], before quantization."""
         return torch.cat(list(self._features([self._own(waveform)])), dim=1)[0]
 
@@ -174,7 +174,7 @@ class MimoCodec(nn.Module):
         """codes [Q, T] -> quantized [T, D] float32, the sum of the chosen codebook entries."""
         return self.quantizer.decode(self._code_tensor(codes))
 
-    def _own(self, waveform: Tensor) -> Tensor:
+    def _own(self, waveform: np.ndarray | Tensor) -> Tensor:
         return check_waveform(waveform, self.sample_rate).to(self.device)
 
     # ---- encode --------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class MimoCodec(nn.Module):
         through the model at a time; items longer than a segment (or a minute) go alone.
         """
         self.quantizer.check_count(num_quantizers)
-        rates = [sample_rate] * len(audio) if sample_rate is None or isinstance(sample_rate, int) else sample_rate
+        rates = sample_rate if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
         if len(rates) != len(audio):
             raise MimoError(f"sample_rate: {len(rates)} rates were given for {len(audio)} items")
         results: dict[int, AudioCodes] = {}
@@ -279,21 +279,22 @@ class MimoCodec(nn.Module):
 
     @torch.no_grad()
     def encode_chunk(
-        self, waveform: Tensor, state: State | None = None, last: bool = False, *, num_quantizers: int = 8
-    ) -> tuple[Tensor, State]:
+        self, waveform: np.ndarray | Tensor, state: State | None = None, last: bool = False, *,
+        num_quantizers: int = 8,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         """Streaming encode, for models with a causal encoder: (codes [Q, n], state).
 
-        waveform: the next samples [S] at `sample_rate`, any number of them (none is allowed with `last`).
-        state: what the previous call returned, None at the start. last: the stream ends with this chunk.
-        All codes together are those of `encode`; each comes `encode_latency` seconds after its first sample.
+        waveform: the next samples [S] at `sample_rate`, any number of them, none included.
+        state: what the previous call returned, None at the start. last: the stream ends with this chunk; the next
+        stream starts with None. All codes together are those of `encode` (none of a stream without samples); each
+        comes at most `encode_latency` seconds after its first sample.
         Raises MimoError when the encoder is not causal.
         """
         if not self.config.streams_encode:
             raise MimoError(f"{self.name}: its encoder is not causal, so it cannot encode a stream; use encode()")
         self.quantizer.check_count(num_quantizers)
-        chunk = torch.as_tensor(waveform, dtype=torch.float32, device=self.device)
-        if len(chunk) or chunk.ndim != 1:
-            chunk = self._own(chunk)
+        is_empty = isinstance(waveform, (np.ndarray, Tensor)) and tuple(waveform.shape) == (0,)
+        chunk = torch.zeros(0, device=self.device) if is_empty else self._own(waveform)
         if state is None:
             state = self._initial_encode_state()
         mel, mel_state = self.mel.step(chunk[None], _scoped(state, "mel"), last)
@@ -362,7 +363,8 @@ class MimoCodec(nn.Module):
         """Streaming decode: the next codes [Q, n] -> (waveform [S] float32, state), a dictionary of named tensors.
 
         state: what the previous call returned, None at the start. last: the stream ends with this chunk, which may be
-        empty ([Q, 0]). Every call returns the samples that are complete; all together are those of `decode`.
+        empty ([Q, 0]); the next stream starts with None. Every call returns the samples that are complete; all
+        together are those of `decode`.
 
         Models with per-frame norms and windowed attention (nano) stream exactly. The released models normalise over
         whole sequences: here their norms use the statistics of the stream so far, so the first seconds differ from
@@ -393,14 +395,15 @@ class MimoCodec(nn.Module):
         """
         state: State | None = None
         chunk: Tensor | None = None
-        num_samples, emitted = 0, 0
+        num_samples, emitted, ended = 0, 0, False
         for item in codes:
-            if num_samples % self.config.samples_per_frame:
-                raise MimoError("codes: a chunk that ends inside a frame must be the last of its stream")
+            if ended:
+                raise MimoError("codes: a chunk that ends before its last frame does must be the last of its stream")
             chunk = self._code_tensor(item)
-            whole = isinstance(item, AudioCodes) and item.num_samples < chunk.shape[1] * self.config.samples_per_frame
-            num_samples += item.num_samples if whole else chunk.shape[1] * self.config.samples_per_frame
-            waveform, state = self.decode_chunk(chunk, state, last=whole)
+            whole = chunk.shape[1] * self.config.samples_per_frame
+            length = item.num_samples if isinstance(item, AudioCodes) else whole
+            num_samples, ended = num_samples + length, length < whole
+            waveform, state = self.decode_chunk(chunk, state, last=ended)
             waveform = waveform[: num_samples - emitted]
             emitted += len(waveform)
             yield waveform
@@ -413,27 +416,41 @@ class MimoCodec(nn.Module):
     def _as_codes(self, codes: AudioCodes | Tensor) -> AudioCodes:
         if isinstance(codes, AudioCodes):
             return codes
-        codes = torch.as_tensor(codes)
-        num_samples = codes.shape[-1] * self.config.samples_per_frame if codes.ndim == 2 else 1
-        num_quantizers = codes.shape[0] if codes.ndim == 2 else 1
-        self.quantizer.check_count(num_quantizers)
-        sizes = self.codebook_sizes[:num_quantizers]
-        return AudioCodes(codes, num_samples, self.sample_rate, self.frame_rate, sizes)
+        self._check_array(codes)
+        num_quantizers, num_frames = codes.shape
+        num_samples = max(num_frames, 1) * self.config.samples_per_frame
+        return AudioCodes(codes, num_samples, self.sample_rate, self.frame_rate, self.codebook_sizes[:num_quantizers])
+
+    def _check_array(self, codes: object) -> None:
+        """MimoError unless these are codes [Q, T] of at most as many codebooks as this model has."""
+        if not isinstance(codes, (np.ndarray, Tensor)):
+            kind = type(codes).__name__
+            raise MimoError(f"codes: is a {kind}; AudioCodes, or a tensor or array [Q, T] of integers is needed")
+        if codes.ndim != 2:
+            raise MimoError(f"codes: has shape {list(codes.shape)}; [Q, T] is needed")
+        self.quantizer.check_count(codes.shape[0])
 
     def _code_tensor(self, codes: AudioCodes | Tensor) -> Tensor:
         """Checked codes [Q, T] int64 on this device; MimoError when they do not belong to this model."""
-        if not isinstance(codes, AudioCodes) and torch.as_tensor(codes).shape[-1:] == (0,):
-            return torch.as_tensor(codes).to(self.device, torch.int64)
+        if not isinstance(codes, AudioCodes) and tuple(getattr(codes, "shape", ()))[1:] == (0,):
+            self._check_array(codes)  # AudioCodes are never empty, a chunk of a stream may be
+            return torch.zeros(codes.shape, dtype=torch.int64, device=self.device)
         codes = self._as_codes(codes)
         made_by = (codes.model or self.model_id).rpartition("@")[2]
         if made_by != self._fingerprint:
-            raise MimoError(f"codes: made by {codes.model}, this model is {self.model_id}: decode with the model that made them")
+            raise MimoError(f"codes: made by {codes.model}, not by this model, {self.model_id}: use the one that made them")
         if codes.codebook_sizes != self.codebook_sizes[: codes.num_quantizers]:
             raise MimoError(
                 f"codes: codebook sizes {list(codes.codebook_sizes)} do not fit {self.model_id}, which has"
                 f" {list(self.codebook_sizes)}"
             )
-        return torch.as_tensor(codes.codes).to(self.device, torch.int64)
+        if (codes.sample_rate, codes.frame_rate) != (self.sample_rate, self.frame_rate):
+            raise MimoError(
+                f"codes: {codes.frame_rate:g} frames of audio at {codes.sample_rate} Hz a second do not fit"
+                f" {self.model_id}, which has {self.frame_rate:g} at {self.sample_rate} Hz"
+            )
+        ids = codes.codes if isinstance(codes.codes, Tensor) else torch.from_numpy(codes.to_numpy())
+        return ids.to(self.device)
 
 
 def _check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:

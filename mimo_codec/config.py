@@ -16,6 +16,8 @@ from typing import Any
 
 from mimo_codec.errors import MimoError
 
+MODEL_TYPE, ARCHITECTURE = "mimo_audio_tokenizer", "MiMoAudioTokenizer"
+
 Window = tuple[int, int]
 """[left, right] frames that a frame attends to besides itself; -1 means unlimited."""
 
@@ -68,7 +70,7 @@ class MelConfig:
         _check_counts(self, ("sample_rate", "n_fft", "window_size", "hop_length", "n_mels"))
         _require(self.n_fft % 2 == 0, "nfft", self.n_fft, "an even number")
         _require(self.window_size <= self.n_fft, "window_size", self.window_size, "at most nfft")
-        _require(self.hop_length <= self.n_fft // 2, "hop_length", self.hop_length, "at most nfft / 2")
+        _require(self.hop_length < self.n_fft // 2, "hop_length", self.hop_length, "below nfft / 2")
         even = (self.n_fft - self.hop_length) % 2 == 0
         _require(even, "hop_length", self.hop_length, "nfft - hop_length must be even")
         nyquist = self.sample_rate / 2
@@ -213,7 +215,7 @@ class CodecConfig:
     quantizer: QuantizerConfig = QuantizerConfig()
     decoder: DecoderConfig = DecoderConfig()
     vocoder: VocoderConfig = VocoderConfig()
-    source: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)
+    source: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_counts(self, ("d_model",))
@@ -278,9 +280,9 @@ class CodecConfig:
 
     @property
     def streams_decode(self) -> bool:
-        """True when streaming decoding equals decoding at once."""
-        windows = (*self.decoder.layer_windows(), self.vocoder.window)
-        return self.decoder.conv_norm == "frame" and all(min(w) >= 0 for w in windows)
+        """True when streaming decoding equals decoding at once, in bounded memory."""
+        bounded = all(left >= 0 and right == 0 for left, right in self.decoder.layer_windows())
+        return self.decoder.conv_norm == "frame" and bounded and min(self.vocoder.window) >= 0
 
     def num_frames(self, num_samples: int) -> int:
         """Code frames T of a waveform of `num_samples` at the codec's rate: one for every begun frame, plus one
@@ -295,16 +297,19 @@ class CodecConfig:
         """Read the released flat layout. Unknown keys are kept (`source`); unsupported values raise MimoError."""
         if not isinstance(flat, Mapping):
             raise MimoError(f"config: expected a dictionary of keys, got {type(flat).__name__}")
+        kind, classes = flat.get("model_type", MODEL_TYPE), flat.get("architectures") or [ARCHITECTURE]
+        _require(kind == MODEL_TYPE, "model_type", kind, f"{MODEL_TYPE!r} is the only kind known")
+        _require(classes == [ARCHITECTURE], "architectures", classes, f"[{ARCHITECTURE!r}] is the only one known")
         sections = {f.name: _read_section(type(f.default), flat) for f in fields(cls) if _is_section(f)}
-        return cls(**_read_fields(cls, flat), **sections, source=MappingProxyType(dict(flat)))
+        return cls(**_read_fields(cls, flat), **sections, source=dict(flat))
 
     def to_dict(self) -> dict[str, Any]:
         """The released flat layout: every key of `source` in its order, then what differs from the defaults."""
         known: dict[str, tuple[Any, Any]] = {}
-        for f in fields(self):
-            for g, owner in ([(g, getattr(self, f.name)) for g in fields(f.default)] if _is_section(f) else [(f, self)]):
-                if "key" in g.metadata:
-                    known[g.metadata["key"]] = (getattr(owner, g.name), g.default)
+        for owner in (self, *(getattr(self, f.name) for f in fields(self) if _is_section(f))):
+            for f in fields(owner):
+                if "key" in f.metadata:
+                    known[f.metadata["key"]] = (getattr(owner, f.name), f.default)
         flat = {key: _plain(known[key][0]) if key in known else value for key, value in self.source.items()}
         flat.update({key: _plain(v) for key, (v, default) in known.items() if key not in flat and v != default})
         return flat
@@ -371,7 +376,7 @@ FLAT_KEYS: Mapping[str, str] = MappingProxyType({
 
 _FRONT_END = dict(sampling_rate=24000, nfft=960, window_size=960, hop_length=240, n_mels=128, fmin=0, fmax=None,
                   kernel_size=3, stride_size=2, avg_pooler=2, decoder_kernel_size=3, decoder_stride_size=2,
-                  model_type="mimo_audio_tokenizer")  # fmt: skip
+                  model_type=MODEL_TYPE)  # fmt: skip
 _CODEBOOKS = [1024, 1024] + [128] * 18
 _STREAMING = dict(_FRONT_END, segment_seconds=None, decoder_conv_norm="frame", encoder_causal=True,
                   decoder_causal=True, rope_theta=10000)  # fmt: skip

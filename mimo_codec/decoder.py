@@ -1,4 +1,4 @@
-"""Quantized [B, T, D] -> coarse mel [B, M, n_mels]: transposed convolutions to 50 and 100 Hz around Transformer layers."""
+"""Quantized [B, T, D] -> coarse mel [B, M, n_mels]: transposed convolutions and, between them, Transformer layers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ class UpsampleConv(nn.Module):
         self.conv = nn.ConvTranspose1d(dim_in, dim_out, kernel_size, stride)
         self.norm = nn.GroupNorm(1, dim_out)
 
-    def _scale(self, x: Tensor, sums: Tensor) -> Tensor:
-        """Normalise x [B, T, D] by sums [B, 3]: count, sum and sum of squares of the values of each item."""
-        count, total, squares = sums[:, :, None, None].unbind(1)
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp(min=0)
-        normed = (x.double() - mean) / (variance + self.norm.eps).sqrt()
+    def _scale(self, x: Tensor, stats: Tensor) -> Tensor:
+        """Normalise x [B, T, D] by stats [B, 3]: count, mean and summed squared deviations of each item's values."""
+        count, mean, deviations = stats[:, :, None, None].unbind(1)
+        normed = (x.float() - mean) / (deviations / count + self.norm.eps).sqrt()
         return (normed * self.norm.weight + self.norm.bias).to(x.dtype)
 
     @staticmethod
-    def _sums(x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, 3] float64: count, sum and sum of squares."""
-        x = x.double().flatten(1)
-        return torch.stack((torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)), dim=1)
+    def _merge(stats: Tensor, x: Tensor) -> Tensor:
+        """Statistics [B, 3] of the values so far and of x [B, T, D] together (Chan, Golub and LeVeque 1979)."""
+        count, mean, deviations = stats.unbind(1)
+        x = x.float().flatten(1)
+        total = count + x.shape[1]
+        variance, new_mean = torch.var_mean(x, dim=1, correction=0)
+        share, step = x.shape[1] / total, new_mean - mean
+        deviations = deviations + x.shape[1] * variance + step.square() * count * share
+        return torch.stack((total, mean + step * share, deviations), dim=1)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x [B, T, D] -> [B, stride T, D_out]; lengths [B]: valid input frames of a right-padded batch."""
@@ -51,33 +54,33 @@ class UpsampleConv(nn.Module):
             y = self.norm(y).transpose(1, 2)
         else:
             ends = (lengths * self.stride + self.extra).tolist()
-            items = [F.pad(self.norm(item[None, :, :end]), (0, y.shape[2] - end)) for item, end in zip(y, ends)]
+            items = [F.pad(self.norm(item[None, :, :end]), (0, y.shape[2] - end)) for item, end in zip(y, ends, strict=True)]
             y = torch.cat(items).transpose(1, 2)
         return y[:, : y.shape[1] - self.extra]
 
     def initial_state(self, batch: int) -> State:
         weight = self.conv.weight
-        sums = weight.new_zeros(batch, 3, dtype=torch.float64)
-        return {"x": weight.new_zeros(batch, 1 if self.extra else 0, weight.shape[0]), "sums": sums}
+        stats = weight.new_zeros(batch, 3, dtype=torch.float32)
+        return {"x": weight.new_zeros(batch, 1 if self.extra else 0, weight.shape[0]), "stats": stats}
 
     def step(self, x: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
         """A chunk of a stream: x [B, n, D] -> [B, stride n, D_out] and the new state.
 
         With "group" the statistics are those of the stream so far, not of all of it.
         """
-        carried = state["x"]
-        if carried.shape[1] + x.shape[1] == 0:
+        if x.shape[1] == 0:
             return x.new_zeros(x.shape[0], 0, self.norm.num_channels), dict(state)
+        carried = state["x"]
         y = self.conv(torch.cat((carried, x), dim=1).transpose(1, 2)).transpose(1, 2)
         y = y[:, carried.shape[1] * self.stride :]
         kept = y[:, : x.shape[1] * self.stride]
-        sums = state["sums"]
+        stats = state["stats"]
         if self.per_frame:
             kept = F.layer_norm(kept, kept.shape[2:], self.norm.weight, self.norm.bias, self.norm.eps)
         else:
-            sums = sums + self._sums(y if last else kept)
-            kept = self._scale(kept, sums)
-        return kept, {"x": torch.cat((carried, x), dim=1)[:, x.shape[1] :], "sums": sums}
+            stats = self._merge(stats, y if last else kept)
+            kept = self._scale(kept, stats)
+        return kept, {"x": torch.cat((carried, x), dim=1)[:, x.shape[1] :], "stats": stats}
 
 
 class Decoder(nn.Module):

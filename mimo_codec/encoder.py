@@ -87,6 +87,8 @@ class Encoder(nn.Module):
             num_frames = -(-((available - 1) // self.stride + 1) // self.pool) if available > 0 else 0
         else:
             num_frames = max((available - (3 - self.stride)) // per_frame, 0)
+            if start == 0 and num_frames * per_frame < 2:  # the next call needs two mel frames before its own
+                num_frames = 0
         if num_frames == 0:
             return mel.new_zeros(mel.shape[0], 0, self.layer_norm.weight.shape[0]), {**state, "mel": mel}
         stop = mel.shape[1] if last else context + num_frames * per_frame + 3 - self.stride

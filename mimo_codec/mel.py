@@ -8,15 +8,17 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimo_codec.config import MelConfig
+from mimo_codec.precision import Float32Module
 from mimo_codec.transformer import State
 
 LOG_FLOOR = 1e-7
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is cached must also serve callers that train
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> Tensor:
     """Triangular filters on the HTK mel scale, without area normalisation: [n_fft // 2 + 1, n_mels] float32.
 
@@ -41,7 +43,7 @@ def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: i
     return spectrum.abs().transpose(1, 2)
 
 
-class LogMel(nn.Module):
+class LogMel(Float32Module):
     """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; always float32."""
 
     filters: Tensor
@@ -54,13 +56,18 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor, center: bool = True) -> Tensor:
-        """waveform [B, S] -> [B, 1 + S // hop_length, n_mels]. Shorter than n_fft / 2 + 1 samples: zero-padded."""
+        """waveform [B, S] -> [B, 1 + S // hop_length, n_mels].
+
+        Fewer than n_fft / 2 + 1 samples, too few to reflect, see zeros after them. Without `center` only the frames
+        that lie inside the waveform are returned.
+        """
+        c, num_samples = self.config, waveform.shape[-1]
         waveform = waveform.float()
         if center:
-            waveform = F.pad(waveform, (0, max(self.pad + 1 - waveform.shape[-1], 0)))
-        c = self.config
-        magnitude = stft_magnitude(waveform, c.n_fft, c.window_size, c.hop_length, center)
-        mel = magnitude @ self.filters.to(waveform.device, torch.float32)
+            waveform = F.pad(waveform, (0, max(self.pad + 1 - num_samples, 0)))
+        with torch.autocast(waveform.device.type, enabled=False):
+            magnitude = stft_magnitude(waveform, c.n_fft, c.window_size, c.hop_length, center)
+            mel = magnitude[:, : 1 + num_samples // c.hop_length] @ self.filters
         return mel.clamp(min=LOG_FLOOR).log()
 
     def initial_state(self, batch: int) -> State:
@@ -70,19 +77,21 @@ class LogMel(nn.Module):
     def step(self, waveform: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
         """A chunk of a stream, [B, n] samples -> the mel frames [B, m, n_mels] that are complete, and the new state.
 
-        All frames together equal `forward` of the whole waveform.
+        All frames together equal `forward` of the whole waveform; a stream without any samples has none.
         """
         samples = torch.cat((state["tail"], waveform.float()), dim=-1)
+        mel = samples.new_zeros(samples.shape[0], 0, self.config.n_mels)
         started = bool(state["started"])
-        if not started and (last or samples.shape[-1] > self.pad):
-            samples = F.pad(samples, (0, max(self.pad + 1 - samples.shape[-1], 0)))
+        if not started and samples.shape[-1] <= self.pad:
+            if last and samples.shape[-1]:
+                return self(samples), {"tail": samples[:, :0], "started": torch.tensor(True)}
+            return mel, {"tail": samples, "started": state["started"]}
+        if not started:
             samples = F.pad(samples, (self.pad, 0), mode="reflect")
-            started = True
         if last:
             samples = F.pad(samples, (0, self.pad), mode="reflect")
         hop = self.config.hop_length
-        num_mels = max((samples.shape[-1] - self.config.n_fft) // hop + 1, 0) if started else 0
-        mel = samples.new_zeros(samples.shape[0], 0, self.config.n_mels)
+        num_mels = max((samples.shape[-1] - self.config.n_fft) // hop + 1, 0)
         if num_mels:
             mel = self(samples[:, : (num_mels - 1) * hop + self.config.n_fft], center=False)
-        return mel, {"tail": samples[:, num_mels * hop :], "started": torch.tensor(started)}
+        return mel, {"tail": samples[:, num_mels * hop :], "started": torch.tensor(True)}

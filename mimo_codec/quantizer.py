@@ -7,15 +7,15 @@ nearest entries is done here, always in float32 and for any prefix of the codebo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vector_quantize_pytorch import ResidualVQ
 
 from mimo_codec.config import QuantizerConfig
 from mimo_codec.errors import MimoError
+from mimo_codec.precision import Float32Module
 
 
 class QuantizerOutput(NamedTuple):
@@ -26,21 +26,16 @@ class QuantizerOutput(NamedTuple):
     commitment: Tensor
 
 
-class ResidualQuantizer(nn.Module):
+class ResidualQuantizer(Float32Module):
     """Residual nearest neighbours (Euclidean), no projections; codes decode to the sum of the chosen rows."""
 
-    def __init__(self, config: QuantizerConfig, dim: int, decay: float = 0.99, kmeans_init: bool = False):
+    def __init__(self, config: QuantizerConfig, dim: int, decay: float = 0.99):
         super().__init__()
         self.config, self.dim = config, dim
         self.vq = ResidualVQ(
             dim=dim, num_quantizers=config.num_quantizers, codebook_size=config.codebook_sizes,
-            threshold_ema_dead_code=config.threshold_ema_dead_code, decay=decay, kmeans_init=kmeans_init,
-            rotation_trick=False,
+            threshold_ema_dead_code=config.threshold_ema_dead_code, decay=decay, rotation_trick=False,
         )  # fmt: skip
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves between devices, but keeps float32 when the rest of a model becomes bfloat16 or float16."""
-        return super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)
 
     def codebook(self, index: int) -> Tensor:
         """Entries of one codebook: [size, D] float32."""
@@ -100,15 +95,22 @@ class ResidualQuantizer(nn.Module):
         straight = features + (quantized - features).detach()
         return QuantizerOutput(straight, torch.stack(codes, dim=-2), torch.stack(losses).mean())
 
+    @property
+    def fitted(self) -> bool:
+        """False until the codebooks have been started (or loaded)."""
+        return all(bool(layer._codebook.initted) for layer in self.vq.layers)
+
+    def forget(self) -> None:
+        """Mark the codebooks as not started, before training them."""
+        for layer in self.vq.layers:
+            layer._codebook.initted.fill_(False)
+
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
         """K-means start: features [N, D] -> all codebooks, each fitted to what the ones before it leave over."""
+        self.forget()
         residual = features.float()
         for index, layer in enumerate(self.vq.layers):
-            codebook = layer._codebook
-            codebook.initted.fill_(False)
-            codebook.init_embed_(residual[None])
-            share = len(residual) / codebook.cluster_size.sum().clamp(min=1)
-            codebook.cluster_size.mul_(share)
+            layer._codebook.init_embed_(residual[None])
             entries = self.codebook(index)
             residual = residual - entries[(entries.square().sum(-1) - 2 * residual @ entries.T).argmin(-1)]

@@ -16,7 +16,7 @@ ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 
 
 
 class InverseSTFT(nn.Module):
-    """Overlap-add of windowed frames divided by the window envelope; "same" padding gives hop_length samples a frame."""
+    """Overlap-add of windowed frames, divided by the window envelope; cut to hop_length samples a frame ("same")."""
 
     window: Tensor
 
@@ -98,7 +98,9 @@ class Vocoder(nn.Module):
         layers = self.layers.initial_state(batch, self.embeddings.weight)
         return {"signal": zeros, "envelope": zeros, **{f"layers.{k}": v for k, v in layers.items()}}
 
-    def step(self, mel: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None) -> tuple[Tensor, State]:
+    def step(
+        self, mel: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None
+    ) -> tuple[Tensor, State]:
         """A chunk of a stream: mel [B, n, n_mels] at positions start.. -> [B, n hop_length] samples, `delay` late.
 
         The first sample returned is number start * hop_length - delay of the stream; those before 0 are silence.

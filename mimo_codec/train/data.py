@@ -7,7 +7,7 @@ it stopped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning
@@ -68,16 +68,18 @@ class CropDataset(Dataset[Tensor]):
 
 
 class CropSampler(Sampler[int]):
-    """The numbers of the crops of a run, from `start` on; ranks take turns."""
+    """The numbers of a run's crops, ranks taking turns; iteration starts where training stands."""
 
-    def __init__(self, start: int, stop: int, rank: int = 0, world_size: int = 1):
-        self.numbers = range(start + rank, stop, world_size)
+    def __init__(self, position: Callable[[], int], stop: int, rank: int = 0, world_size: int = 1):
+        """position: number of the first crop that has not been trained on; stop: crops in the whole run."""
+        self.position, self.stop, self.rank, self.world_size = position, stop, rank, world_size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
+        return iter(range(self.position() + self.rank, self.stop, self.world_size))
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        """Of the whole run: Lightning counts a resumed run's earlier batches too."""
+        return len(range(self.rank, self.stop, self.world_size))
 
 
 class SpeechData(lightning.LightningDataModule):
@@ -134,12 +136,11 @@ class SpeechData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         assert self.crops is not None and self.trainer is not None
-        world_size = self.trainer.world_size
-        per_step = self.batch_size * world_size * self.trainer.accumulate_grad_batches
-        start, stop = (per_step * step for step in (self.trainer.global_step, self.trainer.max_steps))
-        sampler = CropSampler(start, stop, self.trainer.global_rank, world_size)
-        return DataLoader(self.crops, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True,
-                          persistent_workers=False)  # fmt: skip
+        trainer = self.trainer
+        per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        sampler = CropSampler(lambda: per_step * trainer.global_step, per_step * trainer.max_steps,
+                              trainer.global_rank, trainer.world_size)  # fmt: skip
+        return DataLoader(self.crops, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[object]:
         if not self.validation_paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any
 
 import lightning
@@ -60,6 +61,7 @@ class ReconstructionStage(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.codec = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
+        self.codec.quantizer.forget()
         self.register_buffer("features_seen", torch.zeros(0, self.codec.config.d_model), persistent=False)
         self.stft_loss = self._make_stft_loss() if stft_weight else None
 
@@ -74,22 +76,31 @@ class ReconstructionStage(lightning.LightningModule):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """waveform [B, S] -> reconstruction [B, S], codes [B, Q, T] or None before quantization, commitment []."""
-        h = self.hparams
         features = self.codec.encoder(self.codec.mel(waveform))
         codes, commitment, quantized = None, features.new_zeros(()), features
-        if self.global_step >= h.quantizer_start:
-            count = None
-            if self.training and torch.rand(()) < h.quantizer_dropout:
-                count = int(torch.randint(1, self.codec.config.quantizer.num_quantizers, ()))
-            quantized, codes, commitment = self.codec.quantizer(features, count)
+        if self.codec.quantizer.fitted:
+            quantized, codes, commitment = self.codec.quantizer(features, self._random_prefix())
         elif self.training:
             self._remember(features.detach())
         decoded = self.codec.decoder(quantized.to(features.dtype))
         return decoded[:, : waveform.shape[1]], codes, commitment
 
+    def _random_prefix(self) -> int | None:
+        """How many codebooks this step uses; None: all. Drawn from the step's number, so that resuming repeats it."""
+        draw = random.Random(self.global_step)
+        if not self.training or draw.random() >= self.hparams.quantizer_dropout:
+            return None
+        return draw.randrange(1, self.codec.num_quantizers)
+
     def _remember(self, features: Tensor) -> None:
         vectors = features.float().flatten(0, 1)
         self.features_seen = torch.cat((self.features_seen, vectors))[-MAX_FIT_VECTORS:]
+
+    def _fit_quantizer(self) -> None:
+        """Start the codebooks, once enough features have been seen for the largest."""
+        if len(self.features_seen) >= max(self.codec.codebook_sizes):
+            self.codec.quantizer.fit(self.features_seen)
+            self.features_seen = self.features_seen[:0]
 
     def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is what is minimised."""
@@ -100,14 +111,13 @@ class ReconstructionStage(lightning.LightningModule):
         return terms | {"commitment": h.commitment_weight * commitment}
 
     def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
-        if self.global_step == self.hparams.quantizer_start and len(self.features_seen):
-            self.codec.quantizer.fit(self.features_seen)
-            self.features_seen = self.features_seen[:0]
+        if not self.codec.quantizer.fitted and self.global_step >= self.hparams.quantizer_start:
+            self._fit_quantizer()
         decoded, codes, commitment = self(waveform)
         with torch.autocast(self.device.type, enabled=False):
             terms = self.losses(waveform, decoded, commitment)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
-        if codes is not None and codes.shape[1] == self.codec.config.quantizer.num_quantizers:
+        if codes is not None and codes.shape[1] == self.codec.num_quantizers:
             self._log_usage(codes)
         return torch.stack(list(terms.values())).sum()
 

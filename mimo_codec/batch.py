@@ -1,0 +1,218 @@
+"""Encode, decode and reconstruct files: short ones in batches, long ones alone and in bounded memory.
+
+A file that fails is reported on stderr and the others go on, unless it is the only one.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mimo_codec.audio import AudioWriter, audio_info
+from mimo_codec.codec import MimoCodec
+from mimo_codec.codes import AudioCodes
+from mimo_codec.errors import MimoError
+from mimo_codec.jobs import FilesFailed, Job, Plan, make_folders
+
+Result = TypeVar("Result")
+
+
+def encode_files(
+    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+) -> None:
+    """Audio files -> .mimo files.
+
+    batch_seconds: most audio, padding included, that goes through the model at a time; longer files go alone.
+    Raises FilesFailed when some of many files failed, MimoError when the only one did.
+    """
+    codec.quantizer.check_count(num_quantizers)
+
+    def encode(sources: Sequence[Path]) -> list[AudioCodes]:
+        return _encode(codec, sources, num_quantizers, batch_seconds)
+
+    def save(codes: AudioCodes, target: Path) -> None:
+        codes.save(target, overwrite)
+
+    _run("encode", plan, _audio_seconds, batch_seconds, encode, save)
+
+
+def decode_files(codec: MimoCodec, plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
+    """.mimo files -> audio files of the original length; the rest as in `encode_files`."""
+    codec._need_decoder()
+
+    def decode(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
+        return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
+
+    def save(pieces: Iterable[Tensor], target: Path) -> None:
+        _save_audio(target, pieces, codec.sample_rate, overwrite)
+
+    _run("decode", plan, _codes_seconds, batch_seconds, decode, save)
+
+
+def reconstruct_files(
+    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+) -> None:
+    """Audio files -> what is left of them after encoding and decoding; the rest as in `encode_files`.
+
+    Prints duration, codes, bitrate and speed when there is a single file.
+    """
+    codec.quantizer.check_count(num_quantizers)
+    codec._need_decoder()
+    codes: list[AudioCodes] = []
+
+    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
+        codes[:] = _encode(codec, sources, num_quantizers, batch_seconds)
+        return _decode(codec, codes, batch_seconds)
+
+    def save(pieces: Iterable[Tensor], target: Path) -> None:
+        _save_audio(target, pieces, codec.sample_rate, overwrite)
+
+    started = time.perf_counter()
+    _run("reconstruct", plan, _audio_seconds, batch_seconds, reconstruct, save)
+    if plan.single:
+        print(_summary(codes[0], time.perf_counter() - started))
+
+
+def _encode(
+    codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batch_seconds: float
+) -> list[AudioCodes]:
+    if len(sources) == 1:
+        return [codec.encode(sources[0], num_quantizers=num_quantizers)]
+    return codec.encode_batch(sources, num_quantizers=num_quantizers, batch_seconds=batch_seconds)
+
+
+def _decode(codec: MimoCodec, codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Tensor]]:
+    if len(codes) == 1:
+        return [_decode_pieces(codec, codes[0])]
+    return [[waveform] for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
+
+
+@torch.no_grad()
+def _decode_pieces(codec: MimoCodec, codes: AudioCodes) -> Iterator[Tensor]:
+    """`codec.decode` piece by piece, decoded as they are asked for."""
+    remaining = codes.num_samples
+    for piece in codec._decode_pieces(codes):
+        yield piece[: max(remaining, 0)]
+        remaining -= len(piece)
+
+
+def _save_audio(target: Path, pieces: Iterable[Tensor], sample_rate: int, overwrite: bool) -> None:
+    with AudioWriter(target, sample_rate, overwrite) as writer:
+        for piece in pieces:
+            writer.write(piece)
+
+
+def _summary(codes: AudioCodes, elapsed: float) -> str:
+    size = f"{codes.num_quantizers} x {codes.num_frames} codes"
+    speed = f"{codes.duration / elapsed:.1f} x real time"
+    return f"{codes.duration:.3f} s, {size}, {codes.bitrate / 1000:.2f} kbit/s, {speed}"
+
+
+def _audio_seconds(path: Path) -> float:
+    """As the header says; infinite where it does not, or cannot be read: the file goes alone, and fails on its own."""
+    try:
+        info = audio_info(path)
+    except MimoError:
+        return math.inf
+    return math.inf if info.num_samples is None else info.num_samples / info.sample_rate
+
+
+def _codes_seconds(path: Path) -> float:
+    try:
+        return AudioCodes.load(path).duration
+    except MimoError:
+        return math.inf
+
+
+def _run(
+    action: str,
+    plan: Plan,
+    seconds: Callable[[Path], float],
+    batch_seconds: float,
+    compute: Callable[[Sequence[Path]], Sequence[Result]],
+    save: Callable[[Result, Path], None],
+) -> None:
+    """`compute` on batches of sources, `save` on each result."""
+    if not batch_seconds > 0:
+        raise MimoError(f"batch_seconds = {batch_seconds}: a number above 0 is needed")
+    make_folders(plan)
+    lengths = {job: seconds(job.source) for job in plan.jobs}
+    num_failed = 0
+    with _progress(action, lengths) as finished:
+        for batch in _batches(lengths, batch_seconds):
+            for job, result in zip(batch, _compute_all(compute, batch), strict=True):
+                try:
+                    if isinstance(result, MimoError):
+                        raise result
+                    save(result, job.target)
+                except MimoError as error:
+                    if plan.single:
+                        raise _named(error, job) from None
+                    num_failed += 1
+                    print(f"mimo-codec: error: {_named(error, job)}", file=sys.stderr)
+                finished(job)
+    if num_failed:
+        raise FilesFailed(f"{num_failed} of {len(plan.jobs)} files failed")
+
+
+def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
+    """Jobs of similar length, longest first: those of a batch, padded, take at most `most` seconds, or there is one."""
+    batch: list[Job] = []
+    for job in sorted(lengths, key=lambda job: lengths[job], reverse=True):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+            yield batch
+            batch = []
+        batch.append(job)
+    yield batch
+
+
+def _compute_all(
+    compute: Callable[[Sequence[Path]], Sequence[Result]], batch: Sequence[Job]
+) -> Sequence[Result | MimoError]:
+    """The results of a batch; where one file makes it fail, those of each alone, with the error in its place."""
+    try:
+        return compute([job.source for job in batch])
+    except MimoError as error:
+        if len(batch) == 1:
+            return [error]
+        return [result for job in batch for result in _compute_all(compute, [job])]
+
+
+def _named(error: MimoError, job: Job) -> MimoError:
+    """With the name of the file, which errors on its content lack."""
+    text = str(error)
+    return error if text.startswith((str(job.source), str(job.target))) else MimoError(f"{job.source}: {text}")
+
+
+@contextmanager
+def _progress(action: str, lengths: Mapping[Job, float]) -> Iterator[Callable[[Job], None]]:
+    """A bar on stderr, where that is a terminal, by seconds of audio; yields what to call for every finished job."""
+    from rich import progress
+    from rich.console import Console
+
+    known = {job: seconds for job, seconds in lengths.items() if math.isfinite(seconds)}
+    console = Console(stderr=True)
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description} {task.fields[done]}/{task.fields[files]}"),
+        progress.BarColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(
+        *columns, console=console, redirect_stdout=False, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(action, total=sum(known.values()) or None, done=0, files=len(lengths))
+
+        def finished(job: Job) -> None:
+            bar.update(task, advance=known.get(job, 0.0), done=bar.tasks[0].fields["done"] + 1)
+
+        yield finished

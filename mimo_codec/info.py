@@ -1,0 +1,99 @@
+"""What `mimo-codec info` tells of a .mimo file, an audio file or a model, without loading any weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.jobs import AUDIO, CODES
+
+UNITS = {"seconds": "s", "hz": "Hz", "kbps": "kbit/s", "bytes": "B"}
+"""Last word of a fact's name -> unit of its value."""
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
+    """Facts by name, all of them fit for JSON; None for what is not known or not there.
+
+    A file is told from a model by being one, or by its suffix. Raises MimoError as `AudioCodes.load`, `audio_info` and
+    `MimoCodec.from_pretrained` do.
+    """
+    path = Path(name_or_path)
+    suffix = path.suffix.lower()
+    if not os.path.isdir(path) and (os.path.exists(path) or suffix in (*AUDIO, *CODES)):
+        return _describe_codes(path) if suffix in CODES else _describe_audio(path)
+    return _describe_model(name_or_path, revision)
+
+
+def as_text(facts: Mapping[str, Any]) -> str:
+    """One aligned line per fact."""
+    return "\n".join(_line(name, value) for name, value in facts.items())
+
+
+def _line(name: str, value: Any) -> str:
+    words, _, last = name.rpartition("_")
+    label, unit = (words, UNITS[last]) if last in UNITS else (name, "")
+    return f"{label.replace('_', ' '):<22}{_text(value)} {unit if value is not None else ''}".rstrip()
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _describe_codes(path: Path) -> dict[str, Any]:
+    from mimo_codec.codes import AudioCodes
+
+    codes = AudioCodes.load(path)
+    size = path.stat().st_size
+    return {
+        "file": str(path),
+        "size_bytes": size,
+        "duration_seconds": codes.duration,
+        "samples": codes.num_samples,
+        "sample_rate_hz": codes.sample_rate,
+        "codebooks": codes.num_quantizers,
+        "frames": codes.num_frames,
+        "frame_rate_hz": codes.frame_rate,
+        "codebook_sizes": list(codes.codebook_sizes),
+        "nominal_bitrate_kbps": codes.bitrate / 1000,
+        "real_bitrate_kbps": size * 8 / codes.duration / 1000,
+        "model": codes.model,
+    }
+
+
+def _describe_audio(path: Path) -> dict[str, Any]:
+    from mimo_codec.audio import audio_info
+
+    info = audio_info(path)
+    return {
+        "file": str(path),
+        "size_bytes": path.stat().st_size,
+        "duration_seconds": None if info.num_samples is None else info.num_samples / info.sample_rate,
+        "samples": info.num_samples,
+        "sample_rate_hz": info.sample_rate,
+        "channels": info.num_channels,
+        "format": info.format,
+    }
+
+
+def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    from mimo_codec.bitstream import code_widths
+    from mimo_codec.checkpoint import CONFIG, _weight_files, find_checkpoint
+    from mimo_codec.codec import MimoCodec
+    from mimo_codec.config import CodecConfig
+    from mimo_codec.errors import MimoError
+
+    folder, name = find_checkpoint(name_or_path, revision)
+    config = CodecConfig.load(folder / CONFIG)
+    ...
