@@ -6,10 +6,8 @@ A file that fails is reported on stderr and the others go on, unless it is the o
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +18,8 @@ from mimo_codec.audio import AudioWriter, audio_info
 from mimo_codec.codec import MimoCodec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
-from mimo_codec.jobs import FilesFailed, Job, Plan, make_folders
+from mimo_codec.jobs import Job, Plan, make_folders
+from mimo_codec.report import FilesFailed, print_error, progress_bar
 
 Result = TypeVar("Result")
 
@@ -81,9 +80,7 @@ def reconstruct_files(
         print(_summary(codes[0], time.perf_counter() - started))
 
 
-def _encode(
-    codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batch_seconds: float
-) -> list[AudioCodes]:
+def _encode(codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batch_seconds: float) -> list[AudioCodes]:
     if len(sources) == 1:
         return [codec.encode(sources[0], num_quantizers=num_quantizers)]
     return codec.encode_batch(sources, num_quantizers=num_quantizers, batch_seconds=batch_seconds)
@@ -146,7 +143,7 @@ def _run(
     make_folders(plan)
     lengths = {job: seconds(job.source) for job in plan.jobs}
     num_failed = 0
-    with _progress(action, lengths) as finished:
+    with progress_bar(action, lengths) as finished:
         for batch in _batches(lengths, batch_seconds):
             for job, result in zip(batch, _compute_all(compute, batch), strict=True):
                 try:
@@ -157,7 +154,7 @@ def _run(
                     if plan.single:
                         raise _named(error, job) from None
                     num_failed += 1
-                    print(f"mimo-codec: error: {_named(error, job)}", file=sys.stderr)
+                    print_error(_named(error, job))
                 finished(job)
     if num_failed:
         raise FilesFailed(f"{num_failed} of {len(plan.jobs)} files failed")
@@ -190,29 +187,3 @@ def _named(error: MimoError, job: Job) -> MimoError:
     """With the name of the file, which errors on its content lack."""
     text = str(error)
     return error if text.startswith((str(job.source), str(job.target))) else MimoError(f"{job.source}: {text}")
-
-
-@contextmanager
-def _progress(action: str, lengths: Mapping[Job, float]) -> Iterator[Callable[[Job], None]]:
-    """A bar on stderr, where that is a terminal, by seconds of audio; yields what to call for every finished job."""
-    from rich import progress
-    from rich.console import Console
-
-    known = {job: seconds for job, seconds in lengths.items() if math.isfinite(seconds)}
-    console = Console(stderr=True)
-    columns = (
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description} {task.fields[done]}/{task.fields[files]}"),
-        progress.BarColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(
-        *columns, console=console, redirect_stdout=False, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(action, total=sum(known.values()) or None, done=0, files=len(lengths))
-
-        def finished(job: Job) -> None:
-            bar.update(task, advance=known.get(job, 0.0), done=bar.tasks[0].fields["done"] + 1)
-
-        yield finished

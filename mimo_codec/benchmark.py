@@ -50,7 +50,9 @@ EDGE_SECONDS = 10.0
 RIVALS = ("mimi", "encodec")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
+)
 Threads = Annotated[int, typer.Option(min=1, help="Threads that torch computes with.")]
 
 

@@ -101,11 +101,11 @@ def _download(repo: str, revision: str | None) -> Path:
 
 def cached_models() -> dict[str, Path]:
     """Hub id -> folder of every codec found in the local hub cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return {}
     found = {}

@@ -216,14 +216,13 @@ class MimoCodec(nn.Module):
             return
         segment = self.config.segment_frames * self.config.mels_per_frame
         state = self.mel.initial_state(1)
-        waiting: list[Tensor] = []
+        waiting = torch.zeros(1, 0, self.config.mel.n_mels, device=self.device)
         for block, last in _with_last(blocks):
             mel, state = self.mel.step(block[None], state, last)
-            waiting.append(mel)
-            while sum(m.shape[1] for m in waiting) >= segment or (last and sum(m.shape[1] for m in waiting)):
-                mel = torch.cat(waiting, dim=1)
-                yield self.encoder(mel[:, :segment].to(self.dtype))
-                waiting = [mel[:, segment:]]
+            waiting = torch.cat((waiting, mel), dim=1)
+            while waiting.shape[1] >= segment or (last and waiting.shape[1] > 0):
+                yield self.encoder(waiting[:, :segment].to(self.dtype))
+                waiting = waiting[:, segment:]
 
     def _stream_features(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         mel_state, state = self.mel.initial_state(1), self.encoder.initial_state(1)
@@ -438,7 +437,7 @@ class MimoCodec(nn.Module):
         codes = self._as_codes(codes)
         made_by = (codes.model or self.model_id).rpartition("@")[2]
         if made_by != self._fingerprint:
-            raise MimoError(f"codes: made by {codes.model}, not by this model, {self.model_id}: use the one that made them")
+            raise MimoError(f"codes: made by {codes.model}, this model is {self.model_id}: use the one that made them")
         if codes.codebook_sizes != self.codebook_sizes[: codes.num_quantizers]:
             raise MimoError(
                 f"codes: codebook sizes {list(codes.codebook_sizes)} do not fit {self.model_id}, which has"

@@ -28,7 +28,7 @@ def _key(name: str, default: Any, doc: str) -> Any:
 
 def _require(condition: bool, key: str, value: object, need: str) -> None:
     if not condition:
-        raise MimoError(f"config: {key} = {value!r} is not supported: {need}")
+        raise MimoError(f"config: {key} = {_plain(value)!r} is not supported: {need}")
 
 
 def _is_count(value: object, least: int = 1) -> bool:
@@ -374,9 +374,10 @@ FLAT_KEYS: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 """Every key of config.json that has a meaning here, with its documentation."""
 
-_FRONT_END = dict(sampling_rate=24000, nfft=960, window_size=960, hop_length=240, n_mels=128, fmin=0, fmax=None,
-                  kernel_size=3, stride_size=2, avg_pooler=2, decoder_kernel_size=3, decoder_stride_size=2,
-                  model_type=MODEL_TYPE)  # fmt: skip
+_FRONT_END = dict(  # noqa: C408 (as short as what it is merged with below)
+    sampling_rate=24000, nfft=960, window_size=960, hop_length=240, n_mels=128, fmin=0, fmax=None,
+    kernel_size=3, stride_size=2, avg_pooler=2, decoder_kernel_size=3, decoder_stride_size=2, model_type=MODEL_TYPE,
+)  # fmt: skip
 _CODEBOOKS = [1024, 1024] + [128] * 18
 _STREAMING = dict(_FRONT_END, segment_seconds=None, decoder_conv_norm="frame", encoder_causal=True,
                   decoder_causal=True, rope_theta=10000)  # fmt: skip

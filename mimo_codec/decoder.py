@@ -54,8 +54,8 @@ class UpsampleConv(nn.Module):
             y = self.norm(y).transpose(1, 2)
         else:
             ends = (lengths * self.stride + self.extra).tolist()
-            items = [F.pad(self.norm(item[None, :, :end]), (0, y.shape[2] - end)) for item, end in zip(y, ends, strict=True)]
-            y = torch.cat(items).transpose(1, 2)
+            items = (self.norm(item[None, :, :end]) for item, end in zip(y, ends, strict=True))
+            y = torch.cat([F.pad(item, (0, y.shape[2] - item.shape[2])) for item in items]).transpose(1, 2)
         return y[:, : y.shape[1] - self.extra]
 
     def initial_state(self, batch: int) -> State:
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
         return self.vocoder(mel, None if lengths is None else lengths * self.mels_per_frame)
 
     def initial_state(self, batch: int) -> State:
-        parts = {"layers": self.layers.initial_state(batch, self.layer_norm.weight),
+        parts = {"layers": self.layers.initial_state(batch, self.dconv2.conv.weight),
                  "dconv2": self.dconv2.initial_state(batch), "vocoder": self.vocoder.initial_state(batch)}  # fmt: skip
         if self.pool > 1:
             parts["dconv1"] = self.dconv1.initial_state(batch)

@@ -90,7 +90,7 @@ class Encoder(nn.Module):
             if start == 0 and num_frames * per_frame < 2:  # the next call needs two mel frames before its own
                 num_frames = 0
         if num_frames == 0:
-            return mel.new_zeros(mel.shape[0], 0, self.layer_norm.weight.shape[0]), {**state, "mel": mel}
+            return mel.new_zeros(mel.shape[0], 0, self.conv2.out_channels), {**state, "mel": mel}
         stop = mel.shape[1] if last else context + num_frames * per_frame + 3 - self.stride
         x = self._convolve(mel[:, :stop], at_start=start == 0, at_end=last)
         layers = {name.removeprefix("layers."): value for name, value in state.items() if name.startswith("layers.")}

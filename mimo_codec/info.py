@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mimo_codec.errors import MimoError
 from mimo_codec.jobs import AUDIO, CODES
+
+if TYPE_CHECKING:
+    from torch import nn
 
 UNITS = {"seconds": "s", "hz": "Hz", "kbps": "kbit/s", "bytes": "B"}
 """Last word of a fact's name -> unit of its value."""
@@ -86,14 +90,52 @@ def _describe_audio(path: Path) -> dict[str, Any]:
 
 def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
     import torch
-    from safetensors import SafetensorError, safe_open
 
     from mimo_codec.bitstream import code_widths
-    from mimo_codec.checkpoint import CONFIG, _weight_files, find_checkpoint
+    from mimo_codec.checkpoint import CONFIG, find_checkpoint
     from mimo_codec.codec import MimoCodec
     from mimo_codec.config import CodecConfig
-    from mimo_codec.errors import MimoError
 
     folder, name = find_checkpoint(name_or_path, revision)
     config = CodecConfig.load(folder / CONFIG)
-    ...
+    dtypes = _stored_dtypes(folder)
+    decodes = any(key.startswith("decoder.") for key in dtypes)
+    with torch.device("meta"):
+        codec = MimoCodec(config, decoder=decodes)
+    return {
+        "model": name,
+        "folder": str(folder),
+        "sample_rate_hz": codec.sample_rate,
+        "frame_rate_hz": codec.frame_rate,
+        "codebooks": codec.num_quantizers,
+        "codebook_sizes": list(codec.codebook_sizes),
+        "nominal_bitrate_kbps": sum(code_widths(codec.codebook_sizes)) * codec.frame_rate / 1000,
+        "encoder_parameters": _num_parameters(codec.encoder),
+        "quantizer_parameters": sum(codec.codebook_sizes) * config.d_model,
+        "decoder_parameters": _num_parameters(codec.decoder) if codec.decoder else None,
+        "streams_encode": config.streams_encode,
+        "streams_decode": decodes and config.streams_decode,
+        "encode_latency_seconds": codec.encode_latency,
+        "decode_latency_seconds": codec.decode_latency if decodes else None,
+        "dtype": "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES})),
+    }
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _stored_dtypes(folder: Path) -> dict[str, str]:
+    """Name -> dtype of every tensor on disk, from the headers of the files."""
+    from safetensors import SafetensorError, safe_open
+
+    from mimo_codec.checkpoint import _weight_files
+
+    found: dict[str, str] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError) as error:
+            raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+    return found

@@ -13,10 +13,6 @@ AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 CODES = (".mimo",)
 
 
-class FilesFailed(MimoError):
-    """Some of many files failed; each was named, the others are done."""
-
-
 @dataclass(frozen=True)
 class Job:
     """One file to read and the one to write."""

@@ -6,7 +6,7 @@ walks over blocks of queries, so no [T, T] mask ever exists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ QUERY_BLOCK = 512
 State = dict[str, Tensor]
 """Streaming state: plain named tensors, passed in and returned."""
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
 def make_norm(kind: str, dim: int) -> nn.Module:

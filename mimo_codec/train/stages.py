@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
+from mimo_codec.metrics import speech_metrics
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
-from mimo_codec.train.metrics import speech_metrics
 from mimo_codec.train.optimizer import MuonAdamW
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class ReconstructionStage(lightning.LightningModule):
 
     def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is what is minimised."""
-        h, rate = self.hparams, self.codec.config.mel.sample_rate
+        h, rate = self.hparams, self.codec.sample_rate
         terms = {"mel": h.mel_weight * multi_scale_mel_loss(decoded, waveform, rate, h.mel_scales, log=True)}
         if self.stft_loss is not None:
             terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
@@ -134,11 +134,12 @@ class ReconstructionStage(lightning.LightningModule):
     # ---- validation ----------------------------------------------------------------------------------------------
 
     def validation_step(self, waveform: Tensor, index: int) -> None:
-        decoded, codes, _ = self(waveform)
-        scores = speech_metrics(waveform[0], decoded[0], self.codec.config.mel.sample_rate)
+        decoded, _, _ = self(waveform)
+        rate = self.codec.sample_rate
+        scores = speech_metrics(waveform[0], rate, decoded[0], rate)
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, batch_size=1, on_epoch=True)
         if index < 2 and self.logger is not None and hasattr(self.logger.experiment, "add_audio"):
-            board, rate = self.logger.experiment, self.codec.config.mel.sample_rate
+            board = self.logger.experiment
             for name, sound in (("original", waveform), ("decoded", decoded)):
                 board.add_audio(f"{name}/{index}", sound[0].float().clamp(-1, 1), self.global_step, rate)
                 mel = self.codec.mel(sound)[0].T.flip(0).float()

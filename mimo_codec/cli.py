@@ -1,0 +1,215 @@
+"""The command line `mimo-codec`: command -> function, and whatever a user got wrong -> one line and an exit code.
+
+Exit codes: 0 done, 1 some of many files failed, 2 nothing could be done, 130 and 143 interrupted and terminated. What
+needs torch is imported inside the commands, so that help and mistakes in arguments are quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from mimo_codec import __version__
+from mimo_codec.errors import MimoError
+from mimo_codec.jobs import AUDIO, CODES, plan_jobs
+from mimo_codec.report import FilesFailed, print_error
+
+if TYPE_CHECKING:
+    from mimo_codec.codec import MimoCodec
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
+
+Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="File, or folder for several files.")]
+NumQuantizers = Annotated[int, typer.Option("--num-quantizers", "-q", help="Codebooks to use, from the first on.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name, folder or Hugging Face hub id.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1.  [default: cuda if there is one]")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.  [default: float32]")]
+BatchSeconds = Annotated[float, typer.Option(help="Audio at a time; longer files go alone, in bounded memory.")]
+Format = Annotated[str, typer.Option(help="Of audio in a folder: wav, flac, ogg, opus or mp3.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mimo-codec {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Speech to tokens and back, with the codecs of the MiMo-Audio-Tokenizer family."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def encode(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files and folders of them.")],
+    output: Output,
+    num_quantizers: NumQuantizers = 8,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode audio files to .mimo files.
+
+    One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
+    """
+    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite)
+    from mimo_codec.batch import encode_files
+
+    encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+
+
+@app.command()
+def decode(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help=".mimo files and folders of them.")],
+    output: Output,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    format: Format = "wav",
+    overwrite: Overwrite = False,
+) -> None:
+    """Decode .mimo files to audio files.
+
+    One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
+    """
+    plan = plan_jobs(inputs, output, CODES, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    from mimo_codec.batch import decode_files
+
+    decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
+
+
+@app.command()
+def reconstruct(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file, or folder of them.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file, or folder.")],
+    num_quantizers: NumQuantizers = 8,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    format: Format = "wav",
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode and decode, to hear or to measure what a codec keeps.
+
+    A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
+    """
+    plan = plan_jobs([source], output, AUDIO, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    from mimo_codec.batch import reconstruct_files
+
+    reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+
+
+@app.command()
+def info(
+    target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help=".mimo or audio file, or as for --model.")],
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a .mimo file, an audio file or a model."""
+    from mimo_codec.info import as_text, describe
+
+    facts = describe(target, revision)
+    print(json.dumps(facts, indent=2) if as_json else as_text(facts))
+
+
+@app.command()
+def models() -> None:
+    """List shipped and cached models, and presets to train."""
+    from mimo_codec.checkpoint import cached_models, shipped_models
+    from mimo_codec.config import PRESETS
+
+    rows = [("shipped", name, str(folder)) for name, folder in shipped_models().items()]
+    rows += [("cached", name, str(folder)) for name, folder in cached_models().items()]
+    rows += [("preset", name, "a configuration without weights") for name in PRESETS]
+    width = max(len(name) for _, name, _ in rows)
+    for kind, name, place in rows:
+        print(f"{kind:8} {name:{width}}  {place}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file or name of a shipped recipe.")],
+) -> None:
+    """Train a model by a recipe.
+
+    What follows RECIPE overrides its keys: mimo-codec train nano --data.root speech --trainer.max_steps 1000. For a
+    list of them: mimo-codec train nano --help.
+    """
+    from mimo_codec.train import cli
+
+    cli.train(recipe, context.args)
+
+
+def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:
+    from mimo_codec.codec import MimoCodec
+
+    return MimoCodec.from_pretrained(model, device=device, dtype=dtype, revision=revision)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: half-written files are removed on its way out."""
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise _Terminated
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script `mimo-codec`: run a command, then exit."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = int(app(arguments, prog_name="mimo-codec", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return _fail("interrupted", code) if code == INTERRUPTED else code
+    except UsageError as error:
+        return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except MimoError as error:
+        return _fail(error, 1 if isinstance(error, FilesFailed) else 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes nowhere
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except _Terminated:
+        return _fail("terminated", TERMINATED)
+
+
+def _fail(message: object, code: int) -> int:
+    print_error(message)
+    return code

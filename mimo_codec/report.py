@@ -1,0 +1,47 @@
+"""What commands say on stderr: a progress bar where that is a terminal, and one line for every error."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from mimo_codec.errors import MimoError
+from mimo_codec.jobs import Job
+
+
+class FilesFailed(MimoError):
+    """Some of many files failed; each was reported, the others are done."""
+
+
+def print_error(message: object) -> None:
+    """One line, whatever line breaks the names of files may hold."""
+    print("mimo-codec: error:", *map(str.strip, str(message).splitlines()), file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(action: str, lengths: Mapping[Job, float]) -> Iterator[Callable[[Job], None]]:
+    """A bar that advances by seconds of audio, infinite ones left out; yields what to call for every finished job."""
+    from rich import progress
+    from rich.console import Console
+
+    known = {job: seconds for job, seconds in lengths.items() if math.isfinite(seconds)}
+    console = Console(stderr=True)
+    bar = progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description} {task.fields[done]}/{task.fields[files]}"),
+        progress.BarColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(action, total=sum(known.values()) or None, done=0, files=len(lengths))
+
+        def finished(job: Job) -> None:
+            bar.update(task, advance=known.get(job, 0.0), done=bar.tasks[0].fields["done"] + 1)
+
+        yield finished
