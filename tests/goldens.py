@@ -4,7 +4,7 @@ import copy
 from functools import cache
 
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, make_speech
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,11 +35,17 @@ def segmented_codec(name: str) -> MimoCodec:
 
 
 @cache
+@torch.no_grad()
 def streaming_codec(preset: str = "tiny") -> MimoCodec:
-    """Random weights of the streaming kind, and codebooks of the features' size, so that codes vary from frame to
-    frame (fresh codebooks are so small that nearly all frames get the same codes)."""
+    """Random weights of the streaming kind, with codebooks drawn from features of speech, so that codes vary from frame
+    to frame (the features of random weights are nearly constant, and far from fresh codebooks)."""
     torch.manual_seed(0)
     codec = MimoCodec(CodecConfig.preset(preset)).eval()
+    residual = codec.features(make_speech(10.0, seed=1))
     for index in range(codec.num_quantizers):
-        codec.quantizer.codebook(index).normal_().mul_(0.7**index)
+        entries = codec.quantizer.codebook(index)
+        drawn = residual[torch.randint(len(residual), (len(entries),))]
+        entries.copy_(drawn + 0.3 * residual.std() * torch.randn_like(drawn))
+        nearest = torch.cdist(residual, entries).argmin(-1)
+        residual = residual - entries[nearest]
     return codec
