@@ -17,8 +17,8 @@ import typer
 
 from mimo_codec import __version__
 from mimo_codec.errors import MimoError
-from mimo_codec.jobs import AUDIO, CODES, plan_jobs
-from mimo_codec.report import FilesFailed, print_error
+from mimo_codec.jobs import AUDIO, CODES, Job, find_files, plan_jobs
+from mimo_codec.report import FilesFailed, print_error, progress_bar
 
 if TYPE_CHECKING:
     from mimo_codec.codec import MimoCodec
@@ -126,6 +126,30 @@ def reconstruct(
     from mimo_codec.batch import reconstruct_files
 
     reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file of speech, or folder of them.")],
+    num_quantizers: NumQuantizers = 8,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every file's scores included.")] = False,
+) -> None:
+    """Measure a codec on speech: PESQ, STOI, mel distance and the use of its codebooks.
+
+    Every file is encoded, decoded and compared with the original at 16 kHz; means and standard deviations over files.
+    """
+    from mimo_codec.evaluate import evaluate as evaluate_files
+
+    paths = find_files(source, AUDIO)
+    codec = _load(model, revision, device, dtype)
+    jobs = {path: Job(path, path) for path in paths}
+    with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0)) as finished:
+        result = evaluate_files(codec, paths, num_quantizers, lambda path: finished(jobs[path]))
+    print(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(result.lines()))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Evaluation:
         names = next(iter(self.scores.values()))
         columns = {name: np.array([s[name] for s in self.scores.values()]) for name in names}
         return {name: (float(np.nanmean(c)), float(np.nanstd(c))) for name, c in columns.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs to read."""
+        summary = {name: {"mean": mean, "std": spread} for name, (mean, spread) in self.summary().items()}
+        return {"summary": summary, "codebook_usage": self.usage, "seconds": self.seconds, "files": self.scores}
 
     def lines(self) -> list[str]:
         """For people to read."""

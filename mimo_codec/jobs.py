@@ -81,10 +81,22 @@ def _mirror(source: Path, output: Path, reads: Sequence[str], suffix: str) -> It
         return
     if suffix in reads and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
         raise MimoError(f"{output} is inside {source}, so outputs would be inputs: choose a folder outside of it")
-    files = list(_walk(source, reads))
-    if not files:
-        raise MimoError(f"{source}: there are no files to read ({' '.join(reads)}) in this folder or below")
+    files = find_files(source, reads)
     yield from (Job(file, output / file.relative_to(source).with_suffix(suffix)) for file in files)
+
+
+def find_files(source: str | Path, suffixes: Sequence[str]) -> list[Path]:
+    """A file itself, or the files of a folder tree with one of these suffixes, in order.
+
+    Hidden files do not count, links to folders are not followed. MimoError when a folder holds none.
+    """
+    source = Path(source)
+    if not os.path.isdir(source):
+        return [source]
+    files = list(_walk(source, suffixes))
+    if not files:
+        raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
+    return files
 
 
 def _walk(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:

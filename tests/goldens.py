@@ -49,3 +49,8 @@ def streaming_codec(preset: str = "tiny") -> MimoCodec:
         nearest = torch.cdist(residual, entries).argmin(-1)
         residual = residual - entries[nearest]
     return codec
+
+
+def any_codec(name: str) -> MimoCodec:
+    """By name: "tiny" or one of CODECS."""
+    return streaming_codec() if name == "tiny" else golden_codec(name)

@@ -75,7 +75,7 @@ def test_unreadable_files_are_skipped_and_named(speech_folder, caplog):
 
 
 def test_folders_without_audio_are_refused(tmp_path):
-    with pytest.raises(MimoError, match="no audio files"):
+    with pytest.raises(MimoError, match="no files to read"):
         SpeechData(str(tmp_path)).setup()
     with pytest.raises(MimoError, match="not a folder"):
         SpeechData(str(tmp_path / "missing")).setup()

@@ -19,21 +19,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mimo_codec.audio import audio_info, iter_audio, load_audio
 from mimo_codec.errors import MimoError
+from mimo_codec.jobs import AUDIO, find_files
 from mimo_codec.resampling import resample
 
 log = logging.getLogger(__name__)
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-
-
-def find_audio(root: str | Path) -> list[Path]:
-    """Audio files below a folder, sorted; MimoError when there are none."""
-    root = Path(root)
-    if not root.is_dir():
+def _audio_below(root: str) -> list[Path]:
+    if not Path(root).is_dir():
         raise MimoError(f"{root}: not a folder; data.root is the folder that holds the audio files")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not paths:
-        raise MimoError(f"{root}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) in this folder or below")
-    return paths
+    return find_files(root, AUDIO)
 
 
 class CropDataset(Dataset[Tensor]):
@@ -114,7 +107,7 @@ class SpeechData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         paths, weights = [], []
-        for path in find_audio(self.root):
+        for path in _audio_below(self.root):
             try:
                 info = audio_info(path)
             except MimoError as error:
@@ -130,7 +123,7 @@ class SpeechData(lightning.LightningDataModule):
             raise MimoError(f"{self.root}: none of the audio files can be read")
         self.crops = CropDataset(paths, weights, self.sample_rate, self.num_samples, self.seed, self.cache)
         if self.validation_root is not None:
-            found = find_audio(self.validation_root)
+            found = _audio_below(self.validation_root)
             every = max(len(found) // self.num_validation_files, 1) if self.num_validation_files else 1
             self.validation_paths = found[::every][: self.num_validation_files or None]
 
