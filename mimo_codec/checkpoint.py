@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,15 +51,15 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     MimoError says what was looked for when nothing is found, and how to place a model by hand when the hub cannot be
     reached.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name, path = str(name_or_path), Path(os.path.expanduser(name_or_path))
     shipped = shipped_models()
     if name in shipped and not isinstance(name_or_path, Path):
         return Checkpoint(shipped[name], name)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
         return Checkpoint(_codec_folder(path), path.resolve().name)
-    if path.exists():
+    if os.path.exists(path):
         raise MimoError(f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not isinstance(name_or_path, Path):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not isinstance(name_or_path, Path):
         return Checkpoint(_download(name, revision), name.split("/")[1])
     known = ", ".join([*shipped, *HUB_MODELS])
     raise MimoError(f"unknown model {name!r}: neither a folder nor a known name ({known}) nor a hub id OWNER/NAME")

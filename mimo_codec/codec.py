@@ -73,7 +73,7 @@ class MimoCodec(nn.Module):
         Raises MimoError for unknown names, unreadable or unsupported configurations, and weights that do not fit
         (every missing, unexpected or wrongly shaped tensor is named).
         """
-        wanted = _check_dtype(dtype)
+        wanted = check_dtype(dtype)
         place = _check_device(device)
         folder, name = find_checkpoint(name_or_path, revision)
         config = CodecConfig.load(folder / "config.json")
@@ -452,7 +452,8 @@ class MimoCodec(nn.Module):
         return ids.to(self.device)
 
 
-def _check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The torch.dtype of weights meant by a name, None for float32; MimoError for what weights cannot be."""
     known = DTYPES | {str(value): value for value in DTYPES.values()}
     name = "float32" if dtype is None else str(dtype)
     if name not in known:

@@ -106,11 +106,18 @@ class ResidualQuantizer(Float32Module):
             layer._codebook.initted.fill_(False)
 
     @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
-        """K-means start: features [N, D] -> all codebooks, each fitted to what the ones before it leave over."""
+    def fit(self, features: Tensor, num_per_step: int) -> None:
+        """K-means start: features [N, D] -> all codebooks, each fitted to what the ones before it leave over.
+
+        num_per_step: vectors that a training step will bring; the moving averages start as if after many such steps,
+        so that the codebooks follow the encoder at once.
+        """
         self.forget()
         residual = features.float()
         for index, layer in enumerate(self.vq.layers):
-            layer._codebook.init_embed_(residual[None])
+            codebook = layer._codebook
+            codebook.init_embed_(residual[None])
+            codebook.cluster_size.mul_(num_per_step / len(residual))
+            codebook.embed_avg.mul_(num_per_step / len(residual))
             entries = self.codebook(index)
             residual = residual - entries[(entries.square().sum(-1) - 2 * residual @ entries.T).argmin(-1)]

@@ -1,4 +1,4 @@
-"""The golden checkpoints, random weights in the released layout, and what the released implementation gives for them."""
+"""Codecs that several tests use: the golden checkpoints with their reference outputs, and a streaming one."""
 
 import copy
 from functools import cache

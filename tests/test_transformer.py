@@ -47,7 +47,7 @@ def test_windows(data, left, right, num_queries, block):
 
 
 @settings(max_examples=100, deadline=None)
-@given(left=sides, right=sides, lengths=st.tuples(st.integers(1, 30), st.integers(1, 30)), block=st.sampled_from([4, 512]))
+@given(left=sides, right=sides, lengths=st.tuples(*[st.integers(1, 30)] * 2), block=st.sampled_from([4, 512]))
 def test_windows_in_a_padded_batch(left, right, lengths, block):
     """Queries of an item see the valid keys only; those of the padding are finite, whatever they see."""
     torch.manual_seed(0)

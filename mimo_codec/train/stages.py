@@ -96,10 +96,10 @@ class ReconstructionStage(lightning.LightningModule):
         vectors = features.float().flatten(0, 1)
         self.features_seen = torch.cat((self.features_seen, vectors))[-MAX_FIT_VECTORS:]
 
-    def _fit_quantizer(self) -> None:
+    def _fit_quantizer(self, num_per_step: int) -> None:
         """Start the codebooks, once enough features have been seen for the largest."""
         if len(self.features_seen) >= max(self.codec.codebook_sizes):
-            self.codec.quantizer.fit(self.features_seen)
+            self.codec.quantizer.fit(self.features_seen, num_per_step)
             self.features_seen = self.features_seen[:0]
 
     def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
@@ -110,9 +110,13 @@ class ReconstructionStage(lightning.LightningModule):
             terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
         return terms | {"commitment": h.commitment_weight * commitment}
 
+    def on_fit_start(self) -> None:
+        self.run_seed = torch.initial_seed()
+
     def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
+        torch.manual_seed(self.run_seed + self.global_step)  # so that resuming repeats which dead entries become what
         if not self.codec.quantizer.fitted and self.global_step >= self.hparams.quantizer_start:
-            self._fit_quantizer()
+            self._fit_quantizer(num_per_step=len(waveform) * self.codec.config.num_frames(waveform.shape[1]))
         decoded, codes, commitment = self(waveform)
         with torch.autocast(self.device.type, enabled=False):
             terms = self.losses(waveform, decoded, commitment)

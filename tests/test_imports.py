@@ -1,0 +1,182 @@
+"""Imports run one way, and nothing heavy is imported before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mimo_codec
+
+ROOT = Path(mimo_codec.__file__).parent
+PACKAGE = "mimo_codec"
+
+# What each module of the core may import from the package: the order of the data flow, and nothing that comes later.
+BASE = {"errors"}
+VALUES = BASE | {"checks", "files"}
+FRONT = BASE | {"config", "precision"}
+LAYERS = FRONT | {"transformer"}
+ALLOWED = {
+    "__init__": set(),
+    "errors": set(),
+    "checks": BASE,
+    "files": BASE,
+    "precision": set(),
+    "config": BASE,
+    "bitstream": BASE | {"checks"},
+    "codes": VALUES | {"bitstream"},
+    "resampling": BASE,
+    "audio": BASE | {"files", "resampling"},
+    "mel": FRONT | {"transformer"},
+    "transformer": FRONT,
+    "quantizer": FRONT,
+    "encoder": LAYERS,
+    "vocoder": LAYERS,
+    "decoder": LAYERS | {"vocoder"},
+    "checkpoint": BASE | {"config", "files"},
+    "codec": LAYERS
+    | {"audio", "checkpoint", "codes", "decoder", "encoder", "mel", "quantizer", "resampling", "vocoder"},
+}
+TORCH_FREE = ("errors", "checks", "files", "config", "bitstream", "codes")
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name inside the package -> file."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in sorted(ROOT.rglob("*.py"))
+        if not {"pretrained", "recipes"} & set(path.relative_to(ROOT).parts)
+    }
+
+
+def imported(path: Path, *, everywhere: bool = True) -> set[str]:
+    """Full names of what a file imports; with everywhere=False only what is imported whenever the file is."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree) if everywhere else at_import(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def at_import(node: ast.AST) -> list[ast.AST]:
+    """Nodes outside functions and outside `if TYPE_CHECKING`."""
+    found = []
+    for child in ast.iter_child_nodes(node):
+        lazy = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if lazy or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            continue
+        found += [child, *at_import(child)]
+    return found
+
+
+def of_package(names: set[str]) -> set[str]:
+    """Modules of this package among names such as mimo_codec.codes.AudioCodes."""
+    known, found = modules(), set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != PACKAGE or len(parts) == 1:
+            continue
+        dotted = ".".join(parts[1:])
+        while dotted and dotted not in known and f"{dotted}.__init__" not in known:
+            dotted = dotted.rpartition(".")[0]
+        found.add(dotted or "__init__")
+    return found
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_imports_run_one_way(module):
+    imports = of_package(imported(ROOT / f"{module}.py", everywhere=module != "__init__"))
+    assert imports <= ALLOWED[module], f"{module} imports {sorted(imports - ALLOWED[module])}"
+
+
+def test_the_order_has_no_cycles():
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {module for module, needs in ALLOWED.items() if module not in done and needs <= done}
+        assert ready, f"a cycle among {sorted(ALLOWED.keys() - done)}"
+        done |= ready
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("lm.")] or ["(none yet)"])
+def test_the_language_model_knows_codes_only(module):
+    if module in modules():
+        imports = {name for name in of_package(imported(modules()[module])) if not name.startswith("lm")}
+        assert imports <= {"codes", "errors", "checks", "files", "__init__"}
+
+
+def top_level(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_extras_are_imported_where_they_are_used(module):
+    """Core dependencies only, whatever is imported together with a module; train/ may need its own extra."""
+    optional = {"auraloss", "tensorboard", "jsonargparse", "transformers", "onnx", "onnxruntime", "onnxscript", "pesq",
+                "pystoi", "matplotlib", "scipy"}  # fmt: skip
+    if not module.startswith("train."):
+        optional |= {"lightning", "pytorch_lightning", "torchmetrics"}
+    assert not top_level(imported(modules()[module], everywhere=False)) & optional
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nothing_needs_torchaudio_or_pickle(module):
+    assert not top_level(imported(modules()[module])) & {"torchaudio", "pickle", "dill", "joblib"}
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"torch.load", "torch.save"}
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_torch_is_imported_where_it_is_used(module):
+    assert "torch" not in top_level(imported(ROOT / f"{module}.py", everywhere=False))
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_codes_work_without_torch(tmp_path):
+    """In a process of its own, where importing torch fails."""
+    out = python(f"""
+import sys
+import mimo_codec
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+sys.modules["torch"] = None
+import numpy as np
+from mimo_codec.codes import AudioCodes
+from mimo_codec import AudioCodes as same, MimoError
+assert AudioCodes is same
+codes = AudioCodes(np.arange(6).reshape(2, 3), 2880, 24000, 25.0, (1024, 128))
+codes.save({str(tmp_path / "a.mimo")!r})
+loaded = AudioCodes.load({str(tmp_path / "a.mimo")!r})
+assert loaded == codes and isinstance(loaded.codes, np.ndarray)
+print(loaded[0.04:].num_frames)
+""")
+    assert out == "2"
+
+
+def test_public_names():
+    out = python("""
+import mimo_codec.resampling
+from mimo_codec import resample, load_audio, save_audio, MimoCodec, AudioCodes, CodecConfig, MimoError
+import mimo_codec, sys
+assert callable(mimo_codec.resample) and mimo_codec.resample is mimo_codec.resampling.resample
+assert set(mimo_codec.__all__) <= set(dir(mimo_codec))
+optional = {"torchaudio", "lightning", "auraloss", "transformers", "huggingface_hub"}
+print(sorted(optional & set(sys.modules)))
+""")
+    assert out == "[]"
+
+
+def test_unknown_names():
+    with pytest.raises(AttributeError, match="no attribute 'Codec'"):
+        mimo_codec.Codec  # noqa: B018
+    with pytest.raises(ImportError):
+        from mimo_codec import nothing  # noqa: F401
