@@ -366,9 +366,10 @@ class MimoCodec(nn.Module):
         together are those of `decode`.
 
         Models with per-frame norms and windowed attention (nano) stream exactly. The released models normalise over
-        whole sequences: here their norms use the statistics of the stream so far, so the first seconds of each segment
-        differ from `decode` (on random weights by 2 to 6 % of the signal in the first second, by less than 1 % after
-        four); segments of `segment_seconds` are independent as in `decode`.
+        whole sequences: here their norms use the statistics of the stream so far, and segments of `segment_seconds`
+        are independent as in `decode`. On the two golden checkpoints (rms 0.06, chunks of 0.2 s) the result differs
+        from `decode` by at most 0.021 in the first second, 0.005 in the second, 0.002 up to the fourth and less than
+        0.001 after the eighth.
         """
         decoder = self._need_decoder()
         if any(window[1] != 0 for window in self.config.decoder.layer_windows()) or self.config.vocoder.window[1] < 0:

@@ -463,7 +463,7 @@ def test_not_cached_and_no_network(hub_cache):
     started = time.monotonic()
     message = refused("XiaomiMiMo/MiMo-Audio-Tokenizer", "^XiaomiMiMo/MiMo-Audio-Tokenizer is not in the hub cache")
     assert "config.json" in message and "*.safetensors" in message and "folder" in message
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # no round of retries
     with pytest.raises(MimoError, match="^o/m at revision v9 is not in the hub cache"):
         load("o/m", revision="v9")
 

@@ -5,14 +5,14 @@ import json
 
 import pytest
 from conftest import GOLDEN
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_codec import CodecConfig, MimoError
 from mimo_codec.config import FLAT_KEYS, PRESETS
 
 CODECS = ("codec_base", "codec_variant", "codec_hybrid")
-DEFAULTS = dict(  # noqa: C408; what the released implementation assumes for keys that a config.json leaves out
+DEFAULTS = dict(  # noqa: C408 (what the released implementation assumes for keys left out)
     stride_size=2, avg_pooler=1, d_model=768, kernel_size=3, activation_function="gelu",
     encoder_layers=8, encoder_attention_heads=12, encoder_ffn_dim=3072, encoder_skip_layer_id=None,
     encoder_causal=False, encoder_attn_window_size=(-1, -1), hybrid_attention=False,
@@ -229,6 +229,7 @@ def test_streams_only_what_is_causal_windowed_and_normalised_per_frame():
         tiny.replace(segment_seconds=60, **change)
 
 
+@settings(deadline=None)
 @given(
     num_samples=st.integers(1, 10**7),
     hop=st.sampled_from([120, 240, 300]),

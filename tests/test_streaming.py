@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, MimoError
+from mimo_codec.decoder import UpsampleConv
 from mimo_codec.encoder import Encoder
 from mimo_codec.mel import LogMel
 from mimo_codec.transformer import State
@@ -218,6 +219,25 @@ def test_decode_with_norms_over_the_whole_sequence(name):
         assert error[:RATE].mean().sqrt() < 0.1
         assert error[-RATE:].mean().sqrt() < 0.01
         assert error[-RATE:].mean() < error[:RATE].mean() / 4
+
+
+@few
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), pad=st.integers(0, 1))
+@torch.no_grad()
+def test_statistics_of_a_stream_are_those_of_all_its_frames(sizes, pad):
+    """With a loudness and a mean that drift from chunk to chunk."""
+    torch.manual_seed(0)
+    conv = UpsampleConv(4, 6, 2 + pad, 2, "group")
+    drift = torch.linspace(0, 9, sum(sizes))[:, None]
+    x = torch.randn(1, sum(sizes), 4) * (1 + drift) + drift
+    state = conv.initial_state(1)
+    for i, piece in enumerate(x.split(sizes, dim=1)):
+        _, state = conv.step(piece, state, last=i == len(sizes) - 1)
+    whole = conv.conv(x.transpose(1, 2))
+    count, mean, deviations = state["stats"][0]
+    assert count == whole.numel()
+    torch.testing.assert_close(mean, whole.mean())
+    torch.testing.assert_close(deviations / count, whole.var(correction=0))
 
 
 @pytest.mark.parametrize("name", DECODING_CODECS)

@@ -105,6 +105,7 @@ def test_long_audio_allocates_no_large_mask(seen):
     assert max(mask for _, _, mask in seen) <= 512 * (512 + 64)
 
 
+@settings(deadline=None)
 @given(offset=st.integers(0, 10**5), length=st.integers(1, 9))
 def test_rotation_depends_on_distances_only(offset, length):
     """q at i + offset and k at j + offset have the product of q at i and k at j; their lengths are kept."""

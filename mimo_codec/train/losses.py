@@ -13,7 +13,7 @@ PAPER_SCALES = tuple((2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6
 """(mel bands, window, hop) in samples of the paper's reconstruction loss (section 2.1.2)."""
 
 QUIET = 1e-3
-"""Added to window-normalised magnitudes before the logarithm: about -60 dB of full scale, below which nothing counts."""
+"""Added to window-normalised magnitudes before the logarithm: what is below about -60 dB does not count."""
 
 
 def multi_scale_mel(waveform: Tensor, scale: tuple[int, int, int], sample_rate: int) -> Tensor:
@@ -24,8 +24,13 @@ def multi_scale_mel(waveform: Tensor, scale: tuple[int, int, int], sample_rate: 
     return (magnitude / energy) @ mel_filters(sample_rate, window, bands).to(waveform)
 
 
-def multi_scale_mel_loss(estimate: Tensor, target: Tensor, sample_rate: int,
-                         scales: Sequence[tuple[int, int, int]] = PAPER_SCALES, log: bool = False) -> Tensor:  # fmt: skip
+def multi_scale_mel_loss(
+    estimate: Tensor,
+    target: Tensor,
+    sample_rate: int,
+    scales: Sequence[tuple[int, int, int]] = PAPER_SCALES,
+    log: bool = False,
+) -> Tensor:
     """Mean over time and bands of the L1 distance between mel spectrograms, summed over scales (section 2.1.2).
 
     estimate, target: [B, S]; scales: (bands, window, hop) each; log: compare logarithms, so that quiet sounds count as

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """torch.optim.Muon on the 2-D parameters given as `matrices`, AdamW on the others; their groups share schedulers."""
+    """torch.optim.Muon on the 2-D parameters `matrices`, AdamW on the others; schedulers see the groups of both."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], matrix_learning_rate: float,
                  learning_rate: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.98)):  # fmt: skip
@@ -23,7 +23,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([{"params": [*others, *matrices]}], {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -18,6 +18,7 @@ from mimo_codec.train.optimizer import MuonAdamW
 
 log = logging.getLogger(__name__)
 MAX_FIT_VECTORS = 20_000
+SHOWN_FILES = 2
 
 
 class ReconstructionStage(lightning.LightningModule):
@@ -62,6 +63,7 @@ class ReconstructionStage(lightning.LightningModule):
         self.save_hyperparameters()
         self.codec = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
         self.codec.quantizer.forget()
+        self.features_seen: Tensor
         self.register_buffer("features_seen", torch.zeros(0, self.codec.config.d_model), persistent=False)
         self.stft_loss = self._make_stft_loss() if stft_weight else None
 
@@ -71,6 +73,11 @@ class ReconstructionStage(lightning.LightningModule):
 
         return MultiResolutionSTFTLoss(fft_sizes=[512, 1024, 2048], hop_sizes=[128, 256, 512],
                                        win_lengths=[512, 1024, 2048])  # fmt: skip
+
+    @property
+    def options(self) -> Any:
+        """The arguments of __init__, as saved in checkpoints."""
+        return self.hparams
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -82,13 +89,14 @@ class ReconstructionStage(lightning.LightningModule):
             quantized, codes, commitment = self.codec.quantizer(features, self._random_prefix())
         elif self.training:
             self._remember(features.detach())
+        assert self.codec.decoder is not None
         decoded = self.codec.decoder(quantized.to(features.dtype))
         return decoded[:, : waveform.shape[1]], codes, commitment
 
     def _random_prefix(self) -> int | None:
         """How many codebooks this step uses; None: all. Drawn from the step's number, so that resuming repeats it."""
         draw = random.Random(self.global_step)
-        if not self.training or draw.random() >= self.hparams.quantizer_dropout:
+        if not self.training or draw.random() >= self.options.quantizer_dropout:
             return None
         return draw.randrange(1, self.codec.num_quantizers)
 
@@ -104,7 +112,7 @@ class ReconstructionStage(lightning.LightningModule):
 
     def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is what is minimised."""
-        h, rate = self.hparams, self.codec.sample_rate
+        h, rate = self.options, self.codec.sample_rate
         terms = {"mel": h.mel_weight * multi_scale_mel_loss(decoded, waveform, rate, h.mel_scales, log=True)}
         if self.stft_loss is not None:
             terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
@@ -115,7 +123,7 @@ class ReconstructionStage(lightning.LightningModule):
 
     def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
         torch.manual_seed(self.run_seed + self.global_step)  # so that resuming repeats which dead entries become what
-        if not self.codec.quantizer.fitted and self.global_step >= self.hparams.quantizer_start:
+        if not self.codec.quantizer.fitted and self.global_step >= self.options.quantizer_start:
             self._fit_quantizer(num_per_step=len(waveform) * self.codec.config.num_frames(waveform.shape[1]))
         decoded, codes, commitment = self(waveform)
         with torch.autocast(self.device.type, enabled=False):
@@ -142,18 +150,22 @@ class ReconstructionStage(lightning.LightningModule):
         rate = self.codec.sample_rate
         scores = speech_metrics(waveform[0], rate, decoded[0], rate)
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, batch_size=1, on_epoch=True)
-        if index < 2 and self.logger is not None and hasattr(self.logger.experiment, "add_audio"):
-            board = self.logger.experiment
+        board = getattr(self.logger, "experiment", None)
+        if index < SHOWN_FILES and hasattr(board, "add_audio"):
             for name, sound in (("original", waveform), ("decoded", decoded)):
-                board.add_audio(f"{name}/{index}", sound[0].float().clamp(-1, 1), self.global_step, rate)
-                mel = self.codec.mel(sound)[0].T.flip(0).float()
-                picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
-                board.add_image(f"{name}/{index}", picture[None], self.global_step)
+                self._show(board, f"{name}/{index}", sound[0].float())
+
+    def _show(self, board: Any, name: str, waveform: Tensor) -> None:
+        """A sound and its log-mel picture on TensorBoard."""
+        board.add_audio(name, waveform.clamp(-1, 1), self.global_step, self.codec.sample_rate)
+        mel = self.codec.log_mel(waveform).T.flip(0)
+        picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
+        board.add_image(name, picture[None], self.global_step)
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        h = self.hparams
+        h = self.options
         named = [(name, p) for name, p in self.codec.named_parameters() if p.requires_grad]
         use_muon = h.matrix_learning_rate > 0
         matrices = {name: p for name, p in named if use_muon and p.ndim == 2 and ".layers." in name}
@@ -164,6 +176,6 @@ class ReconstructionStage(lightning.LightningModule):
 
     def _rate(self, step: int) -> float:
         """Warm-up, plateau, linear decay to zero over the last `decay_share` of the run."""
-        total, h = self.trainer.max_steps, self.hparams
+        total, h = self.trainer.max_steps, self.options
         warm, cool = (step + 1) / max(h.warmup_steps, 1), (total - step) / max(total * h.decay_share, 1)
         return max(min(warm, cool, 1.0), 0.0)
