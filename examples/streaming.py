@@ -1,6 +1,6 @@
 """Both directions as streams: 80 ms of audio in, codes out; codes in, audio out, with nothing but a state in between.
 
-    python examples/streaming.py [IN]
+python examples/streaming.py [IN]
 """
 
 import sys

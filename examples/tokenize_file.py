@@ -1,6 +1,6 @@
 """A speech file to codes, to a .mimo file, and back to speech.
 
-    python examples/tokenize_file.py [IN] [OUT_FOLDER]
+python examples/tokenize_file.py [IN] [OUT_FOLDER]
 """
 
 import sys

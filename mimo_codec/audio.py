@@ -66,9 +66,7 @@ def load_audio(path: AnyPath) -> tuple[Tensor, int]:
         return torch.cat(list(_mono_blocks(file, path, _LOAD_BLOCK))), file.samplerate
 
 
-def iter_audio(
-    path: AnyPath, block_seconds: float = 10.0, sample_rate: int | None = None
-) -> Iterator[Tensor]:
+def iter_audio(path: AnyPath, block_seconds: float = 10.0, sample_rate: int | None = None) -> Iterator[Tensor]:
     """Read an audio file in blocks, [S_block] float32 of about `block_seconds` each.
 
     The blocks concatenated are what `load_audio` gives, resampled to `sample_rate` if that is not
@@ -118,9 +116,7 @@ def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
         try:
             file = _ForwardFile(raw)
         except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
-            raise MimoError(
-                f"{path}: is not audio in a known format; wav, flac, ogg, opus and mp3 are"
-            ) from error
+            raise MimoError(f"{path}: is not audio in a known format; wav, flac, ogg, opus and mp3 are") from error
         with file:
             check_sample_rate(file.samplerate, os.fspath(path))
             yield file
@@ -193,9 +189,7 @@ _FORMATS = {
 _WRITE_BLOCK = 2**16
 
 
-def save_audio(
-    path: AnyPath, waveform: np.ndarray | Tensor, sample_rate: int, overwrite: bool = True
-) -> None:
+def save_audio(path: AnyPath, waveform: np.ndarray | Tensor, sample_rate: int, overwrite: bool = True) -> None:
     """Write a waveform, [S] or [channels, S], float or PCM, to an audio file.
 
     The suffix chooses the format: .wav and .flac (16 bits), .ogg (Vorbis), .opus, .mp3. Samples
@@ -219,9 +213,7 @@ class AudioWriter:
     The file appears when the block ends, and not at all when it raises or nothing was written.
     """
 
-    def __init__(
-        self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1
-    ):
+    def __init__(self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1):
         self._path = Path(path)
         self._sample_rate = check_sample_rate(sample_rate)
         self._overwrite = overwrite
@@ -252,9 +244,7 @@ class AudioWriter:
             raise RuntimeError("AudioWriter.write works inside its `with` block only")
         channels = _as_channels(waveform, "waveform")
         if len(channels) != self._num_channels:
-            raise MimoError(
-                f"waveform: has {len(channels)} channels; {self._num_channels} are written here"
-            )
+            raise MimoError(f"waveform: has {len(channels)} channels; {self._num_channels} are written here")
         check_finite(channels, "waveform", offset=self._num_samples)
         for block in channels.split(_WRITE_BLOCK, dim=1):
             self._write_block(self._file, block)
@@ -294,14 +284,10 @@ class AudioWriter:
             yield
         except (sf.SoundFileError, ValueError) as error:
             what = f"{self._format}/{self._subtype} at {self._sample_rate} Hz"
-            raise MimoError(
-                f"{self._path}: cannot be written as {what} ({_reason(error)})"
-            ) from error
+            raise MimoError(f"{self._path}: cannot be written as {what} ({_reason(error)})") from error
 
 
-def check_waveform(
-    waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform"
-) -> Tensor:
+def check_waveform(waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform") -> Tensor:
     """Any waveform in memory -> mono [S] float32 on its device.
 
     `waveform` is a numpy array or a torch tensor, [S] or [channels, S]; channels are averaged.
@@ -338,8 +324,7 @@ def _as_channels(waveform: object, where: str) -> Tensor:
         raise MimoError(f"{where}: has shape {list(x.shape)}; [S] or [channels, S] is needed")
     if x.ndim == 2 and x.shape[0] > 64 and 0 < x.shape[1] <= 8:
         raise MimoError(
-            f"{where}: shape {list(x.shape)} looks like [S, channels]; "
-            "[channels, S] is needed: transpose it"
+            f"{where}: shape {list(x.shape)} looks like [S, channels]; [channels, S] is needed: transpose it"
         )
     if x.dtype in _PCM:
         silence, full_scale = _PCM[x.dtype]

@@ -227,10 +227,12 @@ def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str,
         raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
     tensors = dict(_to_released(name, value.detach().cpu()) for name, value in state.items())
     with atomic_path(folder / WEIGHTS) as temporary:
+        mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
         try:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             raise MimoError(f"{folder / WEIGHTS}: cannot be written ({error})") from None
+        temporary.chmod(mode)
     flat = {"model_type": MODEL_TYPE, **config.to_dict()}
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(flat, indent=1) + "\n", encoding="utf-8")

@@ -11,11 +11,7 @@ from mimo_codec.errors import MimoError
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
     """`value` as an int; raises MimoError unless it is an integer (no bool) in low..high."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, np.integer))
-        or not low <= value <= high
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         got = reprlib.repr(value)
         raise MimoError(f"{name} must be an integer from {low} to {high}, not {got}")
     return int(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +124,7 @@ class MimoCodec(nn.Module):
     def model_id(self) -> str:
         """ "name@fingerprint": what the codes of this model are marked with. The fingerprint names its codebooks."""
         clean = "".join(c if c.isprintable() and c.isascii() else "_" for c in self.name)
-        return f"{clean[: MAX_MODEL_LENGTH - 9] or 'custom'}@{self._fingerprint}"
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return self.quantizer.fingerprint()
+        return f"{clean[: MAX_MODEL_LENGTH - 9] or 'custom'}@{self.quantizer.fingerprint()}"
 
     @property
     def encode_latency(self) -> float:
@@ -436,8 +431,7 @@ class MimoCodec(nn.Module):
             self._check_array(codes)  # AudioCodes are never empty, a chunk of a stream may be
             return torch.zeros(codes.shape, dtype=torch.int64, device=self.device)
         codes = self._as_codes(codes)
-        made_by = (codes.model or self.model_id).rpartition("@")[2]
-        if made_by != self._fingerprint:
+        if codes.model is not None and codes.model.rpartition("@")[2] != self.quantizer.fingerprint():
             raise MimoError(f"codes: made by {codes.model}, this model is {self.model_id}: use the one that made them")
         if codes.codebook_sizes != self.codebook_sizes[: codes.num_quantizers]:
             raise MimoError(

@@ -102,4 +102,3 @@ class Encoder(nn.Module):
             **{f"layers.{name}": value for name, value in layers.items()},
         }
         return self._pool(x), new_state
-

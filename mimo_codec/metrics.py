@@ -17,8 +17,8 @@ WIDE_RATE, NARROW_RATE = 16000, 8000
 def speech_metrics(reference: Tensor, reference_rate: int, decoded: Tensor, decoded_rate: int) -> dict[str, float]:
     """Scores pesq_wb, pesq_nb, stoi and mel_distance (log-mel L1, paper's scales) of decoded speech.
 
-    reference, decoded: [S] of the same sound, at their own rates. All scores are computed at 16 kHz, narrow-band PESQ at
-    8 kHz. A file that PESQ finds no speech in gives nan there.
+    reference, decoded: [S] of the same sound, at their own rates. All scores are computed at 16 kHz, narrow-band PESQ
+    at 8 kHz. A file that PESQ finds no speech in gives nan there.
     MimoError when the `eval` extra is not installed.
     """
     try:

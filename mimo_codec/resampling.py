@@ -110,8 +110,7 @@ def check_sample_rate(rate: SupportsIndex, where: str = "sample_rate") -> int:
         hertz = 0
     if not MIN_SAMPLE_RATE <= hertz <= MAX_SAMPLE_RATE:
         raise MimoError(
-            f"{where}: {rate!r} is not a sample rate; "
-            f"an integer in {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz is needed"
+            f"{where}: {rate!r} is not a sample rate; an integer in {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz is needed"
         )
     return hertz
 

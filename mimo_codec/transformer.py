@@ -99,9 +99,7 @@ class Attention(nn.Module):
         )
         return q, k, v
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, valid: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, valid: Tensor | None = None) -> Tensor:
         """Attend and project: queries sit at positions offset.., keys at 0... Returns [B, Tq, D]."""
         q, k = rotate(q, self.rope_theta, offset), rotate(k, self.rope_theta)
         return self.out_proj(rearrange(attend(q, k, v, self.window, offset, valid), "b h t d -> b t (h d)"))

@@ -122,9 +122,7 @@ def test_resample_is_a_windowed_sinc(orig: int, new: int, num_samples: int, seed
     assert error.abs().max() < 1e-9  # float64 on both sides
 
 
-@pytest.mark.parametrize(
-    ("orig", "new"), [(44_101, 24_000), (24_000, 44_101), (768_000, 1009), (1000, 47_999)]
-)
+@pytest.mark.parametrize(("orig", "new"), [(44_101, 24_000), (24_000, 44_101), (768_000, 1009), (1000, 47_999)])
 def test_resample_float32_is_a_windowed_sinc_at_coprime_rates(orig: int, new: int) -> None:
     x = noise(3000 if orig > new else 300)
     assert_close_to_peak(resample(x, orig, new), resample_by_definition(x, orig, new))
@@ -198,9 +196,7 @@ def test_what_the_new_rate_cannot_hold_is_removed() -> None:
     seed=seeds,
 )
 @settings(max_examples=40, deadline=None)
-def test_stream_equals_at_once(
-    orig: int, new: int, num_samples: int, sizes: list[int], seed: int
-) -> None:
+def test_stream_equals_at_once(orig: int, new: int, num_samples: int, sizes: list[int], seed: int) -> None:
     x = noise(num_samples, seed=seed)
     assert_close_to_peak(stream(x, sizes, orig, new), resample(x, orig, new), 1e-6)
 
@@ -233,9 +229,7 @@ def test_stream_keeps_little_and_lags_little() -> None:
 # --- what the resamplers refuse
 
 
-@pytest.mark.parametrize(
-    "rate", [0, -16_000, 999, 768_001, 16_000.5, "16000", None, True, math.nan]
-)
+@pytest.mark.parametrize("rate", [0, -16_000, 999, 768_001, 16_000.5, "16000", None, True, math.nan])
 def test_sample_rates_that_are_none(rate: object) -> None:
     for refuse in (
         lambda: check_sample_rate(rate),  # type: ignore[arg-type]
@@ -611,9 +605,7 @@ def test_block_seconds_that_are_refused(tmp_path: Path, seconds: float) -> None:
         ("no/folder/a.wav", 16_000, noise(9), "no/folder"),
     ],
 )
-def test_saves_that_are_refused(
-    tmp_path: Path, name: str, rate: int, waveform: Tensor, message: str
-) -> None:
+def test_saves_that_are_refused(tmp_path: Path, name: str, rate: int, waveform: Tensor, message: str) -> None:
     with pytest.raises(MimoError) as raised:
         save_audio(tmp_path / name, waveform, rate)
     assert message in str(raised.value) and "\n" not in str(raised.value)
@@ -632,9 +624,7 @@ def test_an_existing_file_needs_overwrite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit])
-def test_an_interrupted_write_leaves_what_was_there(
-    tmp_path: Path, suffix: str, error: type[BaseException]
-) -> None:
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, suffix: str, error: type[BaseException]) -> None:
     old, new = tmp_path / f"old{suffix}", tmp_path / f"new{suffix}"
     old.write_bytes(b"what was there")
     for path in (old, new):

@@ -524,3 +524,12 @@ def test_a_hub_that_does_not_answer(hub_cache, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     refused("owner/name", "^owner/name is not in the hub cache and could not be downloaded")
+
+
+def test_saved_files_can_be_read_by_others(tmp_path, tiny_codec):
+    """safetensors writes files that only their owner may read; a model is as readable as any other file."""
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    tiny_codec.save_pretrained(tmp_path / "m")
+    modes = {path.stat().st_mode for path in (tmp_path / "m").iterdir()}
+    assert modes == {ordinary.stat().st_mode}

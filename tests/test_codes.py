@@ -29,9 +29,7 @@ SAMPLES_PER_FRAME = 960
 unhurried = settings(deadline=None)  # a busy machine is no failure
 
 
-def make(
-    sizes=EIGHT, num_frames=50, num_samples=None, model="nano@1a2b3c4d", seed=0, tensor=False
-) -> AudioCodes:
+def make(sizes=EIGHT, num_frames=50, num_samples=None, model="nano@1a2b3c4d", seed=0, tensor=False) -> AudioCodes:
     rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(size, size=num_frames) for size in sizes])
     return AudioCodes(
@@ -84,8 +82,7 @@ def test_figures():
     assert codes.duration == 47000 / 24000
     assert codes.bitrate == 1550.0
     assert repr(codes) == (
-        "AudioCodes(8 codebooks x 50 frames, 1.958 s at 24000 Hz, 1.55 kbit/s, "
-        "model='nano@1a2b3c4d')"
+        "AudioCodes(8 codebooks x 50 frames, 1.958 s at 24000 Hz, 1.55 kbit/s, model='nano@1a2b3c4d')"
     )
 
 

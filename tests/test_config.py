@@ -177,9 +177,7 @@ def test_hybrid_layers_alternate():
 
     full, windowed = (-1, 0), (9, 0)
     for period in (1, 2, 3, 8):
-        assert windows(swa_per_block=period) == tuple(
-            windowed if i % period < period - 1 else full for i in range(7)
-        )
+        assert windows(swa_per_block=period) == tuple(windowed if i % period < period - 1 else full for i in range(7))
     assert windows(hybrid_attention=False, swa_per_block=2) == (windowed,) * 7
     assert windows(hybrid_attention=False, encoder_causal=False) == ((9, 3),) * 7
     assert windows(hybrid_attention=False, encoder_attn_window_size=[-1, -1]) == (full,) * 7

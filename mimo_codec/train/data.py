@@ -23,6 +23,8 @@ from mimo_codec.jobs import AUDIO, find_files
 from mimo_codec.resampling import resample
 
 log = logging.getLogger(__name__)
+
+
 def _audio_below(root: str) -> list[Path]:
     if not Path(root).is_dir():
         raise MimoError(f"{root}: not a folder; data.root is the folder that holds the audio files")
