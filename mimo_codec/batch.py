@@ -177,9 +177,9 @@ def _compute_all(
     """The results of a batch; where one file makes it fail, those of each alone, with the error in its place."""
     try:
         return compute([job.source for job in batch])
-    except MimoError as error:
+    except (MimoError, MemoryError, torch.OutOfMemoryError) as error:
         if len(batch) == 1:
-            return [error]
+            return [error if isinstance(error, MimoError) else MimoError("out of memory")]
         return [result for job in batch for result in _compute_all(compute, [job])]
 
 

@@ -51,6 +51,8 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     MimoError says what was looked for when nothing is found, and how to place a model by hand when the hub cannot be
     reached.
     """
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
+        raise MimoError(f"model {name_or_path!r}: a name, a folder or a hub id is needed")
     name, path = str(name_or_path), Path(os.path.expanduser(name_or_path))
     shipped = shipped_models()
     if name in shipped and not isinstance(name_or_path, Path):
@@ -122,7 +124,7 @@ def is_codec_config(path: Path) -> bool:
     """True when a config.json describes a codec rather than some other model."""
     try:
         flat = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(flat, dict) and "encoder_layers" in flat and "num_quantizers" in flat
 
@@ -155,7 +157,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise MimoError(f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
     try:
         shards = list(dict.fromkeys(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise MimoError(f"{folder / INDEX}: not a valid index of shards") from None
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
@@ -201,6 +203,8 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | P
         *_listed("unexpected", (key for key in found if key not in expected)),
         *_listed("of a wrong shape", (f"{key} {shape} instead of {expected[key]}"
                                       for key, shape in found.items() if shape != expected.get(key, shape))),
+        *_listed("not floating-point", (_to_released(name, value)[0] for name, value in tensors.items()
+                                        if name in own and own[name].is_floating_point() > value.is_floating_point())),
     ]  # fmt: skip
     if problems:
         raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mimo_codec.audio import check_waveform, iter_audio
 from mimo_codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
+from mimo_codec.checks import check_number
 from mimo_codec.codes import MAX_MODEL_LENGTH, AudioCodes
 from mimo_codec.config import CodecConfig
 from mimo_codec.decoder import Decoder
@@ -159,8 +160,9 @@ class MimoCodec(nn.Module):
         """waveform [S] at `sample_rate` -> encoder output [T, D], before quantization."""
         return torch.cat(list(self._features([self._own(waveform)])), dim=1)[0]
 
-    def quantize(self, features: Tensor, num_quantizers: int = 8) -> Tensor:
+    def quantize(self, features: np.ndarray | Tensor, num_quantizers: int = 8) -> Tensor:
         """features [T, D] -> codes [Q, T] int64 of the first `num_quantizers` codebooks."""
+        features = torch.as_tensor(features)
         if features.ndim != 2 or features.shape[1] != self.config.d_model:
             raise MimoError(f"features: has shape {list(features.shape)}; [T, {self.config.d_model}] is needed")
         return self.quantizer.encode(features.to(self.device), num_quantizers)
@@ -237,10 +239,14 @@ class MimoCodec(nn.Module):
     ) -> list[AudioCodes]:
         """`encode` of several items at once; each gives what it gives alone.
 
+        Models in bfloat16 or float16 round differently in a batch, so there the items go one by one.
         sample_rate: one for all arrays, or one per item. batch_seconds: most audio, padding included, that goes
         through the model at a time; items longer than a segment (or a minute) go alone.
         """
         self.quantizer.check_count(num_quantizers)
+        _check_batch("audio", audio, batch_seconds)
+        if isinstance(sample_rate, (np.ndarray, Tensor)):
+            sample_rate = sample_rate.tolist()
         rates = sample_rate if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
         if len(rates) != len(audio):
             raise MimoError(f"sample_rate: {len(rates)} rates were given for {len(audio)} items")
@@ -248,7 +254,7 @@ class MimoCodec(nn.Module):
         short: dict[int, Tensor] = {}
         for i, (item, rate) in enumerate(zip(audio, rates, strict=True)):
             waveform = torch.cat(list(self._blocks(item, rate, f"audio[{i}]")))
-            if len(waveform) < self._longest_batched:
+            if len(waveform) < self._longest_batched and self.dtype == torch.float32:
                 short[i] = waveform
             else:
                 results[i] = self.encode(waveform, self.sample_rate, num_quantizers)
@@ -289,8 +295,8 @@ class MimoCodec(nn.Module):
         self.quantizer.check_count(num_quantizers)
         is_empty = isinstance(waveform, (np.ndarray, Tensor)) and tuple(waveform.shape) == (0,)
         chunk = torch.zeros(0, device=self.device) if is_empty else self._own(waveform)
-        if state is None:
-            state = self._initial_encode_state()
+        initial = self._initial_encode_state()
+        state = initial if state is None else _check_state(state, initial, "encode_chunk")
         mel, mel_state = self.mel.step(chunk[None], _scoped(state, "mel"), last)
         encoder = _scoped(state, "encoder")
         segment = self.config.segment_frames
@@ -337,10 +343,15 @@ class MimoCodec(nn.Module):
 
     @torch.no_grad()
     def decode_batch(self, codes: Sequence[AudioCodes | Tensor], *, batch_seconds: float = 120.0) -> list[Tensor]:
-        """`decode` of several items at once; each gives what it gives alone, however many codebooks it has."""
+        """`decode` of several items at once; each gives what it gives alone, however many codebooks it has.
+
+        Models in bfloat16 or float16 round differently in a batch, so there the items go one by one.
+        """
         decoder = self._need_decoder()
+        _check_batch("codes", codes, batch_seconds)
         wrapped = [self._as_codes(item) for item in codes]
         longest = self.config.segment_frames or round(60 * self.frame_rate)
+        longest = longest if self.dtype == torch.float32 else 0
         results = {i: self.decode(item) for i, item in enumerate(wrapped) if item.num_frames > longest}
         short = {i: item.num_frames for i, item in enumerate(wrapped) if i not in results}
         for indices in _groups(short, batch_seconds * self.frame_rate):
@@ -370,7 +381,8 @@ class MimoCodec(nn.Module):
         if any(window[1] != 0 for window in self.config.decoder.layer_windows()) or self.config.vocoder.window[1] < 0:
             raise MimoError(f"{self.name}: its decoder needs the whole future, so it cannot decode a stream")
         ids = self._code_tensor(codes)
-        state = decoder.initial_state(1) if state is None else state
+        initial = decoder.initial_state(1)
+        state = initial if state is None else _check_state(state, initial, "decode_chunk")
         pieces = []
         segment = self.config.segment_frames
         while segment is not None and int(state["num_frames"]) + ids.shape[1] >= segment:
@@ -465,6 +477,18 @@ def _check_device(device: str | torch.device | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise MimoError(f"device: {device!s} cannot be used ({reason})") from None
     return torch.device(device)
+
+
+def _check_state(state: object, initial: State, function: str) -> State:
+    if not isinstance(state, dict) or state.keys() != initial.keys():
+        raise MimoError(f"state: is not what {function} of this model returned; None starts a new stream")
+    return state
+
+
+def _check_batch(name: str, items: object, batch_seconds: float) -> None:
+    if isinstance(items, (str, bytes, os.PathLike, AudioCodes, np.ndarray, Tensor)):
+        raise MimoError(f"{name}: is a single {type(items).__name__}; a list of items is needed")
+    check_number("batch_seconds", batch_seconds, 0, float("inf"))
 
 
 def _with_last(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

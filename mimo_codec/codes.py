@@ -191,8 +191,8 @@ class AudioCodes:
                 data = file.read(len(MAGIC))
                 if data == MAGIC:  # any other file may be huge, and is refused by its first bytes
                     data += file.read()
-        except OSError as error:
-            raise MimoError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            raise MimoError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         return cls.from_bytes(data, source=str(path))
 
 

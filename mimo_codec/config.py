@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -31,15 +32,19 @@ def _require(condition: bool, key: str, value: object, need: str) -> None:
         raise MimoError(f"config: {key} = {_plain(value)!r} is not supported: {need}")
 
 
-def _is_count(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+MAX_COUNT = 2**20  # beyond any real width or rate; keeps a damaged file from asking for absurd sizes
+MAX_LAYERS, MAX_QUANTIZERS = 1024, 256
 
 
-def _check_counts(section: object, names: tuple[str, ...], least: int = 1) -> None:
+def _is_count(value: object, least: int = 1, most: int = MAX_COUNT) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _check_counts(section: object, names: tuple[str, ...], most: int = MAX_COUNT) -> None:
     for f in fields(section):  # type: ignore[arg-type]
         if f.name in names:
             value = getattr(section, f.name)
-            _require(_is_count(value, least), f.metadata["key"], value, f"an integer of at least {least}")
+            _require(_is_count(value, 1, most), f.metadata["key"], value, f"an integer from 1 to {most}")
 
 
 def _check_flags(section: object, names: tuple[str, ...]) -> None:
@@ -98,8 +103,8 @@ class EncoderConfig:
     pool: int = _key("avg_pooler", 1, "Transformer frames per code frame; 1: no pooling convolution")
 
     def __post_init__(self) -> None:
-        counts = ("num_layers", "num_heads", "ffn_dim", "hybrid_period", "stride", "pool")
-        _check_counts(self, counts)
+        _check_counts(self, ("num_heads", "ffn_dim", "hybrid_period", "stride", "pool"))
+        _check_counts(self, ("num_layers",), MAX_LAYERS)
         _check_flags(self, ("causal", "hybrid"))
         _check_window("encoder_attn_window_size", self.window)
         _require(self.kernel_size == 3, "kernel_size", self.kernel_size, "3 is the only size known")
@@ -130,7 +135,7 @@ class QuantizerConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("num_quantizers",))
+        _check_counts(self, ("num_quantizers",), MAX_QUANTIZERS)
         ok = isinstance(self.codebook_size, tuple) and bool(self.codebook_size)
         ok = ok and all(_is_count(size) and size <= 65536 for size in self.codebook_size)
         _require(ok, "codebook_size", self.codebook_size, "a list of integers in 1..65536")
@@ -163,7 +168,8 @@ class DecoderConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("num_layers", "num_heads", "ffn_dim", "kernel_size", "stride"))
+        _check_counts(self, ("num_heads", "ffn_dim", "kernel_size", "stride"))
+        _check_counts(self, ("num_layers",), MAX_LAYERS)
         _check_flags(self, ("causal",))
         _check_window("decoder_attn_window_size", self.window)
         ok = self.stride <= self.kernel_size <= 2 * self.stride
@@ -187,7 +193,8 @@ class VocoderConfig:
     padding: str = _key("vocoder_padding", "same", "of the inverse STFT")
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("dim", "num_layers", "num_heads", "ffn_dim"))
+        _check_counts(self, ("dim", "num_heads", "ffn_dim"))
+        _check_counts(self, ("num_layers",), MAX_LAYERS)
         _check_window("vocoder_attn_window_size", self.window)
         _require(self.padding == "same", "vocoder_padding", self.padding, "'same' is the only padding known")
 
@@ -223,7 +230,8 @@ class CodecConfig:
         _require(self.activation in ("gelu", "relu", "silu"), "activation_function", self.activation,
                  "gelu, relu or silu")  # fmt: skip
         theta = self.rope_theta
-        _require(isinstance(theta, (int, float)) and theta > 0, "rope_theta", theta, "a number above 0")
+        finite = isinstance(theta, (int, float)) and not isinstance(theta, bool) and 0 < theta < math.inf
+        _require(finite, "rope_theta", theta, "a number above 0")
         _require(self.rope_type == "default", "rope_type", self.rope_type, "'default'")
         _require(self.position_embedding == "rope", "position_embedding_type", self.position_embedding, "'rope'")
         self._check_heads("encoder_attention_heads", self.d_model, self.encoder.num_heads)
@@ -321,7 +329,7 @@ class CodecConfig:
             flat = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise MimoError(f"{path}: cannot read the configuration ({error.strerror})") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MimoError(f"{path}: not valid JSON ({error})") from None
         try:
             return cls.from_dict(flat)

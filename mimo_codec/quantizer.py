@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from vector_quantize_pytorch import ResidualVQ
@@ -50,7 +51,8 @@ class ResidualQuantizer(Float32Module):
 
     def check_count(self, num_quantizers: int) -> None:
         """MimoError unless 1 <= num_quantizers <= Q."""
-        if not isinstance(num_quantizers, int) or not 1 <= num_quantizers <= self.config.num_quantizers:
+        is_integer = isinstance(num_quantizers, (int, np.integer)) and not isinstance(num_quantizers, bool)
+        if not is_integer or not 1 <= num_quantizers <= self.config.num_quantizers:
             most = self.config.num_quantizers
             raise MimoError(f"num_quantizers = {num_quantizers!r}: this model has {most} codebooks, ask for 1..{most}")
 
@@ -58,6 +60,8 @@ class ResidualQuantizer(Float32Module):
     def encode(self, features: Tensor, num_quantizers: int) -> Tensor:
         """features [..., T, D] -> codes [..., Q, T] int64 of the first `num_quantizers` codebooks, in float32."""
         self.check_count(num_quantizers)
+        if not bool(features.isfinite().all()):
+            raise MimoError("features: NaN or infinite values; the samples are too large or the weights damaged")
         codes = []
         with torch.autocast(features.device.type, enabled=False):
             residual = features.float()

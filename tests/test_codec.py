@@ -564,3 +564,50 @@ def test_codes_as_arrays(codes):
 def test_bad_features(shape):
     with pytest.raises(MimoError, match=r"features: has shape .*\[T, 64\]"):
         streaming_codec().quantize(torch.zeros(shape))
+
+
+# ---- unusual use -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_batches_give_what_items_give_alone(tiny_codec, dtype):
+    codec = copy.deepcopy(tiny_codec).to(dtype)
+    items = [make_speech(seconds, seed=i) for i, seconds in enumerate((0.3, 0.5, 0.8))]
+    batch = codec.encode_batch(items, 24000)
+    assert batch == [codec.encode(item, 24000) for item in items]
+    for together, one in zip(codec.decode_batch(batch), map(codec.decode, batch), strict=True):
+        assert torch.equal(together, one)
+
+
+def test_features_that_are_not_finite_are_refused(tiny_codec):
+    with pytest.raises(MimoError, match="NaN or infinite"):
+        tiny_codec.quantize(torch.full((4, 64), float("nan")))
+
+
+def test_states_of_another_function_are_refused(tiny_codec):
+    _, encode_state = tiny_codec.encode_chunk(torch.zeros(4000))
+    _, decode_state = tiny_codec.decode_chunk(torch.zeros(8, 2, dtype=torch.int64))
+    with pytest.raises(MimoError, match="state: is not what encode_chunk"):
+        tiny_codec.encode_chunk(torch.zeros(10), decode_state)
+    for state in (encode_state, {}, "state"):
+        with pytest.raises(MimoError, match="state: is not what decode_chunk"):
+            tiny_codec.decode_chunk(torch.zeros(8, 2, dtype=torch.int64), state)
+
+
+def test_single_items_are_no_batch(tiny_codec, tmp_path):
+    codes = tiny_codec.encode(make_speech(0.2), 24000)
+    for single in (codes, codes.codes):
+        with pytest.raises(MimoError, match="a list of items"):
+            tiny_codec.decode_batch(single)
+    for single in ("speech.wav", tmp_path, torch.zeros(100)):
+        with pytest.raises(MimoError, match="a list of items"):
+            tiny_codec.encode_batch(single, 24000)
+
+
+def test_numpy_integers_are_integers(tiny_codec):
+    speech = make_speech(0.2)
+    assert tiny_codec.encode(speech, np.int64(24000), np.int64(3)) == tiny_codec.encode(speech, 24000, 3)
+    batch = tiny_codec.encode_batch([speech, speech[::2]], np.array([24000, 12000]))
+    assert batch[0] == tiny_codec.encode(speech, 24000)
+    with pytest.raises(MimoError, match="num_quantizers = True"):
+        tiny_codec.encode(speech, 24000, True)

@@ -250,3 +250,19 @@ def test_is_a_value():
     assert copy.deepcopy(config) == config
     assert len({config, CodecConfig.preset("tiny"), CodecConfig.preset("nano")}) == 2
     assert config != config.replace(fmin=20)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("d_model", 10**9), ("num_quantizers", 10**9), ("encoder_layers", 10**6), ("rope_theta", float("inf")),
+     ("rope_theta", True)],
+)  # fmt: skip
+def test_absurd_numbers_are_refused_at_once(key, value):
+    with pytest.raises(MimoError, match=key):
+        CodecConfig.preset("tiny").replace(**{key: value})
+
+
+def test_a_deeply_nested_file_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"a":' * 5000 + "1" + "}" * 5000)
+    with pytest.raises(MimoError, match="config.json"):
+        CodecConfig.load(tmp_path / "config.json")

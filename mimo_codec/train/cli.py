@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from mimo_codec.errors import MimoError
@@ -41,16 +42,21 @@ def train(recipe: str, arguments: list[str]) -> None:
         raise MimoError(f"{error.name} is not installed: pip install 'mimo-codec[train]'") from None
     from lightning import LightningModule
 
-    from mimo_codec.train.data import SpeechData
+    from mimo_codec.train.data import SpeechData, audio_below
 
     class RecipeCLI(LightningCLI):
         def before_instantiate_classes(self) -> None:
-            """Checkpoints go to a place that does not change between runs, so that --ckpt_path last finds them."""
+            """Refuses a wrong folder before anything starts, and fixes the place of checkpoints: it does not change
+            between runs, so that --ckpt_path last finds them."""
+            audio_below(self.config[self.subcommand].data.root)
             trainer = self.config[self.subcommand].trainer
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
                     callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / "checkpoints")
 
+    warnings.filterwarnings(
+        "ignore", message=".*LightningCLI's args parameter.*"
+    )  # they come from our own command line
     try:
         RecipeCLI(
             LightningModule, SpeechData, subclass_mode_model=True, save_config_kwargs={"overwrite": True},

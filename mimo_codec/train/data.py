@@ -25,7 +25,8 @@ from mimo_codec.resampling import resample
 log = logging.getLogger(__name__)
 
 
-def _audio_below(root: str) -> list[Path]:
+def audio_below(root: str) -> list[Path]:
+    """Audio files of a folder tree; MimoError when it is no folder or holds none."""
     if not Path(root).is_dir():
         raise MimoError(f"{root}: not a folder; data.root is the folder that holds the audio files")
     return find_files(root, AUDIO)
@@ -109,7 +110,7 @@ class SpeechData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         paths, weights = [], []
-        for path in _audio_below(self.root):
+        for path in audio_below(self.root):
             try:
                 info = audio_info(path)
             except MimoError as error:
@@ -125,7 +126,7 @@ class SpeechData(lightning.LightningDataModule):
             raise MimoError(f"{self.root}: none of the audio files can be read")
         self.crops = CropDataset(paths, weights, self.sample_rate, self.num_samples, self.seed, self.cache)
         if self.validation_root is not None:
-            found = _audio_below(self.validation_root)
+            found = audio_below(self.validation_root)
             every = max(len(found) // self.num_validation_files, 1) if self.num_validation_files else 1
             self.validation_paths = found[::every][: self.num_validation_files or None]
 
