@@ -36,7 +36,7 @@ ALLOWED = {
     "decoder": LAYERS | {"vocoder"},
     "checkpoint": BASE | {"config", "files"},
     "codec": LAYERS
-    | {"audio", "checkpoint", "codes", "decoder", "encoder", "mel", "quantizer", "resampling", "vocoder"},
+    | {"audio", "checkpoint", "checks", "codes", "decoder", "encoder", "mel", "quantizer", "resampling", "vocoder"},
 }
 TORCH_FREE = ("errors", "checks", "files", "config", "bitstream", "codes")
 
