@@ -45,7 +45,7 @@ def encode_files(
 
 def decode_files(codec: MimoCodec, plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
     """.mimo files -> audio files of the original length; the rest as in `encode_files`."""
-    codec._need_decoder()
+    codec.require_decoder()
 
     def decode(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
         return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
@@ -64,7 +64,7 @@ def reconstruct_files(
     Prints duration, codes, bitrate and speed when there is a single file.
     """
     codec.quantizer.check_count(num_quantizers)
-    codec._need_decoder()
+    codec.require_decoder()
     codes: list[AudioCodes] = []
 
     def reconstruct(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
@@ -88,17 +88,8 @@ def _encode(codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batc
 
 def _decode(codec: MimoCodec, codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Tensor]]:
     if len(codes) == 1:
-        return [_decode_pieces(codec, codes[0])]
+        return [codec.decode_pieces(codes[0])]
     return [[waveform] for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
-
-
-@torch.no_grad()
-def _decode_pieces(codec: MimoCodec, codes: AudioCodes) -> Iterator[Tensor]:
-    """`codec.decode` piece by piece, decoded as they are asked for."""
-    remaining = codes.num_samples
-    for piece in codec._decode_pieces(codes):
-        yield piece[: max(remaining, 0)]
-        remaining -= len(piece)
 
 
 def _save_audio(target: Path, pieces: Iterable[Tensor], sample_rate: int, overwrite: bool) -> None:

@@ -138,7 +138,7 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     Floating-point tensors of encoder and decoder become `dtype`, those of the quantizer float32.
     """
     tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
@@ -150,7 +150,8 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model; MimoError when there are none or its index names what is not there."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():

@@ -143,9 +143,10 @@ class MimoCodec(nn.Module):
     def decode_latency(self) -> float:
         """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once:
         the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT."""
-        return (self.config.samples_per_frame + self._need_decoder().vocoder.delay) / self.sample_rate
+        return (self.config.samples_per_frame + self.require_decoder().vocoder.delay) / self.sample_rate
 
-    def _need_decoder(self) -> Decoder:
+    def require_decoder(self) -> Decoder:
+        """The decoder; MimoError for a model that has none."""
         if self.decoder is None:
             raise MimoError(f"{self.name}: this checkpoint holds an encoder only (no decoder.*), it cannot decode")
         return self.decoder
@@ -326,12 +327,23 @@ class MimoCodec(nn.Module):
         models that stream exactly the result is that of decoding at once, the others decode independent segments.
         Raises MimoError for codes of another model, out of range or of a wrong shape, and without a decoder.
         """
-        wrapped = self._as_codes(codes)
-        return torch.cat([piece.cpu() for piece in self._decode_pieces(wrapped)])[: wrapped.num_samples]
+        return torch.cat([piece.cpu() for piece in self.decode_pieces(codes)])
 
-    def _decode_pieces(self, codes: AudioCodes) -> Iterator[Tensor]:
-        decoder = self._need_decoder()
-        ids = self._code_tensor(codes)
+    @torch.no_grad()
+    def decode_pieces(self, codes: AudioCodes | Tensor) -> Iterator[Tensor]:
+        """What `decode` gives, piece by piece as it is asked for, so that memory does not grow with the length.
+
+        Yields waveforms [S] float32 on this model's device; raises what `decode` does.
+        """
+        wrapped = self._as_codes(codes)
+        remaining = wrapped.num_samples
+        for piece in self._whole_pieces(self._code_tensor(wrapped)):
+            yield piece[:remaining]
+            remaining -= min(len(piece), remaining)
+
+    def _whole_pieces(self, ids: Tensor) -> Iterator[Tensor]:
+        """Codes [Q, T] -> waveforms [S] of all their frames."""
+        decoder = self.require_decoder()
         size = self.config.segment_frames or round(BLOCK_SECONDS * self.frame_rate)
         state: State | None = None
         for piece, last in _with_last(ids.split(size, dim=1)):
@@ -347,7 +359,7 @@ class MimoCodec(nn.Module):
 
         Models in bfloat16 or float16 round differently in a batch, so there the items go one by one.
         """
-        decoder = self._need_decoder()
+        decoder = self.require_decoder()
         _check_batch("codes", codes, batch_seconds)
         wrapped = [self._as_codes(item) for item in codes]
         longest = self.config.segment_frames or round(60 * self.frame_rate)
@@ -377,7 +389,7 @@ class MimoCodec(nn.Module):
         from `decode` by at most 0.021 in the first second, 0.005 in the second, 0.002 up to the fourth and less than
         0.001 after the eighth.
         """
-        decoder = self._need_decoder()
+        decoder = self.require_decoder()
         if any(window[1] != 0 for window in self.config.decoder.layer_windows()) or self.config.vocoder.window[1] < 0:
             raise MimoError(f"{self.name}: its decoder needs the whole future, so it cannot decode a stream")
         ids = self._code_tensor(codes)

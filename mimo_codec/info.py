@@ -129,10 +129,10 @@ def _stored_dtypes(folder: Path) -> dict[str, str]:
     """Name -> dtype of every tensor on disk, from the headers of the files."""
     from safetensors import SafetensorError, safe_open
 
-    from mimo_codec.checkpoint import _weight_files
+    from mimo_codec.checkpoint import weight_files
 
     found: dict[str, str] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)

@@ -53,6 +53,7 @@ class CropDataset(Dataset[Tensor]):
         return stored
 
     def __getitem__(self, number: int) -> Tensor:
+        """Crop `number` of the run: [S] float32, zero-padded if its file is shorter, with a random gain and sign."""
         rng = np.random.default_rng((self.seed, number))
         waveform = self.waveform(int(rng.choice(len(self.paths), p=self.probabilities)))
         start = int(rng.integers(0, max(len(waveform) - self.num_samples, 0) + 1))

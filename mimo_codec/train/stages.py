@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import Any
 
@@ -16,7 +15,6 @@ from mimo_codec.metrics import speech_metrics
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
 from mimo_codec.train.optimizer import MuonAdamW
 
-log = logging.getLogger(__name__)
 MAX_FIT_VECTORS = 20_000
 SHOWN_FILES = 2
 
@@ -111,7 +109,7 @@ class ReconstructionStage(lightning.LightningModule):
             self.features_seen = self.features_seen[:0]
 
     def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
-        """Weighted terms of the loss, by name; their sum is what is minimised."""
+        """waveform, decoded [B, S], commitment [] -> weighted terms of the loss [], by name; their sum is minimised."""
         h, rate = self.options, self.codec.sample_rate
         terms = {"mel": h.mel_weight * multi_scale_mel_loss(decoded, waveform, rate, h.mel_scales, log=True)}
         if self.stft_loss is not None:
