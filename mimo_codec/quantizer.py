@@ -1,7 +1,8 @@
 """Features [B, T, D] <-> codes [B, Q, T]: residual vector quantization on vector-quantize-pytorch.
 
-The library holds the codebooks and their training (k-means start, moving averages, revival of dead entries); looking up
-nearest entries is done here, always in float32 and for any prefix of the codebooks.
+The library holds the codebooks and starts them by k-means. Looking up nearest entries is done here, always in float32
+and for any prefix of the codebooks, and so is one training step, because it must leave padding out and be the same on
+one process as on several that share a batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from vector_quantize_pytorch import ResidualVQ
 
 from mimo_codec.config import QuantizerConfig
@@ -20,11 +21,15 @@ from mimo_codec.precision import Float32Module
 
 
 class QuantizerOutput(NamedTuple):
-    """What training needs of one pass: quantized [B, T, D] (straight-through), codes [B, Q, T], commitment []."""
+    """What training needs of one pass.
+
+    quantized [B, T, D]: all codebooks, gradients pass straight through to the features; codes [B, Q, T]; partial
+    [Q, B, T, D]: what the first 1..Q codebooks give, without gradients.
+    """
 
     quantized: Tensor
     codes: Tensor
-    commitment: Tensor
+    partial: Tensor
 
 
 class ResidualQuantizer(Float32Module):
@@ -66,11 +71,8 @@ class ResidualQuantizer(Float32Module):
         with torch.autocast(features.device.type, enabled=False):
             residual = features.float()
             for index in range(num_quantizers):
-                entries = self.codebook(index)
-                # |x|^2 is the same for every entry, so it is left out of the distance
-                distance = entries.square().sum(-1) - 2 * residual @ entries.T
-                chosen = distance.argmin(-1)
-                residual = residual - entries[chosen]
+                chosen = self._nearest(residual, index)
+                residual = residual - self.codebook(index)[chosen]
                 codes.append(chosen)
         return torch.stack(codes, dim=-2)
 
@@ -79,25 +81,72 @@ class ResidualQuantizer(Float32Module):
         rows = [self.codebook(index)[chosen] for index, chosen in enumerate(codes.unbind(-2))]
         return torch.stack(rows).sum(0)
 
-    def forward(self, features: Tensor, num_quantizers: int | None = None) -> QuantizerOutput:
-        """Training pass: features [B, T, D]; updates the codebooks in training mode.
+    def _nearest(self, residual: Tensor, index: int) -> Tensor:
+        """residual [..., D] float32 -> number [...] of the nearest entry of a codebook."""
+        entries = self.codebook(index)
+        # |x|^2 is the same for every entry, so it is left out of the distance
+        return (entries.square().sum(-1) - 2 * residual @ entries.T).argmin(-1)
 
-        The commitment loss is the mean over codebooks of the squared distance between a residual and its entry
-        (van den Oord et al. 2017, equation 3); gradients reach the features straight through.
+    def forward(self, features: Tensor, num_quantizers: int | None = None, mask: Tensor | None = None,
+                update: bool = True) -> QuantizerOutput:  # fmt: skip
+        """Training pass: features [B, T, D]; in training mode the codebooks follow the features, unless not `update`.
+
+        mask: bool [B, T], False on padding, which no codebook learns from; nor does it from values that are not finite.
         """
-        quantized = torch.zeros_like(features, dtype=torch.float32)
-        codes, losses = [], []
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            for layer in self.vq.layers[:num_quantizers]:
-                residual = features - quantized
-                with torch.no_grad():
-                    entry, chosen, _ = layer(residual.detach())
-                losses.append((residual - entry).square().mean())
-                quantized = quantized + entry
+        partial, codes = [], []
+        valid = features.isfinite().all(-1)
+        valid = valid if mask is None else valid & mask
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            quantized = torch.zeros_like(features, dtype=torch.float32)
+            for index in range(num_quantizers or self.config.num_quantizers):
+                residual = features.float() - quantized
+                chosen = self._nearest(residual, index)
+                quantized = quantized + self.codebook(index)[chosen]
+                if self.training and update:
+                    self._learn(index, residual.flatten(0, 1), chosen.flatten(), valid.flatten())
                 codes.append(chosen)
+                partial.append(quantized)
+        features = features.float()
         straight = features + (quantized - features).detach()
-        return QuantizerOutput(straight, torch.stack(codes, dim=-2), torch.stack(losses).mean())
+        return QuantizerOutput(straight, torch.stack(codes, dim=-2), torch.stack(partial))
+
+    def _learn(self, index: int, vectors: Tensor, chosen: Tensor, valid: Tensor) -> None:
+        """Moving averages of one codebook (van den Oord et al. 2017, appendix A.1) over the batch of all processes.
+
+        vectors [N, D], chosen [N], valid [N].
+        """
+        codebook = self.vq.layers[index]._codebook
+        vectors = torch.where(valid[:, None], vectors, 0.0)
+        counts = torch.zeros_like(codebook.cluster_size[0]).index_add_(0, chosen, valid.float())
+        sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, chosen, vectors)
+        for statistic in (counts, sums):
+            _sum_over_processes(statistic)
+        codebook.cluster_size[0].lerp_(counts, 1 - codebook.decay)
+        codebook.embed_avg[0].lerp_(sums, 1 - codebook.decay)
+        codebook.update_ema()
+        self._revive(codebook, vectors, valid)
+
+    @staticmethod
+    def _revive(codebook: torch.nn.Module, vectors: Tensor, valid: Tensor) -> None:
+        """Entries hardly used any more become vectors of the batch: vectors [N, D], valid [N].
+
+        The vectors are drawn from those of all processes, which share the random state.
+        """
+        size, num_vectors = codebook.codebook_size, len(vectors)
+        dead = codebook.cluster_size[0] < codebook.threshold_ema_dead_code
+        if not dead.any():
+            return
+        drawn = torch.randperm(num_vectors * _num_processes())[:size].to(vectors.device) - _process() * num_vectors
+        own = (drawn >= 0) & (drawn < num_vectors)
+        row = drawn.clamp(0, num_vectors - 1)
+        candidates = vectors.new_zeros(size, vectors.shape[1] + 1)  # the last column counts what is not padding
+        candidates[: len(row), :-1] = torch.where(own[:, None], vectors[row], 0.0)
+        candidates[: len(row), -1] = (own & valid[row]).float()
+        _sum_over_processes(candidates)
+        replaced = dead & (candidates[:, -1] > 0)
+        codebook.embed[0][replaced] = candidates[replaced, :-1]
+        codebook.cluster_size[0][replaced] = codebook.reset_cluster_size
+        codebook.embed_avg[0][replaced] = candidates[replaced, :-1] * codebook.reset_cluster_size
 
     @property
     def fitted(self) -> bool:
@@ -114,14 +163,39 @@ class ResidualQuantizer(Float32Module):
         """K-means start: features [N, D] -> all codebooks, each fitted to what the ones before it leave over.
 
         num_per_step: vectors that a training step will bring; the moving averages start as if after many such steps,
-        so that the codebooks follow the encoder at once.
+        so that the codebooks follow the encoder at once. Several processes: all give as many features, the first one
+        fits to those of all.
         """
         self.forget()
-        residual = features.float()
+        residual = _gather_from_processes(features.float())
         for index, layer in enumerate(self.vq.layers):
             codebook = layer._codebook
             codebook.init_embed_(residual[None])
+            for statistic in (codebook.embed, codebook.embed_avg, codebook.cluster_size):
+                if _num_processes() > 1:
+                    distributed.broadcast(statistic, 0)
             codebook.cluster_size.mul_(num_per_step / len(residual))
             codebook.embed_avg.mul_(num_per_step / len(residual))
-            entries = self.codebook(index)
-            residual = residual - entries[(entries.square().sum(-1) - 2 * residual @ entries.T).argmin(-1)]
+            residual = residual - self.codebook(index)[self._nearest(residual, index)]
+
+
+def _num_processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _process() -> int:
+    return distributed.get_rank() if _num_processes() > 1 else 0
+
+
+def _sum_over_processes(x: Tensor) -> None:
+    if _num_processes() > 1:
+        distributed.all_reduce(x)
+
+
+def _gather_from_processes(x: Tensor) -> Tensor:
+    """x [N, D] of every process -> [processes N, D]."""
+    if _num_processes() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(_num_processes())]
+    distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

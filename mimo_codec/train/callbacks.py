@@ -1,38 +1,161 @@
-"""Lightning callbacks."""
+"""Lightning callbacks: stopping without losing anything, export, the best checkpoint, throughput."""
 
 from __future__ import annotations
 
-import copy
+import signal
+import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
+from mimo_codec.checkpoint import save_checkpoint
 from mimo_codec.codec import MimoCodec, check_dtype
+
+CHECKPOINTS = "checkpoints"
+"""Folder below trainer.default_root_dir; the same in every run, so that --ckpt_path last finds what is there."""
+
+
+def checkpoint_folder(trainer: lightning.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / CHECKPOINTS
+
+
+class SaveOnSignal(lightning.Callback):
+    """SIGTERM and Ctrl-C finish the step, save `last.ckpt` and leave; a second one leaves at once.
+
+    The process exits with 128 + the signal's number, as if the signal had ended it.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.received = 0
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise SystemExit(128 + number)
+        self.received = number
+        rank_zero_info("stopping after this step; once more to stop at once, without saving")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        if pl_module.batches_seen % pl_module.accumulate == 0:  # a sum of gradients is not saved
+            self._stop_if_told(trainer)
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._stop_if_told(trainer)
+
+    def _stop_if_told(self, trainer: lightning.Trainer) -> None:
+        if not trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+            return
+        path = checkpoint_folder(trainer) / "last.ckpt"
+        trainer.save_checkpoint(path)
+        rank_zero_info(f"saved {path}; continue with --ckpt_path last")
+        # other processes end well, or the first one would be told that something broke
+        raise SystemExit(128 + (self.received or signal.SIGTERM) if trainer.is_global_zero else 0)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """`best.ckpt`, by a validation metric; nothing when there is no validation.
+
+    Args:
+        monitor: metric, such as "val/pesq_wb" or "val/mel_distance".
+        mode: "max" or "min": what is better.
+    """
+
+    def __init__(self, monitor: str = "val/pesq_wb", mode: str = "max", dirpath: str | None = None):
+        super().__init__(dirpath, "best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False,
+                         enable_version_counter=False)  # fmt: skip
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
 
 
 class ExportCodec(lightning.Callback):
-    """Writes the trained codec to `trainer.default_root_dir`/export after every validation and when training ends.
+    """Writes the codec to `export` below trainer.default_root_dir after every validation and when training ends, and
+    to `best` when a validation metric is better than before.
 
     Args:
         dtype: of the stored encoder and decoder: float32, float16 or bfloat16; codebooks stay float32.
+        monitor, mode: the metric, and "max" or "min": what is better.
     """
 
-    def __init__(self, dtype: str = "float32"):
-        self.dtype = check_dtype(dtype)
+    def __init__(self, dtype: str = "float32", monitor: str = "val/pesq_wb", mode: str = "max"):
+        self.dtype, self.monitor, self.sign = check_dtype(dtype), monitor, {"max": 1, "min": -1}[mode]
+        self.best: float | None = None
 
-    def _export(self, trainer: lightning.Trainer, stage: lightning.LightningModule) -> Path | None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
-            return None
-        folder = Path(trainer.default_root_dir) / "export"
-        codec = stage.codec
-        assert isinstance(codec, MimoCodec)
-        copy.deepcopy(codec).to(self.dtype).save_pretrained(folder)
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        self._export(trainer, pl_module, "export")
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None and (self.best is None or self.sign * float(score) > self.sign * self.best):
+            self.best = float(score)
+            self._export(trainer, pl_module, "best")
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        folder = self._export(trainer, pl_module, "export")
+        rank_zero_info(f"codec written to {folder}: MimoCodec.from_pretrained('{folder}')")
+
+    def _export(self, trainer: lightning.Trainer, stage: Any, name: str) -> Path:
+        folder = Path(trainer.default_root_dir) / name
+        codec: MimoCodec = stage.validated_codec
+        # every process takes part: shards are put together here
+        state = {key: self._stored(key, value) for key, value in codec.state_dict().items()}
+        if trainer.is_global_zero:
+            save_checkpoint(folder, codec.config, state)
         return folder
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._export(trainer, pl_module)
+    def _stored(self, key: str, value: Tensor) -> Tensor:
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
+        narrow = value.is_floating_point() and not key.startswith("quantizer.")
+        return value.detach().to(self.dtype) if narrow else value.detach()
 
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        folder = self._export(trainer, pl_module)
-        rank_zero_info(f"codec written to {folder}: MimoCodec.from_pretrained('{folder}')")
+
+class Throughput(lightning.Callback):
+    """Prints once how fast training is, in seconds of audio per second of all devices together."""
+
+    SKIPPED, MEASURED = 3, 10
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.num_batches, self.seconds = 0, 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any,
+                           batch_idx: int) -> None:  # fmt: skip
+        self.num_batches += 1
+        if self.num_batches == self.SKIPPED:
+            self._synchronize(pl_module)
+            self.started = time.perf_counter()
+        if self.num_batches > self.SKIPPED:
+            self.seconds += sum(float(part.lengths.sum()) for part in batch.values()) / pl_module.codec.sample_rate
+        if self.num_batches == self.SKIPPED + self.MEASURED:
+            self._synchronize(pl_module)
+            elapsed = time.perf_counter() - self.started
+            speed = self.seconds * trainer.world_size / elapsed
+            left = (trainer.max_steps - trainer.global_step) * pl_module.accumulate * elapsed / self.MEASURED
+            rank_zero_info(f"throughput of {type(pl_module).__name__}: {speed:.1f} seconds of audio per second on"
+                           f" {trainer.world_size} x {pl_module.device.type}; {left / 60:.0f} minutes to go")  # fmt: skip
+
+    @staticmethod
+    def _synchronize(stage: lightning.LightningModule) -> None:
+        if stage.device.type == "cuda":
+            torch.cuda.synchronize(stage.device)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from mimo_codec.errors import MimoError
 
 RECIPE_HELP = "a YAML file, or the name of a shipped recipe"
+FSDP = {
+    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+    "init_args": {"save_distributed_checkpoint": False},
+}
+"""What `trainer.strategy: fsdp` means here: PyTorch's second FSDP, with checkpoints that are one file."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -40,28 +46,38 @@ def train(recipe: str, arguments: list[str]) -> None:
         from lightning.pytorch.cli import LightningCLI
     except ImportError as error:
         raise MimoError(f"{error.name} is not installed: pip install 'mimo-codec[train]'") from None
-    from lightning import LightningModule
-
-    from mimo_codec.train.data import SpeechData, audio_below
+    from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
+    from mimo_codec.train.data import SpeechData
+    from mimo_codec.train.stage import CodecStage
 
     class RecipeCLI(LightningCLI):
         def before_instantiate_classes(self) -> None:
-            """Refuses a wrong folder before anything starts, and fixes the place of checkpoints: it does not change
-            between runs, so that --ckpt_path last finds them."""
-            audio_below(self.config[self.subcommand].data.root)
-            trainer = self.config[self.subcommand].trainer
+            config = self.config[self.subcommand]
+            trainer = config.trainer
+            trainer.strategy = _strategy(trainer.strategy, config.model.class_path)
             for callback in trainer.callbacks or []:
-                if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
-                    callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / "checkpoints")
+                if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:
+                    callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / CHECKPOINTS)
 
-    warnings.filterwarnings(
-        "ignore", message=".*LightningCLI's args parameter.*"
-    )  # they come from our own command line
+    # it comes from our own command line
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    # the order of the data is a function of the stage's state, so workers' state does not need saving
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
     try:
         RecipeCLI(
-            LightningModule, SpeechData, subclass_mode_model=True, save_config_kwargs={"overwrite": True},
+            CodecStage, SpeechData, subclass_mode_model=True, save_config_kwargs={"overwrite": True},
             seed_everything_default=0, parser_kwargs={"exit_on_error": False},
+            trainer_defaults={"callbacks": [SaveOnSignal(), Throughput()]},
             args=["fit", "--config", str(path), *arguments],
         )  # fmt: skip
     except jsonargparse.ArgumentError as error:
         raise MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+
+
+def _strategy(strategy: Any, stage: str) -> Any:
+    """A recipe's word for a strategy -> what Lightning has to be told."""
+    if strategy == "fsdp":
+        return FSDP
+    if strategy == "ddp" and stage.endswith("AdversarialStage"):  # its two players take turns
+        return "ddp_find_unused_parameters_true"
+    return strategy

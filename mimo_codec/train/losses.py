@@ -1,11 +1,16 @@
-"""Training losses, each a pure function of waveforms [B, S]."""
+"""Training losses, each a pure function (MiMo-Audio technical report, arXiv 2512.23808, section 2.1.2).
+
+Waveforms are [B, S], zero-padded; `lengths` [B] says how many samples of each are sound, and padding does not count.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mimo_codec.mel import mel_filters, stft_magnitude
 
@@ -14,6 +19,9 @@ PAPER_SCALES = tuple((2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6
 
 QUIET = 1e-3
 """Added to window-normalised magnitudes before the logarithm: what is below about -60 dB does not count."""
+
+IGNORED = -100
+"""Target of text positions that are padding."""
 
 
 def multi_scale_mel(waveform: Tensor, scale: tuple[int, int, int], sample_rate: int) -> Tensor:
@@ -30,16 +38,93 @@ def multi_scale_mel_loss(
     sample_rate: int,
     scales: Sequence[tuple[int, int, int]] = PAPER_SCALES,
     log: bool = False,
+    lengths: Tensor | None = None,
 ) -> Tensor:
-    """Mean over time and bands of the L1 distance between mel spectrograms, summed over scales (section 2.1.2).
+    """L1 distance between mel spectrograms: mean over time and bands, sum over scales (L_recon, section 2.1.2).
 
     estimate, target: [B, S]; scales: (bands, window, hop) each; log: compare logarithms, so that quiet sounds count as
-    much as loud ones. Returns a scalar.
+    much as loud ones; lengths: [B] samples. Returns a scalar.
     """
     losses = []
     for scale in scales:
         pair = [multi_scale_mel(x.float(), scale, sample_rate) for x in (estimate, target)]
         if log:
             pair = [(x + QUIET).log() for x in pair]
-        losses.append((pair[0] - pair[1]).abs().mean())
+        distance = (pair[0] - pair[1]).abs().mean(-1)
+        losses.append(masked_mean(distance, None if lengths is None else 1 + lengths // scale[2]))
     return torch.stack(losses).sum()
+
+
+def masked_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean of x [B, T] over the first lengths [B] positions of each row."""
+    if lengths is None:
+        return x.mean()
+    mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+@functools.cache
+def _multi_resolution_stft() -> nn.Module:
+    from auraloss.freq import MultiResolutionSTFTLoss
+
+    sizes = [512, 1024, 2048]
+    return MultiResolutionSTFTLoss(fft_sizes=sizes, hop_sizes=[n // 4 for n in sizes], win_lengths=sizes)
+
+
+def multi_resolution_stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
+    """auraloss' spectral convergence and log-magnitude distance over three resolutions (Yamamoto et al. 2020, eq. 6).
+
+    estimate, target: [B, S]. Returns a scalar.
+    """
+    loss: Tensor = _multi_resolution_stft()(estimate[:, None].float(), target[:, None].float())
+    return loss
+
+
+def commitment_loss(features: Tensor, partial: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Squared distance of the features from what each prefix of the codebooks gives, mean over frames, dimensions and
+    codebooks (L_commit, section 2.1.2; van den Oord et al. 2017, equation 3).
+
+    features: [B, T, D]; partial: [Q, B, T, D] without gradients; lengths: [B] frames. Returns a scalar.
+    """
+    return masked_mean((features.float() - partial).square().mean((0, -1)), lengths)
+
+
+def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats per text token (L_A2T, section 2.1.2).
+
+    logits: [B, L, V]; targets: [B, L], `IGNORED` where there is no text. Returns a scalar, 0 if there is none at all.
+    """
+    total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
+
+
+# ---- adversarial: a tensor of scores, and a list of the layers' outputs, per sub-discriminator -----------------------
+
+
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of K sub-discriminators, averaged over them: max(0, 1 - D(x)) + max(0, 1 + D(G(x))) (section 2.1.2).
+
+    real, fake: K tensors of scores, of any shape each. Returns a scalar.
+    """
+    pairs = zip(real, fake, strict=True)
+    return torch.stack([F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in pairs]).mean()
+
+
+def adversarial_loss(fake: Sequence[Tensor]) -> Tensor:
+    """The generator's side of the hinge loss: max(0, 1 - D(G(x))), averaged over K sub-discriminators (L_adv, 2.1.2).
+
+    fake: K tensors of scores. Returns a scalar.
+    """
+    return torch.stack([F.relu(1 - f.float()).mean() for f in fake]).mean()
+
+
+def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+    """L1 distance between the layers' outputs, averaged over layers, then over K sub-discriminators (L_FM, 2.1.2).
+
+    real, fake: K lists of tensors of equal shapes; no gradients reach `real`. Returns a scalar.
+    """
+    per_discriminator = [
+        torch.stack([(r.detach().float() - f.float()).abs().mean() for r, f in zip(layers, others, strict=True)]).mean()
+        for layers, others in zip(real, fake, strict=True)
+    ]
+    return torch.stack(per_discriminator).mean()

@@ -1,26 +1,77 @@
-"""Lightning modules, one per training stage."""
+"""The two stages of training a codec (MiMo-Audio technical report, arXiv 2512.23808, section 2.1.2)."""
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
-from mimo_codec.metrics import speech_metrics
-from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
-from mimo_codec.train.optimizer import MuonAdamW
+from mimo_codec.errors import MimoError
+from mimo_codec.train.data import Batch
+from mimo_codec.train.discriminators import Discriminators
+from mimo_codec.train.losses import (
+    PAPER_SCALES,
+    adversarial_loss,
+    commitment_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    multi_resolution_stft_loss,
+    multi_scale_mel_loss,
+    text_loss,
+)
+from mimo_codec.train.optimizer import make_optimizer
+from mimo_codec.train.stage import CodecStage, warm_up_and_decay
+from mimo_codec.train.text import TextModel, make_tokenizer, unigram_entropy
+from mimo_codec.transformer import length_mask
 
 MAX_FIT_VECTORS = 20_000
-SHOWN_FILES = 2
+Scale = tuple[int, int, int]
 
 
-class ReconstructionStage(lightning.LightningModule):
-    """Encoder, quantizer, decoder and vocoder trained together to reconstruct speech.
+class _Reconstruction(CodecStage):
+    """A stage whose codec is to give back what it hears."""
+
+    def reconstruction_loss(self, decoded: Tensor, crops: Batch) -> Tensor:
+        """Multi-scale mel loss, and the multi-resolution STFT loss where it has a weight: decoded [B, S] -> []."""
+        h, rate = self.options, self.codec.sample_rate
+        loss = multi_scale_mel_loss(decoded, crops.waveform, rate, h.mel_scales, h.mel_log, crops.lengths)
+        if h.stft_weight:
+            loss = loss + h.stft_weight * multi_resolution_stft_loss(decoded, crops.waveform)
+        return loss
+
+    def random_prefix(self) -> int | None:
+        """How many codebooks this batch uses; None: all. Drawn from the batch's number, so that resuming repeats it."""
+        draw = random.Random(self.run_seed + self.batches_seen)
+        if draw.random() >= self.options.quantizer_dropout or self.codec.num_quantizers == 1:
+            return None
+        return draw.randrange(1, self.codec.num_quantizers)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, S] -> features [B, T, D] and how many of their frames are sound, [B]."""
+        hop = self.codec.config.mel.hop_length
+        features = self.codec.encoder(self.codec.mel(batch.waveform), 1 + batch.lengths // hop)
+        num_frames = [self.codec.config.num_frames(n) for n in batch.lengths.tolist()]
+        return features, torch.tensor(num_frames, device=features.device)
+
+    def decode(self, quantized: Tensor, num_frames: Tensor, crops: Batch) -> Tensor:
+        """quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
+        decoded = self.codec.require_decoder()(quantized, num_frames)[:, : crops.waveform.shape[1]]
+        return decoded * length_mask(crops.lengths, decoded.shape[1])
+
+
+class UnifiedStage(_Reconstruction):
+    """Stage 1: encoder, quantizer, decoder, vocoder and a causal text model, all from scratch.
+
+    Every step reconstructs crops; where the data has transcripts, the text model also reads the quantized frames of
+    whole utterances and predicts their text (A2T). Loss: text_weight A2T + reconstruction + commitment.
 
     Training starts without the quantizer; at `quantizer_start` the codebooks are fitted by k-means to the features of
     the steps before it, so that none starts dead, and then follow by moving averages.
@@ -28,23 +79,28 @@ class ReconstructionStage(lightning.LightningModule):
     Args:
         preset: configuration to start from, a name of `mimo_codec.config.PRESETS`.
         config: changes to it, keys as in config.json.
+        codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset.
         learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).
         matrix_learning_rate: peak of Muon (the Transformers' matrices); 0: AdamW for everything.
         warmup_steps: linear warm-up.
         decay_share: the rate falls linearly to zero over this last share of trainer.max_steps.
         weight_decay: of both optimizers, matrices only.
-        quantizer_start: step at which quantization begins.
-        quantizer_dropout: share of steps that use a random number of codebooks instead of all.
-        mel_scales: (bands, window, hop) of each scale of the mel loss.
-        mel_weight: of the multi-scale log-mel L1 loss.
-        stft_weight: of auraloss' multi-resolution STFT loss; 0: off.
-        commitment_weight: of the commitment loss.
+        quantizer_start: batches before quantization begins.
+        quantizer_dropout: share of batches that use a random number of codebooks instead of all.
+        mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
+        mel_log: compare logarithms of mel magnitudes; the paper compares the magnitudes.
+        reconstruction_weight, commitment_weight, text_weight: of the terms of the loss.
+        stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
+        text_tokenizer: "bytes", or a Hugging Face tokenizer by name.
+        text_dim, text_layers, text_heads: size of the text model.
+        accumulate, clip_norm, max_non_finite, compile: see `CodecStage`.
     """
 
     def __init__(
         self,
         preset: str = "nano",
         config: dict[str, Any] | None = None,
+        codec: str | None = None,
         learning_rate: float = 1e-3,
         matrix_learning_rate: float = 0.0,
         warmup_steps: int = 200,
@@ -52,128 +108,281 @@ class ReconstructionStage(lightning.LightningModule):
         weight_decay: float = 0.01,
         quantizer_start: int = 500,
         quantizer_dropout: float = 0.25,
-        mel_scales: list[tuple[int, int, int]] = list(PAPER_SCALES),  # noqa: B006
-        mel_weight: float = 1.0,
-        stft_weight: float = 0.0,
+        mel_scales: Sequence[Scale] = PAPER_SCALES,
+        mel_log: bool = False,
+        reconstruction_weight: float = 1.0,
         commitment_weight: float = 1.0,
+        text_weight: float = 10.0,
+        stft_weight: float = 0.0,
+        text_tokenizer: str = "bytes",
+        text_dim: int = 256,
+        text_layers: int = 4,
+        text_heads: int = 4,
+        accumulate: int = 1,
+        clip_norm: float = 1.0,
+        max_non_finite: int = 10,
+        compile: bool = False,
     ):
-        super().__init__()
+        if codec is None:
+            model = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
+            model.quantizer.forget()
+        else:
+            model = MimoCodec.from_pretrained(codec, device="cpu").train()
+        super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
         self.save_hyperparameters()
-        self.codec = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
-        self.codec.quantizer.forget()
-        self.features_seen: Tensor
-        self.register_buffer("features_seen", torch.zeros(0, self.codec.config.d_model), persistent=False)
-        self.stft_loss = self._make_stft_loss() if stft_weight else None
+        self.tokenizer = make_tokenizer(text_tokenizer)
+        self.text_model = TextModel(model.config.d_model, self.tokenizer.vocab_size, text_dim, text_layers, text_heads)
+        self.features_seen = torch.zeros(0, model.config.d_model)
 
-    @staticmethod
-    def _make_stft_loss() -> nn.Module:
-        from auraloss.freq import MultiResolutionSTFTLoss
+    def networks(self) -> Sequence[nn.Module]:
+        return self.codec.encoder, self.codec.require_decoder(), self.text_model
 
-        return MultiResolutionSTFTLoss(fft_sizes=[512, 1024, 2048], hop_sizes=[128, 256, 512],
-                                       win_lengths=[512, 1024, 2048])  # fmt: skip
+    def setup(self, stage: str) -> None:
+        self.text_model.requires_grad_(self._reads_text)
+
+    def on_train_start(self) -> None:
+        texts = self.trainer.datamodule.texts() if self._reads_text else []  # type: ignore[attr-defined]
+        if texts:
+            entropy = unigram_entropy(texts, self.tokenizer)
+            rank_zero_info(f"{len(texts)} transcripts; A2T without listening or context (unigram entropy):"
+                           f" {entropy:.3f} nats per token")  # fmt: skip
 
     @property
-    def options(self) -> Any:
-        """The arguments of __init__, as saved in checkpoints."""
-        return self.hparams
+    def _reads_text(self) -> bool:
+        return getattr(self.trainer.datamodule, "text_batch_size", 0) > 0  # type: ignore[attr-defined]
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """waveform [B, S] -> reconstruction [B, S], codes [B, Q, T] or None before quantization, commitment []."""
-        features = self.codec.encoder(self.codec.mel(waveform))
-        codes, commitment, quantized = None, features.new_zeros(()), features
+    def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
+        h, crops = self.options, batch["crops"]
+        if not self.codec.quantizer.fitted and self.batches_seen >= h.quantizer_start:
+            self._fit_quantizer(len(crops.waveform) * self.codec.config.num_frames(crops.waveform.shape[1]))
+        features, num_frames = self.encode(crops)
+        quantized, terms = features, {}
         if self.codec.quantizer.fitted:
-            quantized, codes, commitment = self.codec.quantizer(features, self._random_prefix())
-        elif self.training:
-            self._remember(features.detach())
-        assert self.codec.decoder is not None
-        decoded = self.codec.decoder(quantized.to(features.dtype))
-        return decoded[:, : waveform.shape[1]], codes, commitment
+            output = self.codec.quantizer(features, self.random_prefix(), length_mask(num_frames, features.shape[1]))
+            terms["commitment"] = h.commitment_weight * commitment_loss(features, output.partial, num_frames)
+            quantized = output.quantized.to(features.dtype)
+            self.log_usage(output.codes)
+        else:
+            self._remember(features, num_frames)
+        decoded = self.decode(quantized, num_frames, crops)
+        with torch.autocast(self.device.type, enabled=False):
+            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
+        if "spoken" in batch:
+            terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer = self.optimizers()
+        self.descend("codec", loss, optimizer, self._trained())
+        if self.completes_step:
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
-    def _random_prefix(self) -> int | None:
-        """How many codebooks this step uses; None: all. Drawn from the step's number, so that resuming repeats it."""
-        draw = random.Random(self.global_step)
-        if not self.training or draw.random() >= self.options.quantizer_dropout:
-            return None
-        return draw.randrange(1, self.codec.num_quantizers)
+    def _text_loss(self, spoken: Batch) -> Tensor:
+        """A2T of whole utterances. The codebooks do not follow them: they see every utterance in crops."""
+        features, num_frames = self.encode(spoken)
+        if self.codec.quantizer.fitted:
+            features = self.codec.quantizer(features, update=False).quantized.to(features.dtype)
+        texts = [self.tokenizer.encode(text) for text in spoken.texts]
+        counts = num_frames.tolist()
+        logits, targets = self.text_model(features, counts, texts, self.tokenizer.end)
+        loss = text_loss(logits, targets)
+        self.log("text/nats_per_token", loss)
+        if self.batches_seen % self.trainer.log_every_n_steps == 0 and len(texts) > 1:  # type: ignore[attr-defined]
+            with torch.no_grad():  # what the text model knows without the speech
+                wrong = self.text_model(features.roll(1, 0), counts[-1:] + counts[:-1], texts, self.tokenizer.end)
+                self.log("text/nats_per_token_wrong_speech", text_loss(*wrong))
+        return loss
 
-    def _remember(self, features: Tensor) -> None:
-        vectors = features.float().flatten(0, 1)
-        self.features_seen = torch.cat((self.features_seen, vectors))[-MAX_FIT_VECTORS:]
+    def _remember(self, features: Tensor, num_frames: Tensor) -> None:
+        vectors = features.detach().float()[length_mask(num_frames, features.shape[1])]
+        self.features_seen = torch.cat((self.features_seen.to(vectors.device), vectors))[-MAX_FIT_VECTORS:]
 
     def _fit_quantizer(self, num_per_step: int) -> None:
         """Start the codebooks, once enough features have been seen for the largest."""
         if len(self.features_seen) >= max(self.codec.codebook_sizes):
-            self.codec.quantizer.fit(self.features_seen, num_per_step)
+            self.codec.quantizer.fit(self.features_seen, num_per_step * self.trainer.world_size)
             self.features_seen = self.features_seen[:0]
 
-    def losses(self, waveform: Tensor, decoded: Tensor, commitment: Tensor) -> dict[str, Tensor]:
-        """waveform, decoded [B, S], commitment [] -> weighted terms of the loss [], by name; their sum is minimised."""
-        h, rate = self.options, self.codec.sample_rate
-        terms = {"mel": h.mel_weight * multi_scale_mel_loss(decoded, waveform, rate, h.mel_scales, log=True)}
-        if self.stft_loss is not None:
-            terms["stft"] = h.stft_weight * self.stft_loss(decoded[:, None].float(), waveform[:, None])
-        return terms | {"commitment": h.commitment_weight * commitment}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["mimo_codec"]["features_seen"] = self.features_seen
 
-    def on_fit_start(self) -> None:
-        self.run_seed = torch.initial_seed()
-
-    def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
-        torch.manual_seed(self.run_seed + self.global_step)  # so that resuming repeats which dead entries become what
-        if not self.codec.quantizer.fitted and self.global_step >= self.options.quantizer_start:
-            self._fit_quantizer(num_per_step=len(waveform) * self.codec.config.num_frames(waveform.shape[1]))
-        decoded, codes, commitment = self(waveform)
-        with torch.autocast(self.device.type, enabled=False):
-            terms = self.losses(waveform, decoded, commitment)
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
-        if codes is not None and codes.shape[1] == self.codec.num_quantizers:
-            self._log_usage(codes)
-        return torch.stack(list(terms.values())).sum()
-
-    def _log_usage(self, codes: Tensor) -> None:
-        """Share of each codebook that its moving averages keep alive, and the perplexity of this batch's codes."""
-        for index, layer in enumerate(self.codec.quantizer.vq.layers):
-            counts = torch.bincount(codes[:, index].flatten(), minlength=layer.codebook_size).float()
-            share = counts / counts.sum()
-            entropy = -(share * share.clamp(min=1e-9).log()).sum()
-            alive = layer._codebook.cluster_size[0] > self.codec.config.quantizer.threshold_ema_dead_code
-            self.log(f"codebook/perplexity_{index}", entropy.exp())
-            self.log(f"codebook/usage_{index}", alive.float().mean())
-
-    # ---- validation ----------------------------------------------------------------------------------------------
-
-    def validation_step(self, waveform: Tensor, index: int) -> None:
-        decoded, _, _ = self(waveform)
-        rate = self.codec.sample_rate
-        scores = speech_metrics(waveform[0], rate, decoded[0], rate)
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, batch_size=1, on_epoch=True)
-        board = getattr(self.logger, "experiment", None)
-        if index < SHOWN_FILES and hasattr(board, "add_audio"):
-            for name, sound in (("original", waveform), ("decoded", decoded)):
-                self._show(board, f"{name}/{index}", sound[0].float())
-
-    def _show(self, board: Any, name: str, waveform: Tensor) -> None:
-        """A sound and its log-mel picture on TensorBoard."""
-        board.add_audio(name, waveform.clamp(-1, 1), self.global_step, self.codec.sample_rate)
-        mel = self.codec.log_mel(waveform).T.flip(0)
-        picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
-        board.add_image(name, picture[None], self.global_step)
+    def validation_step(self, batch: Batch, index: int) -> None:
+        super().validation_step(batch, index)
+        if self._reads_text and batch.texts[0]:
+            features, num_frames = self.encode(batch)
+            if self.codec.quantizer.fitted:
+                features = self.codec.quantizer(features).quantized.to(features.dtype)
+            tokens = [self.tokenizer.encode(batch.texts[0])]
+            loss = text_loss(*self.text_model(features, num_frames.tolist(), tokens, self.tokenizer.end))
+            self.log("val/text_nats_per_token", loss, batch_size=1, sync_dist=True)
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for network in self.networks()[: 3 if self._reads_text else 2]:
+            yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for _, p in self._named()]
+
     def configure_optimizers(self) -> Any:
         h = self.options
-        named = [(name, p) for name, p in self.codec.named_parameters() if p.requires_grad]
-        use_muon = h.matrix_learning_rate > 0
-        matrices = {name: p for name, p in named if use_muon and p.ndim == 2 and ".layers." in name}
-        others = [p for name, p in named if name not in matrices]
-        optimizer = MuonAdamW(matrices.values(), others, h.matrix_learning_rate, h.learning_rate, h.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
+        return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
-    def _rate(self, step: int) -> float:
-        """Warm-up, plateau, linear decay to zero over the last `decay_share` of the run."""
-        total, h = self.trainer.max_steps, self.options
-        warm, cool = (step + 1) / max(h.warmup_steps, 1), (total - step) / max(total * h.decay_share, 1)
-        return max(min(warm, cool, 1.0), 0.0)
+
+class AdversarialStage(_Reconstruction):
+    """Stage 2: the decoder and the vocoder of a trained codec against discriminators; encoder and quantizer stay fixed,
+    so that codes mean what they meant.
+
+    Generator loss: reconstruction + adversarial + feature matching, weighted 1, 1, 2 by default. What is validated and
+    exported has the moving average of the generator's weights.
+
+    Args:
+        codec: the codec of stage 1: its folder `export`, or any model's name, folder or hub id.
+        trained: "decoder" (with the vocoder) or "vocoder" alone.
+        learning_rate: peak of AdamW for the generator.
+        matrix_learning_rate: peak of Muon for the generator's Transformers; 0: AdamW for everything.
+        discriminator_learning_rate: peak of AdamW for the discriminators, which have no weight decay.
+        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_log, stft_weight: see `UnifiedStage`.
+        reconstruction_weight, adversarial_weight, feature_weight: of the terms of the generator's loss.
+        average_decay: of the moving average of the generator's weights, per step; 0: none.
+        excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
+        periods, period_channels, stft_sizes, stft_channels: of the discriminators, see `Discriminators`.
+        accumulate, clip_norm, max_non_finite, compile: see `CodecStage`.
+    """
+
+    def __init__(
+        self,
+        codec: str,
+        trained: str = "decoder",
+        learning_rate: float = 1e-4,
+        matrix_learning_rate: float = 0.0,
+        discriminator_learning_rate: float = 1e-4,
+        warmup_steps: int = 200,
+        decay_share: float = 0.4,
+        weight_decay: float = 0.01,
+        quantizer_dropout: float = 0.25,
+        mel_scales: Sequence[Scale] = PAPER_SCALES,
+        mel_log: bool = False,
+        stft_weight: float = 0.0,
+        reconstruction_weight: float = 1.0,
+        adversarial_weight: float = 1.0,
+        feature_weight: float = 2.0,
+        average_decay: float = 0.999,
+        excerpt_seconds: float = 0.0,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+        stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128),
+        stft_channels: int = 32,
+        accumulate: int = 1,
+        clip_norm: float = 1.0,
+        max_non_finite: int = 10,
+        compile: bool = False,
+    ):
+        if trained not in ("decoder", "vocoder"):
+            raise MimoError(f"trained = {trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")
+        model = MimoCodec.from_pretrained(codec, device="cpu")
+        model.require_decoder()
+        super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
+        self.save_hyperparameters()
+        self.codec.requires_grad_(False)
+        self.generator.requires_grad_(True)
+        self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels)
+        self.discriminators.to(memory_format=torch.channels_last)  # twice as fast, on CPUs too
+        decoder = self.codec.require_decoder()
+        self.average: AveragedModel | None = None
+        if average_decay:
+            self.average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+            self.average.requires_grad_(False)
+
+    @property
+    def generator(self) -> nn.Module:
+        """What is trained: the decoder, or its vocoder alone."""
+        decoder = self.codec.require_decoder()
+        return decoder if self.options.trained == "decoder" else decoder.vocoder
+
+    @property
+    def validated_codec(self) -> MimoCodec:
+        """The codec with the averaged decoder; it shares encoder and quantizer with `codec`."""
+        if self.average is None:
+            return self.codec
+        view = copy.copy(self.codec)
+        view._modules = {**self.codec._modules, "decoder": self.average.module}
+        return view
+
+    def networks(self) -> Sequence[nn.Module]:
+        return self.codec.encoder, self.codec.require_decoder(), *self.discriminators
+
+    def sharded(self) -> Sequence[nn.Module]:
+        return self.networks() if self.average is None else (*self.networks(), self.average.module)
+
+    def train(self, mode: bool = True) -> AdversarialStage:
+        super().train(mode)
+        self.codec.encoder.eval()
+        self.codec.quantizer.eval()
+        return self
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
+        h, crops = self.options, batch["crops"]
+        with torch.no_grad():
+            features, num_frames = self.encode(crops)
+            codes = self.codec.quantizer.encode(features, self.random_prefix() or self.codec.num_quantizers)
+            quantized = self.codec.quantizer.decode(codes).to(features.dtype)
+        self.log_usage(codes)
+        decoded = self.decode(quantized, num_frames, crops)
+        real, fake = self._excerpt(crops.waveform, decoded)
+        generator, discriminator = self.optimizers(), self.optimizers(use_pl_optimizer=False)[1]
+
+        judged = discriminator_loss(self.discriminators(real).scores, self.discriminators(fake.detach()).scores)
+        self.descend("discriminators", judged, discriminator, self.discriminators.parameters())
+
+        self.discriminators.requires_grad_(False)
+        with torch.no_grad():
+            wanted = self.discriminators(real)
+        got = self.discriminators(fake)
+        terms = {
+            "adversarial": h.adversarial_weight * adversarial_loss(got.scores),
+            "features": h.feature_weight * feature_matching_loss(wanted.layers, got.layers),
+        }
+        with torch.autocast(self.device.type, enabled=False):
+            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
+        loss = torch.stack(list(terms.values())).sum()
+        self.descend("generator", loss, generator[0], self.generator.parameters())
+        self.discriminators.requires_grad_(True)
+        if self.completes_step:
+            for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
+                scheduler.step()
+            if self.average is not None:
+                self.average.update_parameters(self.codec.require_decoder())
+        return {"loss": loss.detach(), "discriminators": judged.detach(),
+                **{name: value.detach() for name, value in terms.items()}}  # fmt: skip
+
+    def _excerpt(self, *waveforms: Tensor) -> list[Tensor]:
+        """The same random excerpt of waveforms [B, S]."""
+        size = round(self.options.excerpt_seconds * self.codec.sample_rate) or waveforms[0].shape[1]
+        start = int(torch.randint(max(waveforms[0].shape[1] - size, 0) + 1, ()))
+        return [waveform[:, start : start + size] for waveform in waveforms]
+
+    # ---- optimizers ----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        h = self.options
+        steps = self.trainer.max_steps, h.warmup_steps, h.decay_share
+        generator = make_optimizer(self.generator.named_parameters(), h.matrix_learning_rate, h.learning_rate,
+                                   h.weight_decay)  # fmt: skip
+        discriminator = torch.optim.AdamW(self.discriminators.parameters(), h.discriminator_learning_rate,
+                                          betas=(0.8, 0.99), weight_decay=0.0)  # fmt: skip
+        return [_with_schedule(generator, *steps), _with_schedule(discriminator, *steps)]
+
+
+def _with_schedule(optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int,
+                   decay_share: float) -> dict[str, Any]:  # fmt: skip
+    def rate(step: int) -> float:
+        return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
+
+    return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate)}

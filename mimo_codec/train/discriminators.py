@@ -1,0 +1,110 @@
+"""Discriminators of waveforms [B, S]: multi-period (HiFi-GAN) and multi-scale STFT (EnCodec), spectrally normalised.
+
+Each sub-discriminator gives a map of scores and the outputs of its layers; `Discriminators` is the list of them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+SLOPE = 0.1
+
+
+class Judgement(NamedTuple):
+    """What K sub-discriminators say: K maps of scores, positive for real, and K lists of layers' outputs."""
+
+    scores: list[Tensor]
+    layers: list[list[Tensor]]
+
+
+class _ConvolutionStack(nn.Module):
+    """2-D convolutions and leaky ReLU: x [B, C, H, W] -> scores [B, 1, H, W] and the outputs of the layers."""
+
+    def __init__(self, convolutions: Sequence[nn.Conv2d]):
+        super().__init__()
+        self.convolutions = nn.ModuleList(spectral_norm(convolution) for convolution in convolutions)
+
+    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        outputs = []
+        for convolution in self.convolutions[:-1]:
+            x = F.leaky_relu(convolution(x), SLOPE)
+            outputs.append(x)
+        return self.convolutions[-1](x), outputs
+
+
+class PeriodDiscriminator(_ConvolutionStack):
+    """Sees every `period`-th sample: Kong et al. 2020 (HiFi-GAN), section 2.3.
+
+    channels: of its layers; each but the last shortens time by `stride`.
+    """
+
+    def __init__(self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024), kernel_size: int = 5,
+                 stride: int = 3):  # fmt: skip
+        sizes = [1, *channels]
+        pad = (kernel_size // 2, 0)
+        super().__init__([
+            *(nn.Conv2d(a, b, (kernel_size, 1), (stride if n < len(channels) - 1 else 1, 1), pad)
+              for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))),
+            nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0)),
+        ])  # fmt: skip
+        self.period = period
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """waveform [B, S] -> scores and the layers' outputs, [B, C, S', period] each."""
+        waveform = F.pad(waveform[:, None], (0, -waveform.shape[-1] % self.period), mode="reflect")
+        return self.judge(waveform.unflatten(-1, (-1, self.period)))
+
+
+class STFTDiscriminator(_ConvolutionStack):
+    """Sees a complex spectrogram, as real and imaginary parts: Défossez et al. 2022 (EnCodec), section 3.4.
+
+    The layers look further along time by `dilations` and halve the frequencies; their hop is a quarter of n_fft.
+    """
+
+    def __init__(self, n_fft: int, channels: int = 32, dilations: Sequence[int] = (1, 2, 4)):
+        super().__init__([
+            nn.Conv2d(2, channels, (3, 9), padding=(1, 4)),
+            *(nn.Conv2d(channels, channels, (3, 9), (1, 2), (d, 4), (d, 1)) for d in dilations),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, 1, 3, padding=1),
+        ])  # fmt: skip
+        self.n_fft = n_fft
+        self.window: Tensor
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """waveform [B, S] -> scores and the layers' outputs, [B, C, M, F] each; the STFT is float32."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectrum = torch.stft(waveform.float(), self.n_fft, self.n_fft // 4, window=self.window.float(),
+                                  normalized=True, return_complex=True)  # fmt: skip
+        return self.judge(torch.view_as_real(spectrum).permute(0, 3, 2, 1))
+
+
+class Discriminators(nn.ModuleList):
+    """All sub-discriminators; no periods or no STFT sizes leave out that kind.
+
+    Args:
+        periods: of the multi-period discriminators.
+        period_channels: of the layers of each.
+        stft_sizes: n_fft of the multi-scale STFT discriminators.
+        stft_channels: of every layer of each.
+    """
+
+    def __init__(self, periods: Sequence[int] = (2, 3, 5, 7, 11),
+                 period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+                 stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128), stft_channels: int = 32):  # fmt: skip
+        super().__init__([
+            *(PeriodDiscriminator(period, period_channels) for period in periods),
+            *(STFTDiscriminator(n_fft, stft_channels) for n_fft in stft_sizes),
+        ])  # fmt: skip
+
+    def forward(self, waveform: Tensor) -> Judgement:
+        """waveform [B, S] -> Judgement of every sub-discriminator."""
+        scores, layers = zip(*(discriminator(waveform) for discriminator in self), strict=True)
+        return Judgement(list(scores), list(layers))

@@ -1,0 +1,252 @@
+"""What both stages of training share: steps that survive bad batches, validation, and exact resuming.
+
+Stages optimise by hand (Lightning's "manual optimization"), because stage 2 has two players and because a step whose
+loss or gradients are not finite must leave no trace.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from mimo_codec.codec import MimoCodec
+from mimo_codec.errors import MimoError
+from mimo_codec.metrics import speech_metrics
+from mimo_codec.train.data import Batch
+from mimo_codec.train.show import show_histogram, show_sound
+
+SHOWN_FILES = 2
+USAGE_WINDOW = 100
+"""Batches over which the use of codebooks is counted."""
+LOW_USAGE = 0.2
+WARNING_INTERVAL = 500
+"""Batches between two warnings about the use of codebooks."""
+METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
+PUBLISHED_QUANTIZERS = 8
+"""Codebooks that validation uses, where there are more: what the language models of this family read."""
+
+
+class CodecStage(lightning.LightningModule):
+    """Trains `codec`; subclasses say what a step is in `learn` and what is trained in `configure_optimizers`.
+
+    Args:
+        codec: the model that is trained.
+        accumulate: batches per step of the optimizer.
+        clip_norm: largest norm of the gradients of each optimizer; 0: no limit.
+        max_non_finite: after so many batches in a row whose loss or gradients are not finite, training stops and the
+            last of them is saved; those before are left out.
+        compile: let torch.compile make the networks faster; the first step then takes minutes.
+    """
+
+    def __init__(self, codec: MimoCodec, accumulate: int, clip_norm: float, max_non_finite: int, compile: bool):
+        super().__init__()
+        self.automatic_optimization = False
+        self.codec = codec
+        self.accumulate, self.clip_norm, self.max_non_finite = accumulate, clip_norm, max_non_finite
+        self.compile_networks = compile
+        self.batches_seen = 0
+        self.run_seed = 0
+        self.num_non_finite = self.num_non_finite_in_a_row = 0
+        self.last_chosen: Tensor
+        shape = (codec.num_quantizers, max(codec.codebook_sizes))
+        self.register_buffer("last_chosen", torch.full(shape, -USAGE_WINDOW))
+        self._scores: list[dict[str, float]] = []
+        self._codes: list[Tensor] = []
+
+    @property
+    def options(self) -> Any:
+        """The arguments of __init__, as saved in checkpoints."""
+        return self.hparams
+
+    @property
+    def validated_codec(self) -> MimoCodec:
+        """The codec to validate and to export."""
+        return self.codec
+
+    def networks(self) -> Sequence[nn.Module]:
+        """What runs in a step; `compile` compiles each."""
+        raise NotImplementedError
+
+    def sharded(self) -> Sequence[nn.Module]:
+        """What FSDP shards, each as a whole."""
+        return self.networks()
+
+    def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """One batch: losses, backward, and the optimizers' steps. Returns what to log, by name."""
+        raise NotImplementedError
+
+    # ---- a run ---------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-mixed":
+            raise MimoError("trainer.precision = 16-mixed: losses of codecs overflow in float16; use bf16-mixed or 32")
+        if self.batches_seen == 0:
+            self.run_seed = torch.initial_seed() % 2**62
+        if self.compile_networks:
+            for network in self.networks():
+                network.compile()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mimo_codec"] = {"batches_seen": self.batches_seen, "run_seed": self.run_seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["mimo_codec"].items():
+            setattr(self, name, value)
+
+    def training_step(self, batch: Mapping[str, Batch], batch_index: int) -> dict[str, Tensor]:
+        # so that a resumed run draws what it would have drawn, and all processes draw the same
+        torch.manual_seed(self.run_seed + self.batches_seen)
+        self._skipped: str | None = None
+        logged = self.learn(batch)
+        self.batches_seen += 1
+        self._count_non_finite(batch)
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, prog_bar=True)
+        self.log("train/skipped", float(self.num_non_finite))
+        return {"loss": logged["loss"]}
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether this batch is the last of those whose gradients are summed."""
+        return (self.batches_seen + 1) % self.accumulate == 0
+
+    def descend(self, name: str, loss: Tensor, optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+        """Backward, and when enough batches are together a clipped step; nothing of it where something is not finite.
+
+        name: of this player, for messages; loss: []; parameters: those of the optimizer.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            if self._all_finite(loss):
+                self.manual_backward(loss / self.accumulate)
+            else:
+                self._skipped = f"{name}: the loss is {float(loss)}"
+            if self.completes_step:
+                self._step(name, optimizer, list(parameters))
+
+    def _step(self, name: str, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
+        norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self.log(f"train/gradient_{name}", norm)
+        if self._all_finite(norm):
+            optimizer.step()
+        else:
+            self._skipped = self._skipped or f"{name}: the norm of the gradients is {float(norm)}"
+        optimizer.zero_grad()
+
+    def _all_finite(self, value: Tensor) -> bool:
+        """Whether a value is finite in every process."""
+        finite = bool(value.detach().isfinite().all())
+        return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
+
+    def _count_non_finite(self, batch: Mapping[str, Batch]) -> None:
+        if self._skipped is None:
+            self.num_non_finite_in_a_row = 0
+            return
+        self.num_non_finite += 1
+        self.num_non_finite_in_a_row += 1
+        rank_zero_warn(f"batch {self.batches_seen} is left out: {self._skipped} ({self.num_non_finite} so far)")
+        if self.num_non_finite_in_a_row >= self.max_non_finite:
+            where = self._save_batch(batch, self._skipped)
+            raise MimoError(
+                f"{self.num_non_finite_in_a_row} batches in a row were not finite (the last one, {self._skipped}, is"
+                f" saved as {where}): lower the learning rates or look at these files, and continue with --ckpt_path"
+                " last"
+            )
+
+    def _save_batch(self, batch: Mapping[str, Batch], reason: str) -> Path:
+        folder = Path(self.trainer.default_root_dir) / "non_finite"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"batch_{self.batches_seen}_rank_{self.global_rank}.safetensors"
+        tensors = {f"{kind}.{name}": getattr(part, name).cpu().contiguous()
+                   for kind, part in batch.items() for name in ("waveform", "lengths")}  # fmt: skip
+        save_file(tensors, path)
+        about = {"reason": reason, "names": {kind: list(part.names) for kind, part in batch.items()}}
+        path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    # ---- the use of codebooks ------------------------------------------------------------------------------------
+
+    def log_usage(self, codes: Tensor) -> None:
+        """Note and log which entries of each codebook are used: codes [B, Q, T], Q any prefix of the codebooks."""
+        usages = []
+        for index, row in enumerate(codes.unbind(1)):
+            size = self.codec.codebook_sizes[index]
+            counts = torch.bincount(row.flatten(), minlength=size).float()
+            self.last_chosen[index, :size][counts > 0] = self.batches_seen
+            share = counts / counts.sum()
+            self.log(f"codebook/perplexity_{index}", (-(share * share.clamp(min=1e-9).log()).sum()).exp())
+            recent = self.last_chosen[index, :size] > self.batches_seen - USAGE_WINDOW
+            usages.append(recent.float().mean())
+            self.log(f"codebook/usage_{index}", usages[-1])
+        if self.batches_seen % WARNING_INTERVAL == WARNING_INTERVAL - 1:
+            low = [f"{index} ({100 * float(u):.0f} %)" for index, u in enumerate(usages) if u < LOW_USAGE]
+            if low:
+                rank_zero_warn(f"less than {100 * LOW_USAGE:.0f} % of the entries were used in the last {USAGE_WINDOW}"
+                               f" batches in codebook {', '.join(low)}; more audio per batch or a later"
+                               " quantizer_start may help")  # fmt: skip
+
+    # ---- validation ----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """One whole file: scores, and the first files to hear and to see."""
+        codec, waveform = self.validated_codec, batch.waveform
+        features = codec.encoder(codec.mel(waveform))
+        if codec.quantizer.fitted:
+            codes = codec.quantizer.encode(features, min(PUBLISHED_QUANTIZERS, codec.num_quantizers))
+            features = codec.quantizer.decode(codes).to(features.dtype)
+            self._codes.append(codes[0].cpu())
+        decoded = codec.require_decoder()(features)[:, : waveform.shape[1]].float()
+        rate = codec.sample_rate
+        self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate))
+        if index < SHOWN_FILES:
+            for name, sound in (("original", waveform), ("decoded", decoded)):
+                show_sound(self.loggers, f"{name}/{index}", sound[0].float(), codec, self.global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over the files of all processes; files without a score (nan) are left out."""
+        scores, self._scores = self._scores, []
+        codes, self._codes = self._codes, []
+        for name in METRICS:
+            values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
+            sums = torch.stack((values.nansum(), values.isfinite().sum().float()))
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            if sums[1] > 0:
+                self.log(f"val/{name}", sums[0] / sums[1], prog_bar=name == METRICS[0])
+        for index, row in enumerate(torch.cat(codes, dim=1) if codes else ()):
+            used = len(row.unique()) / self.codec.codebook_sizes[index]
+            self.log(f"codebook/val_usage_{index}", used, sync_dist=True)
+            show_histogram(self.loggers, f"codes/{index}", row, self.global_step)
+
+    # ---- several devices -----------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Shard the networks where the strategy asks for it (FSDP)."""
+        mesh = self.device_mesh
+        if mesh is None or getattr(self, "_sharded", False):
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        from mimo_codec.transformer import TransformerLayer
+
+        for network in self.sharded():
+            for module in network.modules():
+                if isinstance(module, TransformerLayer):
+                    fully_shard(module, mesh=mesh["data_parallel"])
+            fully_shard(network, mesh=mesh["data_parallel"])
+        self._sharded = True
+        rank_zero_info("the networks are sharded over the processes")
+
+
+def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share: float) -> float:
+    """Factor on the learning rate: linear warm-up, plateau, linear decay to zero over the last share of the run."""
+    warm, cool = (step + 1) / max(warmup_steps, 1), (num_steps - step) / max(num_steps * decay_share, 1)
+    return max(min(warm, cool, 1.0), 0.0)
