@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
 from mimo_codec.metrics import speech_metrics
+from mimo_codec.train.data import Batch
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
 from mimo_codec.train.optimizer import MuonAdamW
 
@@ -119,7 +120,13 @@ class ReconstructionStage(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.run_seed = torch.initial_seed()
 
-    def training_step(self, waveform: Tensor, batch_index: int) -> Tensor:
+    @property
+    def batches_seen(self) -> int:
+        """Batches that this rank has trained on, from where the data go on."""
+        return self.global_step * self.trainer.accumulate_grad_batches
+
+    def training_step(self, batch: dict[str, Batch], batch_index: int) -> Tensor:
+        waveform = batch["crops"].waveform
         torch.manual_seed(self.run_seed + self.global_step)  # so that resuming repeats which dead entries become what
         if not self.codec.quantizer.fitted and self.global_step >= self.options.quantizer_start:
             self._fit_quantizer(num_per_step=len(waveform) * self.codec.config.num_frames(waveform.shape[1]))
@@ -143,7 +150,8 @@ class ReconstructionStage(lightning.LightningModule):
 
     # ---- validation ----------------------------------------------------------------------------------------------
 
-    def validation_step(self, waveform: Tensor, index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
+        waveform = batch.waveform
         decoded, _, _ = self(waveform)
         rate = self.codec.sample_rate
         scores = speech_metrics(waveform[0], rate, decoded[0], rate)
