@@ -6,6 +6,7 @@ Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -54,19 +55,27 @@ def audio_info(path: AnyPath) -> AudioInfo:
         return AudioInfo(file.samplerate, num_samples, file.channels, form)
 
 
-def load_audio(path: AnyPath) -> tuple[Tensor, int]:
-    """Read a whole audio file -> (waveform [S] float32, sample rate in Hz).
+def load_audio(path: AnyPath, start: float = 0.0, end: float | None = None) -> tuple[Tensor, int]:
+    """Read an audio file -> (waveform [S] float32, sample rate in Hz).
 
-    Integer samples are scaled to [-1, 1), channels are averaged.
+    Integer samples are scaled to [-1, 1), channels are averaged. `start` and `end`, in seconds, cut
+    a piece out of the file without decoding what comes before it (MP3 apart) or after it; a piece
+    that goes beyond the file's end is shorter.
 
     Raises MimoError, which starts with `path`, when there is no such file, it is a folder, empty,
     not audio, damaged, without samples, or has NaN or infinite samples.
     """
     with _open_audio(path) as file:
-        return torch.cat(list(_mono_blocks(file, path, _LOAD_BLOCK))), file.samplerate
+        return torch.cat(list(_mono_blocks(file, path, _LOAD_BLOCK, start, end))), file.samplerate
 
 
-def iter_audio(path: AnyPath, block_seconds: float = 10.0, sample_rate: int | None = None) -> Iterator[Tensor]:
+def iter_audio(
+    path: AnyPath,
+    block_seconds: float = 10.0,
+    sample_rate: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Iterator[Tensor]:
     """Read an audio file in blocks, [S_block] float32 of about `block_seconds` each.
 
     The blocks concatenated are what `load_audio` gives, resampled to `sample_rate` if that is not
@@ -78,7 +87,7 @@ def iter_audio(path: AnyPath, block_seconds: float = 10.0, sample_rate: int | No
     with _open_audio(path) as file:
         new_rate = file.samplerate if sample_rate is None else sample_rate
         resampler = StreamResampler(file.samplerate, new_rate)
-        for block in _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate))):
+        for block in _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate)), start, end):
             resampled = resampler.push(block)
             if len(resampled):
                 yield resampled
@@ -87,22 +96,47 @@ def iter_audio(path: AnyPath, block_seconds: float = 10.0, sample_rate: int | No
             yield rest
 
 
-def _mono_blocks(file: sf.SoundFile, path: AnyPath, block_size: int) -> Iterator[Tensor]:
-    num_samples = 0
-    while True:
-        try:
-            block = file.read(block_size, dtype="float32", always_2d=True)
-        except sf.LibsndfileError as error:
-            reason = _reason(error)
-            raise MimoError(f"{path}: is damaged near sample {num_samples} ({reason})") from error
+def _mono_blocks(
+    file: sf.SoundFile, path: AnyPath, block_size: int, start_seconds: float, end_seconds: float | None
+) -> Iterator[Tensor]:
+    start = round(start_seconds * file.samplerate)
+    stop = math.inf if end_seconds is None else round(end_seconds * file.samplerate)
+    position = _seek(file, path, start)
+    while position < stop:
+        block = _read(file, path, position, int(min(block_size, stop - position)))
         if not len(block):
             break
         mono = torch.from_numpy(block).mean(dim=1)
-        check_finite(mono, os.fspath(path), offset=num_samples)
-        num_samples += len(mono)
+        check_finite(mono, os.fspath(path), offset=position)
+        position += len(mono)
         yield mono
-    if num_samples == 0:
-        raise MimoError(f"{path}: holds no samples")
+    if position <= start:
+        where = f" from {start_seconds:g} s on" if start else ""
+        raise MimoError(f"{path}: holds no samples{where}")
+
+
+def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
+    """Go to sample `start`, or to the end if that comes first; returns the number of samples before the place."""
+    if file.format != "MP3" and start < file.frames <= _MAX_KNOWN_SAMPLES:
+        try:
+            return int(file.seek(start))
+        except sf.LibsndfileError as error:
+            raise MimoError(f"{path}: is damaged before sample {start} ({_reason(error)})") from error
+    position = 0  # seeking in an MP3 may miss by a frame, and in what has no length is not possible
+    while position < start:
+        skipped = len(_read(file, path, position, min(_LOAD_BLOCK, start - position)))
+        if not skipped:
+            break
+        position += skipped
+    return position
+
+
+def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) -> np.ndarray:
+    """The next samples [S, channels] of a file that stands at sample `position`."""
+    try:
+        return file.read(num_samples, dtype="float32", always_2d=True)
+    except sf.LibsndfileError as error:
+        raise MimoError(f"{path}: is damaged near sample {position} ({_reason(error)})") from error
 
 
 @contextmanager

@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from mimo_codec import __version__
 from mimo_codec.errors import MimoError
+from mimo_codec.files import check_target
 from mimo_codec.jobs import AUDIO, CODES, Job, find_files, plan_jobs
-from mimo_codec.report import FilesFailed, print_error, progress_bar
+from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
 if TYPE_CHECKING:
     from mimo_codec.codec import MimoCodec
@@ -29,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+data = typer.Typer(rich_markup_mode=None)
+app.add_typer(data, name="data")
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
 
@@ -192,6 +196,47 @@ def train(
     from mimo_codec.train import cli
 
     cli.train(recipe, context.args)
+
+
+@data.callback(invoke_without_command=True)
+def start_data(context: typer.Context) -> None:
+    """Look after speech to train on."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@data.command("scan")
+def scan_data(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder of audio files, or manifest (.jsonl).")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="MANIFEST", help="Manifest to write (.jsonl).")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per processor]")] = None,
+    min_seconds: Annotated[float, typer.Option(help="Shortest duration.")] = 0.1,
+    max_clipped: Annotated[float, typer.Option(help="Largest share of samples at full scale.")] = 0.01,
+    max_silence: Annotated[float, typer.Option(help="Largest share of 20 ms blocks below -60 dBFS.")] = 0.9,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the utterances that are fit to train on, and write a manifest of them.
+
+    Every file is decoded completely. The manifest tells duration, sample rate, peak, clipping and silence of each, and
+    the text that lies beside it (a.txt for a.wav). Files that are damaged, silent, clipped or too short are left out
+    and listed.
+    """
+    if not output.lower().endswith(".jsonl"):
+        raise MimoError(f"{output}: a manifest ends in .jsonl")
+    check_target(Path(output), overwrite)
+    from mimo_codec.train.manifest import find_utterances, write_manifest
+    from mimo_codec.train.scan import Limits, scan, summary
+
+    limits = Limits(min_seconds, max_clipped, max_silence)
+    found, faults = find_utterances(source)
+    with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0)) as finished:
+        good, bad = scan(found, limits, workers, finished)
+    for fault in (faults := [*faults, *bad]):
+        print_line(f"skipped {fault}")
+    if not good:
+        raise MimoError(f"{source}: none of {len(found)} utterances is fit to train on")
+    write_manifest(output, good, overwrite)
+    print("\n".join(summary(good, faults)))
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:

@@ -28,10 +28,10 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = target.parent / f".mimo-codec-{secrets.token_hex(8)}{target.suffix}"
     try:
-        _check_target(path, overwrite)
+        check_target(path, overwrite)
         temporary.touch(exist_ok=False)
         yield temporary
-        _check_target(path, overwrite)
+        check_target(path, overwrite)
         os.replace(temporary, target)
     except OSError as error:
         raise MimoError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -40,7 +40,8 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
             temporary.unlink()
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool) -> None:
+    """MimoError unless a file can be made, or with `overwrite` replaced, at `path`."""
     if path.is_dir():
         raise MimoError(f"{path} is a folder; the name of a file is needed")
     if not path.parent.is_dir():

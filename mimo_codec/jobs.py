@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,25 +85,29 @@ def _mirror(source: Path, output: Path, reads: Sequence[str], suffix: str) -> It
     yield from (Job(file, output / file.relative_to(source).with_suffix(suffix)) for file in files)
 
 
-def find_files(source: str | Path, suffixes: Sequence[str]) -> list[Path]:
+def _refuse(error: OSError) -> None:
+    raise MimoError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def find_files(
+    source: str | Path, suffixes: Sequence[str], on_error: Callable[[OSError], None] = _refuse
+) -> list[Path]:
     """A file itself, or the files of a folder tree with one of these suffixes, in order.
 
-    Hidden files do not count, links to folders are not followed. MimoError when a folder holds none.
+    Hidden files do not count, links to folders are not followed. MimoError when a folder holds none, and for folders
+    in it that cannot be read, unless `on_error` takes them.
     """
     source = Path(source)
     if not os.path.isdir(source):
         return [source]
-    files = list(_walk(source, suffixes))
+    files = list(_walk(source, suffixes, on_error))
     if not files:
         raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
     return files
 
 
-def _walk(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise MimoError(f"{error.filename}: cannot be read: {error.strerror}") from None
-
-    for root, folders, names in os.walk(folder, onerror=refuse):
+def _walk(folder: Path, suffixes: Sequence[str], on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = _shown(folders)
         yield from (Path(root, name) for name in _shown(names) if Path(name).suffix.lower() in suffixes)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from mimo_codec.errors import MimoError
-from mimo_codec.jobs import Job
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class FilesFailed(MimoError):
@@ -17,11 +19,16 @@ class FilesFailed(MimoError):
 
 def print_error(message: object) -> None:
     """One line, whatever line breaks the names of files may hold."""
-    print("mimo-codec: error:", *map(str.strip, str(message).splitlines()), file=sys.stderr)
+    print_line(f"error: {message}")
+
+
+def print_line(message: object) -> None:
+    """One line on stderr that is no error."""
+    print("mimo-codec:", *map(str.strip, str(message).splitlines()), file=sys.stderr)
 
 
 @contextmanager
-def progress_bar(action: str, lengths: Mapping[Job, float]) -> Iterator[Callable[[Job], None]]:
+def progress_bar(action: str, lengths: Mapping[Key, float]) -> Iterator[Callable[[Key], None]]:
     """A bar that advances by seconds of audio, infinite ones left out; yields what to call for every finished job."""
     from rich import progress
     from rich.console import Console
@@ -41,7 +48,7 @@ def progress_bar(action: str, lengths: Mapping[Job, float]) -> Iterator[Callable
     with bar:
         task = bar.add_task(action, total=sum(known.values()) or None, done=0, files=len(lengths))
 
-        def finished(job: Job) -> None:
+        def finished(job: Key) -> None:
             bar.update(task, advance=known.get(job, 0.0), done=bar.tasks[0].fields["done"] + 1)
 
         yield finished

@@ -14,7 +14,7 @@ from conftest import make_speech
 from mimo_codec import CodecConfig, MimoCodec, MimoError, save_audio
 from mimo_codec.quantizer import ResidualQuantizer
 from mimo_codec.train.cli import find_recipe, shipped_recipes, train
-from mimo_codec.train.data import CropDataset, CropSampler, SpeechData
+from mimo_codec.train.data import SpeechData
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel_loss
 from mimo_codec.train.optimizer import MuonAdamW
 from mimo_codec.train.stages import ReconstructionStage
@@ -29,56 +29,6 @@ def speech_folder(tmp_path_factory) -> Path:
         save_audio(folder / f"{i}.wav", make_speech(seconds, rate, seed=i), rate)
     (folder / "broken.wav").write_bytes(b"this is no audio")
     return folder
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
-
-
-def make_crops(folder: Path, weights=(1.0, 1.0, 1.0, 1.0), seed=0, cache=True) -> CropDataset:
-    paths = [folder / f"{i}.wav" for i in range(4)]
-    return CropDataset(paths, weights, sample_rate=24000, num_samples=12000, seed=seed, cache=cache)
-
-
-def test_crops_are_a_function_of_seed_and_number(speech_folder):
-    first, again, other = (make_crops(speech_folder, seed=s) for s in (0, 0, 1))
-    backwards = {i: again[i] for i in reversed(range(12))}
-    assert all(torch.equal(first[i], backwards[i]) for i in range(12))
-    assert torch.equal(first[3], make_crops(speech_folder, cache=False)[3])
-    assert not all(torch.equal(first[i], other[i]) for i in range(12))
-
-
-def test_crops_have_one_length_and_stay_in_range(speech_folder):
-    crops = make_crops(speech_folder)
-    for i in range(40):
-        assert crops[i].shape == (12000,) and crops[i].dtype == torch.float32
-        assert 0 < crops[i].abs().max() <= 1
-
-
-def test_files_are_drawn_by_weight(speech_folder):
-    """The file of 0.4 s is the only one whose crops end in silence."""
-    only_short = make_crops(speech_folder, weights=(0, 0, 1, 0))
-    never_short = make_crops(speech_folder, weights=(1, 1, 0, 1))
-    assert all(not only_short[i][-2000:].any() for i in range(20))
-    assert all(never_short[i][-2000:].any() for i in range(20))
-
-
-def test_ranks_share_the_crops_of_a_run():
-    ranks = [list(CropSampler(lambda: 4, 20, rank, 2)) for rank in range(2)]
-    assert sorted(ranks[0] + ranks[1]) == list(range(4, 20)) and not set(ranks[0]) & set(ranks[1])
-
-
-def test_unreadable_files_are_skipped_and_named(speech_folder, caplog):
-    data = SpeechData(str(speech_folder))
-    data.setup()
-    assert data.crops is not None and len(data.crops.paths) == 4
-    assert "broken.wav" in caplog.text
-
-
-def test_folders_without_audio_are_refused(tmp_path):
-    with pytest.raises(MimoError, match="no files to read"):
-        SpeechData(str(tmp_path)).setup()
-    with pytest.raises(MimoError, match="not a folder"):
-        SpeechData(str(tmp_path / "missing")).setup()
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""Light augmentation of speech: waveform [S] and a random generator -> another waveform [S].
+
+What a codec hears is also what it has to give back, so everything here changes the sound before both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mimo_codec.checks import check_number
+from mimo_codec.errors import MimoError
+from mimo_codec.resampling import resample
+
+MAX_PEAK = 0.99
+
+_SPEED_STEPS = 100  # changes of speed are whole percents, so that few resampling filters are needed
+_EQUALISER_BANDS = 8
+_LOWEST_HZ, _LOWEST_BANDWIDTH_HZ = 60.0, 3000.0
+_REVERB_SECONDS = (0.1, 0.5)
+_REVERB_LEVEL = (0.05, 0.4)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How crops are changed at random; by default their level and sign only.
+
+    Args:
+        gain_db: range of the change of level; null: none. Peaks never come to lie above 0.99.
+        invert: change the sign of every other crop.
+        speed: largest relative change of speed, pitch included, such as 0.1; 0: none.
+        equalise_db: largest change by a smooth random filter; 0: none.
+        noise_snr_db: range of the distance to added white to brown noise; null: none.
+        reverb: share of crops that get an artificial room; 0: none.
+        bandwidth: share of crops that lose what lies above a random frequency from 3 kHz on; 0: none.
+
+    Raises MimoError, which names the setting, for values that cannot be.
+    """
+
+    gain_db: tuple[float, float] | None = (-8.0, 6.0)
+    invert: bool = True
+    speed: float = 0.0
+    equalise_db: float = 0.0
+    noise_snr_db: tuple[float, float] | None = None
+    reverb: float = 0.0
+    bandwidth: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("gain_db", -60, 40), ("noise_snr_db", -10, 100)):
+            pair = getattr(self, name)
+            if pair is None:
+                continue
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise MimoError(f"augmentation: {name} must be a low and a high value, not {pair!r}")
+            bounds = [check_number(f"augmentation: {name}", value, low, high) for value in pair]
+            if bounds[0] > bounds[1]:
+                raise MimoError(f"augmentation: {name}: {bounds[0]:g} is above {bounds[1]:g}")
+        for name, largest in (("speed", 0.5), ("equalise_db", 40), ("reverb", 1), ("bandwidth", 1)):
+            check_number(f"augmentation: {name}", getattr(self, name), 0, largest)
+
+    def draw_speed(self, rng: np.random.Generator) -> int:
+        """A speed in percent, 100 for that of the recording. Read `num_samples_before` and call `change_speed`."""
+        most = round(self.speed * _SPEED_STEPS)
+        return _SPEED_STEPS + int(rng.integers(-most, most + 1)) if most else _SPEED_STEPS
+
+    def __call__(self, waveform: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
+        """All but speed: [S] float32 -> [S], finite and with peaks of at most 0.99 if `waveform` is finite."""
+        x = waveform
+        if rng.random() < self.reverb:
+            x = _in_a_room(x, sample_rate, rng)
+        if self.equalise_db:
+            x = _filter(x, sample_rate, *_random_equaliser(self.equalise_db, sample_rate, rng))
+        if rng.random() < self.bandwidth:
+            x = _low_pass(x, sample_rate, rng)
+        if self.noise_snr_db is not None:
+            x = _add_noise(x, rng.uniform(*self.noise_snr_db), rng)
+        gain = 10 ** (rng.uniform(*self.gain_db) / 20) if self.gain_db is not None else 1.0
+        sign = rng.choice((-1.0, 1.0)) if self.invert else 1.0
+        peak = float(x.abs().max()) if len(x) else 0.0
+        return (x * float(sign * min(gain, MAX_PEAK / max(peak, 1e-9)))).clamp(-MAX_PEAK, MAX_PEAK)
+
+
+def num_samples_before(num_samples: int, speed: int) -> int:
+    """How many samples `change_speed` makes at least `num_samples` of."""
+    return -(-num_samples * speed // _SPEED_STEPS)
+
+
+def change_speed(waveform: Tensor, speed: int) -> Tensor:
+    """[S] -> [ceil(S * 100 / speed)]: played at `speed` percent, pitch included."""
+    return resample(waveform, 20 * speed, 20 * _SPEED_STEPS)  # times 20, as sample rates start at 1000
+
+
+# ---- effects ---------------------------------------------------------------------------------------------------------
+
+
+def _random_equaliser(most_db: float, sample_rate: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies in Hz and levels in dB of a filter's corners."""
+    corners = np.geomspace(_LOWEST_HZ, sample_rate / 2, _EQUALISER_BANDS)
+    return corners, rng.uniform(-most_db, most_db, _EQUALISER_BANDS)
+
+
+def _filter(x: Tensor, sample_rate: int, corners_hz: np.ndarray, levels_db: np.ndarray) -> Tensor:
+    """Zero-phase filter whose level in dB is linear between its corners on a logarithmic axis of frequency."""
+    size = 2 * len(x)  # so that the end does not leak into the beginning
+    hertz = np.fft.rfftfreq(size, 1 / sample_rate)
+    levels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(corners_hz), levels_db)
+    response = torch.from_numpy(10 ** (levels / 20)).to(x)
+    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]
+
+
+def _low_pass(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
+    """What a recording of a lower sample rate keeps: nothing from a tenth above a random frequency on."""
+    edge = np.exp(rng.uniform(math.log(_LOWEST_BANDWIDTH_HZ), math.log(sample_rate / 2)))
+    return _filter(x, sample_rate, np.array([edge, 1.1 * edge]), np.array([0.0, -100.0]))
+
+
+def _add_noise(x: Tensor, snr_db: float, rng: np.random.Generator) -> Tensor:
+    """Noise from white (power ~ 1) to brown (~ 1 / f^2), `snr_db` below the waveform."""
+    spectrum = np.fft.rfft(rng.standard_normal(len(x)))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** rng.uniform(0, 1)
+    noise = torch.from_numpy(np.fft.irfft(spectrum, len(x))).to(x)
+    ratio = x.square().mean().sqrt() / noise.square().mean().sqrt().clamp(min=1e-12)
+    return x + noise * ratio * 10 ** (-snr_db / 20)
+
+
+def _in_a_room(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
+    """Direct sound plus exponentially decaying noise as response: -60 dB after a random time."""
+    seconds, level = rng.uniform(*_REVERB_SECONDS), rng.uniform(*_REVERB_LEVEL)
+    time = np.arange(max(2, round(seconds * sample_rate))) / (seconds * sample_rate)
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time)
+    tail *= level / np.sqrt(np.square(tail).sum())
+    tail[0] = 1.0
+    size = len(x) + len(tail)
+    response = torch.fft.rfft(torch.from_numpy(tail).to(x), size)
+    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]

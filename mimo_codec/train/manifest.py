@@ -1,0 +1,228 @@
+"""What there is to train on: folder trees and JSONL manifests <-> utterances.
+
+A manifest has one JSON object per line: `path`, which counts from the manifest's own folder, and optionally the other
+fields of `Utterance`. Unknown keys are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.checks import check_integer, check_number
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+from mimo_codec.jobs import AUDIO, find_files
+
+AnyPath = str | os.PathLike[str]
+
+_ENCODING, _ERRORS = "utf-8", "surrogatepass"  # names of files may be any bytes
+FIGURES = ("seconds", "sample_rate", "peak", "clipped", "silence")
+"""The fields of an utterance that are measured."""
+
+_MAX_SECONDS = 1e9
+_WORDS = ("text", "speaker", "split")
+_BOUNDS = {
+    "start": _MAX_SECONDS,
+    "end": _MAX_SECONDS,
+    "seconds": _MAX_SECONDS,
+    "peak": 1e38,
+    "clipped": 1,
+    "silence": 1,
+}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An audio file, or what lies from `start` to `end` in it. None: not known, or none.
+
+    Args:
+        path: of the audio file.
+        start, end: in seconds from the file's beginning; no end: to the file's end.
+        text: transcript.
+        speaker: any name of the speaker.
+        split: which part of a corpus this belongs to, such as "train".
+        seconds: duration, from `start` to `end`.
+        sample_rate: of the file, in Hz.
+        peak: largest magnitude, 1.0 for full scale.
+        clipped: share of the samples at full scale or beyond.
+        silence: share of silent blocks of 20 ms.
+
+    Raises MimoError, which names the field, for other types and values.
+    """
+
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+    text: str | None = None
+    speaker: str | None = None
+    split: str | None = None
+    seconds: float | None = None
+    sample_rate: int | None = None
+    peak: float | None = None
+    clipped: float | None = None
+    silence: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in _WORDS:
+            if not isinstance(getattr(self, name), str | None):
+                raise MimoError(f"{name} must be text, not {getattr(self, name)!r}")
+        for name, high in _BOUNDS.items():
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, high)
+        if self.sample_rate is not None:
+            check_integer("sample_rate", self.sample_rate, 1, 10**9)
+        if self.end is not None and self.end <= self.start:
+            raise MimoError(f"end must be later than start ({self.start:g}), not {self.end:g}")
+
+    @property
+    def name(self) -> str:
+        """For messages: the path, and where in the file it starts if it is a part."""
+        return place(self.path, self.start)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an utterance is not used.
+
+    kind: missing, unreadable (no audio by its first bytes), damaged (further on), bad range, too short, silent,
+    clipped; or bad text, where the audio is used without its text.
+    """
+
+    path: Path
+    kind: str
+    reason: str
+    start: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As that of the utterance."""
+        return place(self.path, self.start)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}: {self.reason}"
+
+
+def place(path: Path, start: float) -> str:
+    """How messages name what starts at `start` seconds in a file."""
+    return f"{path} @ {start:g}" if start else str(path)
+
+
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+
+def find_utterances(source: AnyPath, split: str | None = None) -> tuple[list[Utterance], list[Fault]]:
+    """The utterances of a folder tree or of a manifest (.jsonl), and what could not be looked into.
+
+    In a folder every audio file is one, and a.txt beside a.wav its text. `split` keeps a manifest's rows of that split.
+
+    Raises MimoError when there is no such folder or manifest, none is in it, or the manifest has an error.
+    """
+    source = Path(source)
+    if source.is_dir():
+        if split is not None:
+            raise MimoError(f"{source}: a folder has no split {split!r}; manifests (.jsonl) have")
+        return _utterances_below(source)
+    if source.suffix.lower() != ".jsonl":
+        raise MimoError(f"{source}: not a folder of audio files, nor a manifest (.jsonl)")
+    utterances = [row for row in read_manifest(source) if split in (None, row.split)]
+    if not utterances:
+        raise MimoError(f"{source}: has no rows" + (f" with split {split!r}" if split is not None else ""))
+    return utterances, []
+
+
+def _utterances_below(folder: Path) -> tuple[list[Utterance], list[Fault]]:
+    faults: list[Fault] = []
+
+    def keep(error: OSError) -> None:
+        faults.append(Fault(Path(error.filename), "unreadable", f"cannot be read: {error.strerror}"))
+
+    utterances = []
+    for path in find_files(folder, AUDIO, on_error=keep):
+        text = None
+        try:
+            text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split()) or None
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(Fault(path.with_suffix(".txt"), "bad text", f"cannot be read as UTF-8 ({error})"))
+        utterances.append(Utterance(path, text=text))
+    return utterances, faults
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(path: AnyPath) -> list[Utterance]:
+    """The rows of a manifest, whatever their audio files are. MimoError names the line that is wrong."""
+    rows = []
+    for number, row in _read_rows(path):
+        try:
+            rows.append(_utterance(row, Path(path).parent))
+        except MimoError as error:
+            raise MimoError(f"{path}: line {number}: {error}") from None
+    return rows
+
+
+def write_manifest(path: AnyPath, utterances: Iterable[Utterance], overwrite: bool = True) -> None:
+    """Write a manifest that `read_manifest` reads; the paths of files below its folder become relative to it.
+
+    The file appears whole or not at all. MimoError when it cannot be written, or exists and `overwrite` is False.
+    """
+    _write_rows(path, utterances, overwrite)
+
+
+def read_faults(path: AnyPath) -> list[Fault]:
+    """What `write_faults` wrote."""
+    return [
+        Fault(Path(path).parent / row["path"], row["kind"], row["reason"], row.get("start", 0.0))
+        for _, row in _read_rows(path)
+    ]
+
+
+def write_faults(path: AnyPath, faults: Iterable[Fault]) -> None:
+    """Write a list of what was skipped, as JSONL with the paths of `write_manifest`."""
+    _write_rows(path, faults, overwrite=True)
+
+
+def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
+    if not isinstance(row.get("path"), str) or not row["path"] or "\0" in row["path"]:
+        raise MimoError(f"path must name an audio file, not {row.get('path')!r}")
+    known = {field.name: row[field.name] for field in fields(Utterance) if row.get(field.name) is not None}
+    if isinstance(row.get("speaker"), int):  # corpora like to number them
+        known["speaker"] = str(row["speaker"])
+    return Utterance(**known | {"path": folder / row["path"]})
+
+
+def _read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of every line that is not blank."""
+    try:
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise MimoError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode(_ENCODING, _ERRORS))
+        except (ValueError, RecursionError) as error:
+            raise MimoError(f"{path}: line {number}: is not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise MimoError(f'{path}: line {number}: is not a JSON object, such as {{"path": "a.wav"}}')
+        yield number, row
+
+
+def _write_rows(path: AnyPath, rows: Iterable[Utterance | Fault], overwrite: bool) -> None:
+    folder = Path(os.path.abspath(Path(path).parent))
+    with atomic_path(path, overwrite) as temporary, open(temporary, "wb") as file:
+        for row in rows:
+            known = {key: value for key, value in asdict(row).items() if value is not None}
+            absolute = Path(os.path.abspath(row.path))
+            known["path"] = str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
+            if not row.start:
+                del known["start"]
+            file.write((json.dumps(known, ensure_ascii=False) + "\n").encode(_ENCODING, _ERRORS))
