@@ -238,6 +238,7 @@ class CodecStage(lightning.LightningModule):
         from mimo_codec.transformer import TransformerLayer
 
         for network in self.sharded():
+            network.to(memory_format=torch.contiguous_format)  # others cannot be sharded
             for module in network.modules():
                 if isinstance(module, TransformerLayer):
                     fully_shard(module, mesh=mesh["data_parallel"])

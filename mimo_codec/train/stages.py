@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +135,8 @@ class UnifiedStage(_Reconstruction):
         self.tokenizer = make_tokenizer(text_tokenizer)
         self.text_model = TextModel(model.config.d_model, self.tokenizer.vocab_size, text_dim, text_layers, text_heads)
         self.features_seen = torch.zeros(0, model.config.d_model)
+        self.entropy = math.nan
+        self.recent_text_losses: dict[str, deque[float]] = {name: deque(maxlen=50) for name in ("own", "other")}
 
     def networks(self) -> Sequence[nn.Module]:
         return self.codec.encoder, self.codec.require_decoder(), self.text_model
@@ -141,11 +145,16 @@ class UnifiedStage(_Reconstruction):
         self.text_model.requires_grad_(self._reads_text)
 
     def on_train_start(self) -> None:
-        texts = self.trainer.datamodule.texts() if self._reads_text else []  # type: ignore[attr-defined]
-        if texts:
-            entropy = unigram_entropy(texts, self.tokenizer)
-            rank_zero_info(f"{len(texts)} transcripts; A2T without listening or context (unigram entropy):"
-                           f" {entropy:.3f} nats per token")  # fmt: skip
+        if self._reads_text:
+            texts = self.trainer.datamodule.texts()  # type: ignore[attr-defined]
+            self.entropy = unigram_entropy(texts, self.tokenizer)
+            rank_zero_info(f"{len(texts)} transcripts with an entropy of {self.entropy:.3f} nats per token (unigram)")
+
+    def on_train_end(self) -> None:
+        own, other = (sum(x) / max(len(x), 1) for x in self.recent_text_losses.values())
+        if self._reads_text:
+            rank_zero_info(f"audio to text: {own:.3f} nats per token on the last batches, {other:.3f} when given the"
+                           f" speech of another utterance; unigram entropy of the transcripts {self.entropy:.3f}")  # fmt: skip
 
     @property
     def _reads_text(self) -> bool:
@@ -187,12 +196,16 @@ class UnifiedStage(_Reconstruction):
         counts = num_frames.tolist()
         logits, targets = self.text_model(features, counts, texts, self.tokenizer.end)
         loss = text_loss(logits, targets)
-        self.log("text/nats_per_token", loss)
+        self._log_text("own", loss)
         if self.batches_seen % self.trainer.log_every_n_steps == 0 and len(texts) > 1:  # type: ignore[attr-defined]
             with torch.no_grad():  # what the text model knows without the speech
                 wrong = self.text_model(features.roll(1, 0), counts[-1:] + counts[:-1], texts, self.tokenizer.end)
-                self.log("text/nats_per_token_wrong_speech", text_loss(*wrong))
+                self._log_text("other", text_loss(*wrong))
         return loss
+
+    def _log_text(self, speech: str, loss: Tensor) -> None:
+        self.log(f"text/nats_per_token_{speech}_speech", loss)
+        self.recent_text_losses[speech].append(float(loss.detach()))
 
     def _remember(self, features: Tensor, num_frames: Tensor) -> None:
         vectors = features.detach().float()[length_mask(num_frames, features.shape[1])]
