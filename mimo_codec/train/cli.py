@@ -59,10 +59,14 @@ def train(recipe: str, arguments: list[str]) -> None:
                 if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:
                     callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / CHECKPOINTS)
 
-    # it comes from our own command line
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    # the order of the data is a function of the stage's state, so workers' state does not need saving
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    for expected in (
+        ".*LightningCLI's args parameter.*",  # it comes from our own command line
+        ".*module.s. in eval mode at the start of training.*",  # stage 2 keeps encoder and quantizer as they are
+        "Total length of `list` across ranks is zero.*",  # no validation
+        ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+        "FSDP2-wrapped module .* returned a view.*",  # never changed in place
+    ):
+        warnings.filterwarnings("ignore", message=expected)
     try:
         RecipeCLI(
             CodecStage, SpeechData, subclass_mode_model=True, save_config_kwargs={"overwrite": True},
