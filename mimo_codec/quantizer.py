@@ -121,8 +121,9 @@ class ResidualQuantizer(Float32Module):
         sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, chosen, vectors)
         for statistic in (counts, sums):
             _sum_over_processes(statistic)
-        codebook.cluster_size[0].lerp_(counts, 1 - codebook.decay)
-        codebook.embed_avg[0].lerp_(sums, 1 - codebook.decay)
+        share = (1 - codebook.decay) * (counts.sum() > 0)  # nothing but padding leaves no trace
+        codebook.cluster_size[0].lerp_(counts, share)
+        codebook.embed_avg[0].lerp_(sums, share)
         codebook.update_ema()
         self._revive(codebook, vectors, valid)
 

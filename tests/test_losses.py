@@ -79,7 +79,8 @@ def test_commitment_is_the_mean_over_codebooks():
     assert float(loss.detach()) == pytest.approx((4 + 1) / 2)
     loss.backward()
     assert (features.grad < 0).all()
-    assert float(commitment_loss(features.detach(), partial * torch.tensor([1, math.inf])[:, None], torch.tensor([1]))) == 2.5
+    padded = partial * torch.tensor([1, math.inf])[:, None]
+    assert float(commitment_loss(features.detach(), padded, torch.tensor([1]))) == 2.5
 
 
 def test_text_loss_counts_text_only():

@@ -83,7 +83,8 @@ class Losses(lightning.Callback):
 
 
 def fit(stage: CodecStage, folder: Path, root: Path, steps: int, stop: int | None = None, callbacks: Sequence = (),
-        checkpoint: Path | None = None, trainer: dict | None = None, **data) -> tuple[list[float], lightning.Trainer]:  # fmt: skip
+        checkpoint: Path | None = None, trainer: dict | None = None,
+        **data) -> tuple[list[float], lightning.Trainer]:  # fmt: skip
     losses = Losses(stop)
     runner = lightning.Trainer(max_steps=steps, callbacks=[losses, *callbacks], default_root_dir=root,
                                **(QUIET | (trainer or {})))  # fmt: skip
@@ -355,8 +356,8 @@ def test_the_rate_warms_up_stays_and_decays():
 COMMON = ["--data.batch_size", "2", "--data.segment_seconds", "0.5", "--data.num_workers", "0",
           "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto",
           "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]  # fmt: skip
-SHRUNK = ["--model.init_args.preset", "tiny", "--model.init_args.config", json.dumps(SMALL), "--model.init_args.text_dim",
-          "16", "--model.init_args.text_layers", "1", "--model.init_args.text_heads", "2",
+SHRUNK = ["--model.init_args.preset", "tiny", "--model.init_args.config", json.dumps(SMALL),
+          "--model.init_args.text_dim", "16", "--model.init_args.text_layers", "1", "--model.init_args.text_heads", "2",
           "--model.init_args.quantizer_start", "1"]  # fmt: skip
 
 
@@ -420,7 +421,8 @@ def logged_losses(root: Path) -> dict[int, float]:
 
 
 def start_and_wait_for_step(arguments: list[str], root: Path, step: int) -> subprocess.Popen[str]:
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(arguments, env=environment(), **pipes)
     deadline = time.monotonic() + 240
     while max(logged_losses(root) or [0], default=0) < step:
         assert process.poll() is None, process.stdout.read()
@@ -562,7 +564,8 @@ def test_fsdp_by_its_name_alone(speech_folder, small_codec, tmp_path):
         for name, value in codecs[0].items():
             assert torch.allclose(value.float(), codecs[1][name].float(), atol=1e-3, rtol=1e-2), name
         arguments = command(recipe, root / "two", speech_folder, small_codec, 6, "--data.batch_size", "2",
-                            "--trainer.devices", "2", "--trainer.strategy", "fsdp", *more, "--ckpt_path", "last")  # fmt: skip
+                            "--trainer.devices", "2", "--trainer.strategy", "fsdp", *more,
+                            "--ckpt_path", "last")  # fmt: skip
         done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -152,8 +152,10 @@ class Throughput(lightning.Callback):
             elapsed = time.perf_counter() - self.started
             speed = self.seconds * trainer.world_size / elapsed
             left = (trainer.max_steps - trainer.global_step) * pl_module.accumulate * elapsed / self.MEASURED
-            rank_zero_info(f"throughput of {type(pl_module).__name__}: {speed:.1f} seconds of audio per second on"
-                           f" {trainer.world_size} x {pl_module.device.type}; {left / 60:.0f} minutes to go")  # fmt: skip
+            rank_zero_info(
+                f"throughput of {type(pl_module).__name__}: {speed:.1f} seconds of audio per second on"
+                f" {trainer.world_size} x {pl_module.device.type}; {left / 60:.0f} minutes to go"
+            )
 
     @staticmethod
     def _synchronize(stage: lightning.LightningModule) -> None:

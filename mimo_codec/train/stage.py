@@ -57,6 +57,8 @@ class CodecStage(lightning.LightningModule):
         self.batches_seen = 0
         self.run_seed = 0
         self.num_non_finite = self.num_non_finite_in_a_row = 0
+        self._skipped: str | None = None
+        self._with_gradients: set[str] = set()
         self.last_chosen: Tensor
         shape = (codec.num_quantizers, max(codec.codebook_sizes))
         self.register_buffer("last_chosen", torch.full(shape, -USAGE_WINDOW))
@@ -106,7 +108,7 @@ class CodecStage(lightning.LightningModule):
     def training_step(self, batch: Mapping[str, Batch], batch_index: int) -> dict[str, Tensor]:
         # so that a resumed run draws what it would have drawn, and all processes draw the same
         torch.manual_seed(self.run_seed + self.batches_seen)
-        self._skipped: str | None = None
+        self._skipped = None
         logged = self.learn(batch)
         self.batches_seen += 1
         self._count_non_finite(batch)
@@ -119,28 +121,35 @@ class CodecStage(lightning.LightningModule):
         """Whether this batch is the last of those whose gradients are summed."""
         return (self.batches_seen + 1) % self.accumulate == 0
 
-    def descend(self, name: str, loss: Tensor, optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+    def descend(self, name: str, loss: Tensor, optimizer: Any, scheduler: Any,
+                parameters: Iterable[nn.Parameter]) -> bool:  # fmt: skip
         """Backward, and when enough batches are together a clipped step; nothing of it where something is not finite.
 
-        name: of this player, for messages; loss: []; parameters: those of the optimizer.
+        name: of this player, for messages; loss: []; parameters: those of the optimizer. Returns whether it stepped.
         """
         with torch.autocast(self.device.type, enabled=False):
             if self._all_finite(loss):
                 self.manual_backward(loss / self.accumulate)
+                self._with_gradients.add(name)
             else:
                 self._skipped = f"{name}: the loss is {float(loss)}"
-            if self.completes_step:
-                self._step(name, optimizer, list(parameters))
+            if not self.completes_step or name not in self._with_gradients:
+                return False
+            self._with_gradients.remove(name)
+            return self._step(name, optimizer, scheduler, list(parameters))
 
-    def _step(self, name: str, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
+    def _step(self, name: str, optimizer: Any, scheduler: Any, parameters: Sequence[nn.Parameter]) -> bool:
         norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.log(f"train/gradient_{name}", norm)
-        if self._all_finite(norm):
+        is_finite = self._all_finite(norm)
+        if is_finite:
             optimizer.step()
+            scheduler.step()
         else:
             self._skipped = self._skipped or f"{name}: the norm of the gradients is {float(norm)}"
         optimizer.zero_grad()
+        return is_finite
 
     def _all_finite(self, value: Tensor) -> bool:
         """Whether a value is finite in every process."""
@@ -238,7 +247,8 @@ class CodecStage(lightning.LightningModule):
         from mimo_codec.transformer import TransformerLayer
 
         for network in self.sharded():
-            network.to(memory_format=torch.contiguous_format)  # others cannot be sharded
+            # parameters of another format cannot be sharded
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             for module in network.modules():
                 if isinstance(module, TransformerLayer):
                     fully_shard(module, mesh=mesh["data_parallel"])

@@ -153,8 +153,10 @@ class UnifiedStage(_Reconstruction):
     def on_train_end(self) -> None:
         own, other = (sum(x) / max(len(x), 1) for x in self.recent_text_losses.values())
         if self._reads_text:
-            rank_zero_info(f"audio to text: {own:.3f} nats per token on the last batches, {other:.3f} when given the"
-                           f" speech of another utterance; unigram entropy of the transcripts {self.entropy:.3f}")  # fmt: skip
+            rank_zero_info(
+                f"audio to text: {own:.3f} nats per token on the last batches, {other:.3f} when given the speech of"
+                f" another utterance; unigram entropy of the transcripts {self.entropy:.3f}"
+            )
 
     @property
     def _reads_text(self) -> bool:
@@ -181,10 +183,7 @@ class UnifiedStage(_Reconstruction):
         if "spoken" in batch:
             terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
         loss = torch.stack(list(terms.values())).sum()
-        optimizer = self.optimizers()
-        self.descend("codec", loss, optimizer, self._trained())
-        if self.completes_step:
-            self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.descend("codec", loss, self.optimizers(), self.lr_schedulers(), self._trained())
         return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
     def _text_loss(self, spoken: Batch) -> Tensor:
@@ -259,7 +258,7 @@ class AdversarialStage(_Reconstruction):
         learning_rate: peak of AdamW for the generator.
         matrix_learning_rate: peak of Muon for the generator's Transformers; 0: AdamW for everything.
         discriminator_learning_rate: peak of AdamW for the discriminators, which have no weight decay.
-        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_log, stft_weight: see `UnifiedStage`.
+        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_log, stft_weight: see stage 1.
         reconstruction_weight, adversarial_weight, feature_weight: of the terms of the generator's loss.
         average_decay: of the moving average of the generator's weights, per step; 0: none.
         excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
@@ -304,7 +303,7 @@ class AdversarialStage(_Reconstruction):
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
         self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels)
-        self.discriminators.to(memory_format=torch.channels_last)  # twice as fast, on CPUs too
+        self.discriminators.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
         if average_decay:
@@ -349,10 +348,12 @@ class AdversarialStage(_Reconstruction):
         self.log_usage(codes)
         decoded = self.decode(quantized, num_frames, crops)
         real, fake = self._excerpt(crops.waveform, decoded)
-        generator, discriminator = self.optimizers(), self.optimizers(use_pl_optimizer=False)[1]
+        # Lightning counts the steps of its own wrappers, so the discriminators' is not one of them
+        optimizers: Any = self.optimizers()[0], self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
+        schedulers: Any = self.lr_schedulers()
 
         judged = discriminator_loss(self.discriminators(real).scores, self.discriminators(fake.detach()).scores)
-        self.descend("discriminators", judged, discriminator, self.discriminators.parameters())
+        self.descend("discriminators", judged, optimizers[1], schedulers[1], self.discriminators.parameters())
 
         self.discriminators.requires_grad_(False)
         with torch.no_grad():
@@ -365,13 +366,10 @@ class AdversarialStage(_Reconstruction):
         with torch.autocast(self.device.type, enabled=False):
             terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         loss = torch.stack(list(terms.values())).sum()
-        self.descend("generator", loss, generator[0], self.generator.parameters())
+        stepped = self.descend("generator", loss, optimizers[0], schedulers[0], self.generator.parameters())
         self.discriminators.requires_grad_(True)
-        if self.completes_step:
-            for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
-                scheduler.step()
-            if self.average is not None:
-                self.average.update_parameters(self.codec.require_decoder())
+        if stepped and self.average is not None:
+            self.average.update_parameters(self.codec.require_decoder())
         return {"loss": loss.detach(), "discriminators": judged.detach(),
                 **{name: value.detach() for name, value in terms.items()}}  # fmt: skip
 
