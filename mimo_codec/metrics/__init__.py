@@ -17,7 +17,16 @@ from mimo_codec.metrics.registry import (
     Metric,
     available_metrics,
     missing_packages,
+    require_metric,
     speech_metrics,
 )
 
-__all__ = ["CORE_METRICS", "METRICS", "Metric", "available_metrics", "missing_packages", "speech_metrics"]
+__all__ = [
+    "CORE_METRICS",
+    "METRICS",
+    "Metric",
+    "available_metrics",
+    "missing_packages",
+    "require_metric",
+    "speech_metrics",
+]

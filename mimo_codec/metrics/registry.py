@@ -76,7 +76,7 @@ def speech_metrics(
     MimoError for unknown names, for packages that are not installed, and for less than 0.1 s of sound.
     """
     for name in metrics:
-        _require(name)
+        require_metric(name)
     seconds = min(len(reference) / reference_rate, len(decoded) / decoded_rate)
     if seconds < MIN_SECONDS:
         raise MimoError(f"{seconds:.3f} s of sound is too short to be scored; {MIN_SECONDS} s is needed")
@@ -84,6 +84,15 @@ def speech_metrics(
     pairs = {rate: _pair(reference, reference_rate, decoded, decoded_rate, rate, text)
              for rate in {METRICS[name].rate for name in metrics}}  # fmt: skip
     return {name: METRICS[name].score(pairs[METRICS[name].rate]) for name in metrics}
+
+
+def require_metric(name: str) -> None:
+    """MimoError for a name that is not known and for packages that are not installed."""
+    if name not in METRICS:
+        raise MimoError(f"metric {name!r} is not known; {', '.join(METRICS)} are")
+    missing = missing_packages(name)
+    if missing:
+        raise MimoError(f"{name}: {missing[0]} is not installed: {METRICS[name].install}")
 
 
 def available_metrics() -> tuple[str, ...]:
@@ -94,14 +103,6 @@ def available_metrics() -> tuple[str, ...]:
 def missing_packages(name: str) -> list[str]:
     """Those that the metric needs and that cannot be imported."""
     return [package for package in METRICS[name].packages if not _can_import(package)]
-
-
-def _require(name: str) -> None:
-    if name not in METRICS:
-        raise MimoError(f"metric {name!r} is not known; {', '.join(METRICS)} are")
-    missing = missing_packages(name)
-    if missing:
-        raise MimoError(f"{name}: {missing[0]} is not installed: {METRICS[name].install}")
 
 
 def _can_import(package: str) -> bool:

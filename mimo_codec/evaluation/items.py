@@ -1,47 +1,22 @@
-"""Originals against what a codec, its prefixes of codebooks and other codecs make of them, or against files.
-
-The model runs in this process, a few files at a time; scoring, which takes longer, in processes of its own, while the
-model waits, so that its speed is measured undisturbed.
-"""
+"""What to compare: audio files, folders and manifests -> items."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mimo_codec.audio import load_audio
-from mimo_codec.baselines import Baseline
-from mimo_codec.codec import MimoCodec
-from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
-from mimo_codec.evaluation import Codebook, Evaluation, System
 from mimo_codec.jobs import AUDIO, find_files
-from mimo_codec.metrics import METRICS, available_metrics, missing_packages, speech_metrics
 
-FILES_PER_WORKER = 4
-"""Coded before they are scored: enough that workers seldom wait, few enough to hold in memory."""
 NAMED_FILES = 3
 """In a line about many."""
-Sound = tuple[NDArray[np.float32], int]
-"""[S] and its rate in Hz."""
-Key, Value = TypeVar("Key"), TypeVar("Value")
-
-
-# ---- what to compare -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,18 +24,31 @@ class Item:
     """An original, and what is known of it."""
 
     name: str
-    """its path in the folder or manifest it comes from"""
+    """its path in the folder or manifest it comes from, and where in the file it starts if it is a part"""
     path: Path
     text: str | None = None
     """what is said"""
     decoded: Path | None = None
     """to compare it with"""
+    start: float = 0.0
+    """seconds from the file's beginning"""
+    end: float | None = None
+    """None for the file's end"""
+
+    def load(self) -> tuple[Tensor, int]:
+        """(waveform [S], sample rate in Hz); MimoError as of `load_audio`, and where there is nothing in the range."""
+        waveform, rate = load_audio(self.path)
+        part = waveform[round(self.start * rate) : None if self.end is None else round(self.end * rate)]
+        if not len(part):
+            raise MimoError(f"{self.path}: has no samples from {self.start:g} s on")
+        return part, rate
 
 
 def find_items(reference: str | Path, decoded: str | Path | None = None) -> tuple[list[Item], list[str]]:
     """An audio file, a folder of them or a manifest -> (items, notes).
 
-    A manifest is a .jsonl file: an object with "path", from the manifest's folder on, and perhaps "text" on each line.
+    A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and perhaps
+    "text" and, in seconds, "start" and "end".
     decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
     belong together, and there is a note on those that have no partner.
     MimoError when there is nothing to read, two files have one name, or none has a partner.
@@ -94,16 +82,20 @@ def _read_manifest(manifest: Path) -> list[Item]:
     items = [_read_line(manifest, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not items:
         raise MimoError(f"{manifest}: lists no files")
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise MimoError(f"{manifest}: lists twice: {_some(twice)}")
     return items
 
 
 def _read_line(manifest: Path, number: int, line: str) -> Item:
     try:
         entry = json.loads(line)
-        name, text = entry["path"], entry.get("text")
-        return Item(str(name), manifest.parent / name, text)
+        path, start, end = entry["path"], float(entry.get("start") or 0), entry.get("end")
+        name = f"{path} @ {start:g}" if start else path
+        return Item(name, manifest.parent / path, entry.get("text"), None, start, None if end is None else float(end))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise MimoError(f'{manifest}: line {number} is not an object with a "path" such as {{"path": "a.wav"}}') from None
+        raise MimoError(f'{manifest}: line {number} is not an object such as {{"path": "a.wav"}}') from None
 
 
 def _by_stem(items: Iterable[Item]) -> dict[str, Item]:
@@ -119,25 +111,3 @@ def _by_stem(items: Iterable[Item]) -> dict[str, Item]:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - NAMED_FILES
     return ", ".join(names[:NAMED_FILES]) + (f" and {more} more" if more > 0 else "")
-
-
-def choose_metrics(names: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
-    """Names asked for, or None for all but the slow ones, or ["all"] -> (metrics to compute, notes on what is missing).
-
-    MimoError for names that are not known, and for named metrics whose packages are not installed.
-    """
-    if names is not None and list(names) != ["all"]:
-        for name in names:
-            if name not in METRICS:
-                raise MimoError(f"metric {name!r} is not known; {', '.join(METRICS)} and all are")
-            if missing := missing_packages(name):
-                raise MimoError(f"{name}: {missing[0]} is not installed: {METRICS[name].install}")
-        return tuple(dict.fromkeys(names)), []
-    wanted = [name for name, metric in METRICS.items() if names is not None or not metric.slow]
-    chosen = tuple(name for name in wanted if name in available_metrics())
-    by_cause: dict[str, list[str]] = {}
-    for name in wanted:
-        if missing := missing_packages(name):
-            cause = f"{missing[0]} is not installed: {METRICS[name].install}"
-            by_cause.setdefault(cause, []).append(name)
-    return chosen, [f"left out: {', '.join(left_out)} ({cause})" for cause, left_out in by_cause.items()]
