@@ -138,10 +138,8 @@ def evaluate(
         str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write report.json, report.md and plots.")
     ] = None,
     num_quantizers: NumQuantizers = 8,
-    codebooks: Annotated[str, typer.Option(help="Smaller numbers of codebooks to measure too, such as 1,2,4.")] = "",
-    baselines: Annotated[
-        str, typer.Option(help="Beside the model, where their programs are; or none.")
-    ] = "opus,codec2",
+    codebooks: Annotated[str, typer.Option(help="Fewer codebooks to measure too, such as 1,2,4.")] = "",
+    baselines: Annotated[str, typer.Option(help="To measure too, where their programs are; or none.")] = "opus,codec2",
     metrics: Annotated[
         str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
     ] = None,

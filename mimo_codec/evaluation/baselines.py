@@ -88,7 +88,8 @@ def find_baselines(names: Sequence[str]) -> tuple[list[Baseline], list[str]]:
 
     MimoError for unknown names.
     """
-    found, notes = [], []
+    found: list[Baseline] = []
+    notes = []
     for name in names:
         if name not in BASELINES:
             raise MimoError(f"baseline {name!r} is not known; {', '.join(BASELINES)} and none are")

@@ -47,8 +47,8 @@ class Item:
 def find_items(reference: str | Path, decoded: str | Path | None = None) -> tuple[list[Item], list[str]]:
     """An audio file, a folder of them or a manifest -> (items, notes).
 
-    A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and perhaps
-    "text" and, in seconds, "start" and "end".
+    A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and
+    perhaps "text" and, in seconds, "start" and "end".
     decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
     belong together, and there is a note on those that have no partner.
     MimoError when there is nothing to read, two files have one name, or none has a partner.
@@ -58,6 +58,8 @@ def find_items(reference: str | Path, decoded: str | Path | None = None) -> tupl
         return originals, []
     if os.path.isfile(reference) and os.path.isfile(decoded) and len(originals) == 1:
         return [Item(originals[0].name, originals[0].path, originals[0].text, Path(decoded))], []
+    if not os.path.exists(decoded):
+        raise MimoError(f"{decoded}: there is no such folder")
     partners = {stem: item.path for stem, item in _by_stem(_list_files(Path(decoded))).items()}
     stems = _by_stem(originals)
     items = [Item(i.name, i.path, i.text, partners[stem]) for stem, i in stems.items() if stem in partners]

@@ -61,7 +61,8 @@ def per_file(evaluation: Evaluation) -> Figure | None:
     axes = figure.subplots()
     for system in systems:
         points = [(scores[names[1]], scores[names[0]]) for scores in system.scores.values()]
-        axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, label=system.name)
+        across, up = zip(*points, strict=True)
+        axes.scatter(across, up, s=14, alpha=0.7, label=system.name)
     axes.set_xlabel(METRICS[names[1]].label)
     axes.set_ylabel(METRICS[names[0]].label)
     axes.grid(alpha=0.3)

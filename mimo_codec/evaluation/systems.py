@@ -68,10 +68,8 @@ class Model:
         self._names = {number: f"{codec.name} q{number}" for number in sorted({*codebooks, num_quantizers})}
         self._counts = [np.zeros(size, dtype=np.int64) for size in codec.codebook_sizes[:num_quantizers]]
         self._bits_per_second: dict[int, float] = {}
-        silence = torch.zeros(codec.sample_rate)
-        codec.decode(
-            codec.encode(silence, codec.sample_rate, num_quantizers)
-        )  # what happens on first use is not to be timed
+        silence = torch.zeros(codec.sample_rate)  # so that what happens on first use is not timed
+        codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
         self._seconds = self._encode_seconds = 0.0
         self._decode_seconds = dict.fromkeys(self._names, 0.0)
 

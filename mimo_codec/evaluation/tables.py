@@ -21,23 +21,24 @@ def as_json(evaluation: Evaluation) -> str:
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """A line per metric, a column per system: metrics are many, and terminals narrow."""
-    rows = [["", *(system.name for system in evaluation.systems)]]
-    rows += [["kbit/s", *map(_kbps, evaluation.systems)]]
-    rows += [[_label(name), *(_value(system.summary(name)) for system in evaluation.systems)]
-             for name in evaluation.metrics]  # fmt: skip
-    if any(system.encode_factor is not None for system in evaluation.systems):
-        rows += [["encode, s/s", *(_factor(system.encode_factor) for system in evaluation.systems)]]
-        rows += [["decode, s/s", *(_factor(system.decode_factor) for system in evaluation.systems)]]
+    """A line per metric, a column per system: metrics are many, and terminals narrow. ASCII."""
+    systems = evaluation.systems
+    rows = [["", *(system.name for system in systems)], ["kbit/s", *map(_kbps, systems)]]
+    rows += [[_label(name), *(_value(system.summary(name), "+-") for system in systems)] for name in evaluation.metrics]
+    if any(system.encode_factor is not None for system in systems):
+        rows += [["encode, s/s", *(_factor(system.encode_factor) for system in systems)]]
+        rows += [["decode, s/s", *(_factor(system.decode_factor) for system in systems)]]
     return "\n".join([_heading(evaluation), "", *_aligned(rows), *_codebook_lines(evaluation), *evaluation.notes])
 
 
 def as_markdown(evaluation: Evaluation) -> str:
     """A row per system; then the codebooks, what failed and what was left out."""
     names = evaluation.metrics
-    header = ["", "kbit/s", *map(_label, names), "encode, s/s", "decode, s/s"]
-    rows = [[system.name, _kbps(system), *(_value(system.summary(name)) for name in names),
-             _factor(system.encode_factor), _factor(system.decode_factor)] for system in evaluation.systems]  # fmt: skip
+    header = ["", "kbit/s", *(f"{_label(name)} {_arrow(name)}" for name in names), "encode, s/s", "decode, s/s"]
+    rows = []
+    for system in evaluation.systems:
+        scores = [_value(system.summary(name), "±") for name in names]
+        rows.append([system.name, _kbps(system), *scores, _factor(system.encode_factor), _factor(system.decode_factor)])
     parts = ["# Evaluation", _heading(evaluation) + ".", _table(header, rows)]
     if evaluation.codebooks:
         numbered = enumerate(evaluation.codebooks, start=1)
@@ -63,24 +64,29 @@ def write_report(evaluation: Evaluation, folder: Path, overwrite: bool = False) 
 
 
 def _heading(evaluation: Evaluation) -> str:
+    if evaluation.num_files == 1:
+        return f"1 file, {evaluation.seconds:.1f} s"
     failed = f" ({len(evaluation.failed)} more failed)" if evaluation.failed else ""
-    files = f"{evaluation.num_files} file{'s' if evaluation.num_files != 1 else ''}"
-    return f"{files}{failed}, {evaluation.seconds / 60:.1f} min; means and their 95 % confidence intervals over files"
+    length = f"{evaluation.num_files} files{failed}, {evaluation.seconds / 60:.1f} min"
+    return f"{length}; mean over files and its 95 % confidence interval"
 
 
 def _label(name: str) -> str:
     metric = METRICS[name]
-    arrow = "↑" if metric.higher_is_better else "↓"
-    return f"{metric.label}{f', {metric.unit}' if metric.unit else ''} {arrow}"
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
 
 
-def _value(summary: Summary) -> str:
-    """Three digits or more, and as many places as the interval's bounds have."""
+def _arrow(name: str) -> str:
+    return "↑" if METRICS[name].higher_is_better else "↓"
+
+
+def _value(summary: Summary, sign: str) -> str:
+    """The mean and half of its interval."""
     if math.isnan(summary.mean):
         return NOTHING
     places = 3 if abs(summary.mean) < 10 else 2
     mean = f"{summary.mean:.{places}f}"
-    return mean if math.isnan(summary.margin) else f"{mean} ± {summary.margin:.{places}f}"
+    return mean if math.isnan(summary.margin) else f"{mean} {sign} {summary.margin:.{places}f}"
 
 
 def _kbps(system: System) -> str:

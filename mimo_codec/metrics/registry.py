@@ -70,9 +70,9 @@ def speech_metrics(
 ) -> dict[str, float]:
     """Scores of decoded speech, name -> value, in the order of `metrics` (names of `METRICS`).
 
-    reference, decoded: [S] of the same sound, at their own rates in Hz; both are resampled to the metric's rate (16 kHz,
-    narrow-band PESQ 8 kHz) and cut to the shorter one. text: what is said, where it is known. A score that has no
-    meaning for these sounds (PESQ without speech) is nan.
+    reference, decoded: [S] of the same sound, at their own rates in Hz; both are resampled to the metric's rate
+    (16 kHz, narrow-band PESQ 8 kHz) and cut to the shorter one. text: what is said, where it is known. A score that has
+    no meaning for these sounds (PESQ without speech) is nan.
     MimoError for unknown names, for packages that are not installed, and for less than 0.1 s of sound.
     """
     for name in metrics:
