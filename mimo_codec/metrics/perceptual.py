@@ -11,12 +11,12 @@ STOI_GAVE_UP = 1e-5
 
 
 def pesq_wb(pair: Pair) -> float:
-    """Wide-band PESQ, 1..4.64, of a pair at 16 kHz; nan where PESQ finds no speech."""
+    """Wide-band PESQ, 1..4.64, of a pair at 16 kHz; nan where PESQ finds no speech in one of them."""
     return _pesq(pair, "wb")
 
 
 def pesq_nb(pair: Pair) -> float:
-    """Narrow-band PESQ, 1..4.55, of a pair at 8 kHz; nan where PESQ finds no speech."""
+    """Narrow-band PESQ, 1..4.55, of a pair at 8 kHz; nan where PESQ finds no speech in one of them."""
     return _pesq(pair, "nb")
 
 
@@ -24,8 +24,10 @@ def _pesq(pair: Pair, mode: str) -> float:
     import pesq
 
     try:
-        return float(pesq.pesq(pair.rate, *pair.arrays(), mode))
-    except pesq.PesqError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(pesq.pesq(pair.rate, *pair.arrays(), mode))
+    except (pesq.PesqError, ValueError):  # ValueError: its own nan, of digital silence
         return float("nan")
 
 
