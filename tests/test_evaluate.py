@@ -330,7 +330,7 @@ def test_folders_that_cannot_be_matched(tmp_path):
         find_items(originals, touch(tmp_path / "b", "y.wav"))
     with pytest.raises(MimoError, match="x.flac and .*x.wav differ in the suffix alone"):
         find_items(originals, touch(tmp_path / "c", "x.flac", "x.wav"))
-    with pytest.raises(MimoError, match="there is no such folder"):
+    with pytest.raises(MimoError, match="there is no such file or folder"):
         find_items(originals, tmp_path / "nowhere")
 
 
@@ -344,8 +344,11 @@ def test_manifest(tmp_path):
     assert (part.name, part.text) == ("a.wav @ 0.25", None)
     speech(tmp_path / "a.wav")
     assert torch.equal(part.load()[0], whole.load()[0][4000:8000])
-    for text, reason in (("{", "line 1"), ('{"text": "x"}', "line 1"), ("", "lists no files"), ("[1]", "line 1"),
-                         ('{"path": "a"}\n{"path": "a"}', "lists twice: a"), ('{"path": 3}', "line 1")):  # fmt: skip
+    with pytest.raises(MimoError, match="parts of files.*: a.wav @ 0.25"):
+        find_items(manifest, tmp_path)
+    wrong = {"{": "line 1", '{"text": "x"}': "line 1", "[1]": "line 1", '{"path": 3}': "line 1", "": "lists no files",
+             '{"path": "a", "text": 3}': "line 1", '{"path": "a"}\n{"path": "a"}': "lists twice: a"}  # fmt: skip
+    for text, reason in wrong.items():
         manifest.write_text(text, encoding="utf-8")
         with pytest.raises(MimoError, match=reason):
             find_items(manifest)

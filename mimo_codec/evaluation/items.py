@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -51,18 +51,22 @@ def find_items(reference: str | Path, decoded: str | Path | None = None) -> tupl
     perhaps "text" and, in seconds, "start" and "end".
     decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
     belong together, and there is a note on those that have no partner.
-    MimoError when there is nothing to read, two files have one name, or none has a partner.
+    MimoError when there is nothing to read, two files have one name, none has a partner, or parts
+    of files are to have one.
     """
     originals = _read_manifest(Path(reference)) if Path(reference).suffix == ".jsonl" else _list_files(Path(reference))
     if decoded is None:
         return originals, []
-    if os.path.isfile(reference) and os.path.isfile(decoded) and len(originals) == 1:
-        return [Item(originals[0].name, originals[0].path, originals[0].text, Path(decoded))], []
     if not os.path.exists(decoded):
-        raise MimoError(f"{decoded}: there is no such folder")
+        raise MimoError(f"{decoded}: there is no such file or folder")
+    parts = [item.name for item in originals if item.start or item.end is not None]
+    if parts:
+        raise MimoError(f"{reference}: has parts of files, which have no decoded files of their own: {_some(parts)}")
+    if os.path.isfile(decoded) and len(originals) == 1:
+        return [replace(originals[0], decoded=Path(decoded))], []
     partners = {stem: item.path for stem, item in _by_stem(_list_files(Path(decoded))).items()}
     stems = _by_stem(originals)
-    items = [Item(i.name, i.path, i.text, partners[stem]) for stem, i in stems.items() if stem in partners]
+    items = [replace(item, decoded=partners[stem]) for stem, item in stems.items() if stem in partners]
     if not items:
         raise MimoError(f"no file of {reference} has a partner in {decoded}, of the same path but for the suffix")
     lonely = [str(item.path) for stem, item in stems.items() if stem not in partners]
@@ -93,9 +97,11 @@ def _read_manifest(manifest: Path) -> list[Item]:
 def _read_line(manifest: Path, number: int, line: str) -> Item:
     try:
         entry = json.loads(line)
-        path, start, end = entry["path"], float(entry.get("start") or 0), entry.get("end")
+        path, text, start, end = entry["path"], entry.get("text"), float(entry.get("start") or 0), entry.get("end")
+        if not isinstance(text, str | None):
+            raise TypeError("text")
         name = f"{path} @ {start:g}" if start else path
-        return Item(name, manifest.parent / path, entry.get("text"), None, start, None if end is None else float(end))
+        return Item(name, manifest.parent / path, text, None, start, None if end is None else float(end))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise MimoError(f'{manifest}: line {number} is not an object such as {{"path": "a.wav"}}') from None
 
