@@ -19,7 +19,7 @@ import typer
 from mimo_codec import __version__
 from mimo_codec.errors import MimoError
 from mimo_codec.files import check_target
-from mimo_codec.jobs import AUDIO, CODES, Job, find_files, plan_jobs
+from mimo_codec.jobs import AUDIO, CODES, plan_jobs
 from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
 if TYPE_CHECKING:
@@ -134,26 +134,48 @@ def reconstruct(
 
 @app.command()
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file of speech, or folder of them.")],
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="Speech: file, folder or .jsonl manifest.")],
+    decoded: Annotated[
+        str | None, typer.Argument(metavar="[DECODED]", help="Folder of decoded files to score instead of a model.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write report.json, report.md and plots.")
+    ] = None,
     num_quantizers: NumQuantizers = 8,
+    codebooks: Annotated[str, typer.Option(help="Fewer codebooks to measure too, such as 1,2,4.")] = "",
+    baselines: Annotated[str, typer.Option(help="To measure too, where their programs are; or none.")] = "opus,codec2",
+    metrics: Annotated[
+        str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Processes.  [default: one per core]")] = None,
     model: Model = "nano",
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every file's scores included.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Measure a codec on speech: PESQ, STOI, mel distance and the use of its codebooks.
+    """Measure a codec on speech, beside Opus and Codec2.
 
-    Every file is encoded, decoded and compared with the original at 16 kHz; means and standard deviations over files.
+    Every file is encoded, decoded and compared with the original; or with the file of the same name in DECODED. A
+    manifest has a line like {"path": "a.wav", "text": "what is said"} for each file; the text is for word error rates.
     """
-    from mimo_codec.evaluate import evaluate as evaluate_files
+    numbers = [_integer("--codebooks", word) for word in _words(codebooks)]
+    from mimo_codec.evaluation.command import evaluate_files
 
-    paths = find_files(source, AUDIO)
-    codec = _load(model, revision, device, dtype)
-    jobs = {path: Job(path, path) for path in paths}
-    with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0)) as finished:
-        result = evaluate_files(codec, paths, num_quantizers, lambda path: finished(jobs[path]))
-    print(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(result.lines()))
+    evaluate_files(
+        lambda: _load(model, revision, device, dtype),
+        reference,
+        decoded,
+        output,
+        num_quantizers=num_quantizers,
+        codebooks=numbers,
+        metrics=None if metrics is None else _words(metrics),
+        baselines=[] if baselines == "none" else _words(baselines),
+        workers=workers,
+        as_json=as_json,
+        overwrite=overwrite,
+    )
 
 
 @app.command()
@@ -190,8 +212,8 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    What follows RECIPE overrides its keys: mimo-codec train nano --data.root speech --trainer.max_steps 1000. For a
-    list of them: mimo-codec train nano --help.
+    What follows RECIPE overrides its keys, as in mimo-codec train nano_stage1 --data.root speech --trainer.max_steps
+    1000. For a list of them: mimo-codec train nano_stage1 --help.
     """
     from mimo_codec.train import cli
 
@@ -237,6 +259,17 @@ def scan_data(
         raise MimoError(f"{source}: none of {len(found)} utterances is fit to train on")
     write_manifest(output, good, overwrite)
     print("\n".join(summary(good, faults)))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def _integer(option: str, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise MimoError(f"{option}: {word!r} is not a number") from None
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:

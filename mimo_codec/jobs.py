@@ -60,7 +60,7 @@ def plan_jobs(
         jobs = [job for source in inputs for job in _mirror(Path(source), Path(output), reads, suffix)]
     _check_targets(jobs)
     if not overwrite:
-        _check_new([job.target for job in jobs])
+        check_new([job.target for job in jobs])
     return Plan(tuple(jobs), single)
 
 
@@ -130,7 +130,8 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         writers[place] = job.source
 
 
-def _check_new(targets: Sequence[Path]) -> None:
+def check_new(targets: Sequence[Path]) -> None:
+    """MimoError when something is at one of these paths."""
     existing = [target for target in targets if os.path.lexists(target)]
     if existing:
         others = f" and {len(existing) - 1} more of {len(targets)} outputs" if existing[1:] else ""

@@ -8,7 +8,7 @@ one process as on several that share a batch.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class ResidualQuantizer(Float32Module):
 
         vectors [N, D], chosen [N], valid [N].
         """
-        codebook = self.vq.layers[index]._codebook
+        codebook: Any = self.vq.layers[index]._codebook
         vectors = torch.where(valid[:, None], vectors, 0.0)
         counts = torch.zeros_like(codebook.cluster_size[0]).index_add_(0, chosen, valid.float())
         sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, chosen, vectors)
@@ -128,7 +128,7 @@ class ResidualQuantizer(Float32Module):
         self._revive(codebook, vectors, valid)
 
     @staticmethod
-    def _revive(codebook: torch.nn.Module, vectors: Tensor, valid: Tensor) -> None:
+    def _revive(codebook: Any, vectors: Tensor, valid: Tensor) -> None:
         """Entries hardly used any more become vectors of the batch: vectors [N, D], valid [N].
 
         The vectors are drawn from those of all processes, which share the random state.

@@ -9,53 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import make_speech
+from conftest import Outcome, assert_one_line_error, make_speech
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
 from mimo_codec.audio import _FORMATS, AudioWriter
 from mimo_codec.batch import _batches
-from mimo_codec.cli import main
 from mimo_codec.jobs import AUDIO, Job
 
 LSB = 2**-15
 """Step of a 16-bit file: waveforms that agree within 1e-5 may round to neighbours."""
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """The command in this process: exit code, stdout, stderr."""
-
-    def invoke(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(exited.value.code, int)
-        return Outcome(exited.value.code, out, err)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    yield invoke
-    signal.signal(signal.SIGTERM, handler)
 
 
 def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -72,12 +43,6 @@ def shell(*arguments: object) -> Outcome:
     process = start(*arguments)
     out, err = process.communicate(timeout=120)
     return Outcome(process.returncode, out, err)
-
-
-def assert_one_line_error(outcome: Outcome, *words: object, code: int = 2) -> None:
-    assert outcome.code == code, outcome
-    assert outcome.err.startswith("mimo-codec: error: ") and outcome.err.count("\n") == 1, outcome.err
-    assert all(str(word) in outcome.err for word in words), outcome.err
 
 
 def speech(path: Path, seconds: float = 1.0, rate: int = 24000, seed: int = 0) -> Path:

@@ -15,7 +15,8 @@ def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], matrix_learning_ra
 
     weight_decay: of tensors with more than one dimension.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in named:
         is_matrix = matrix_learning_rate > 0 and parameter.ndim == 2 and "layers." in name
         (matrices if is_matrix else others).append(parameter)

@@ -1,0 +1,121 @@
+"""What to compare: audio files, folders and manifests -> items."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from mimo_codec.audio import load_audio
+from mimo_codec.errors import MimoError
+from mimo_codec.jobs import AUDIO, find_files
+
+NAMED_FILES = 3
+"""In a line about many."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An original, and what is known of it."""
+
+    name: str
+    """its path in the folder or manifest it comes from, and where in the file it starts if it is a part"""
+    path: Path
+    text: str | None = None
+    """what is said"""
+    decoded: Path | None = None
+    """to compare it with"""
+    start: float = 0.0
+    """seconds from the file's beginning"""
+    end: float | None = None
+    """None for the file's end"""
+
+    def load(self) -> tuple[Tensor, int]:
+        """(waveform [S], sample rate in Hz); MimoError as of `load_audio`, and where there is nothing in the range."""
+        waveform, rate = load_audio(self.path)
+        part = waveform[round(self.start * rate) : None if self.end is None else round(self.end * rate)]
+        if not len(part):
+            raise MimoError(f"{self.path}: has no samples from {self.start:g} s on")
+        return part, rate
+
+
+def find_items(reference: str | Path, decoded: str | Path | None = None) -> tuple[list[Item], list[str]]:
+    """An audio file, a folder of them or a manifest -> (items, notes).
+
+    A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and
+    perhaps "text" and, in seconds, "start" and "end".
+    decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
+    belong together, and there is a note on those that have no partner.
+    MimoError when there is nothing to read, two files have one name, none has a partner, or parts
+    of files are to have one.
+    """
+    originals = _read_manifest(Path(reference)) if Path(reference).suffix == ".jsonl" else _list_files(Path(reference))
+    if decoded is None:
+        return originals, []
+    if not os.path.exists(decoded):
+        raise MimoError(f"{decoded}: there is no such file or folder")
+    parts = [item.name for item in originals if item.start or item.end is not None]
+    if parts:
+        raise MimoError(f"{reference}: has parts of files, which have no decoded files of their own: {_some(parts)}")
+    if os.path.isfile(decoded) and len(originals) == 1:
+        return [replace(originals[0], decoded=Path(decoded))], []
+    partners = {stem: item.path for stem, item in _by_stem(_list_files(Path(decoded))).items()}
+    stems = _by_stem(originals)
+    items = [replace(item, decoded=partners[stem]) for stem, item in stems.items() if stem in partners]
+    if not items:
+        raise MimoError(f"no file of {reference} has a partner in {decoded}, of the same path but for the suffix")
+    lonely = [str(item.path) for stem, item in stems.items() if stem not in partners]
+    lonely += [str(path) for stem, path in partners.items() if stem not in stems]
+    return items, [f"left out, without a partner: {_some(lonely)}"] if lonely else []
+
+
+def _list_files(source: Path) -> list[Item]:
+    if not os.path.isdir(source):
+        return [Item(source.name, source)]
+    return [Item(str(path.relative_to(source)), path) for path in find_files(source, AUDIO)]
+
+
+def _read_manifest(manifest: Path) -> list[Item]:
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MimoError(f"{manifest}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    items = [_read_line(manifest, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not items:
+        raise MimoError(f"{manifest}: lists no files")
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise MimoError(f"{manifest}: lists twice: {_some(twice)}")
+    return items
+
+
+def _read_line(manifest: Path, number: int, line: str) -> Item:
+    try:
+        entry = json.loads(line)
+        path, text, start, end = entry["path"], entry.get("text"), float(entry.get("start") or 0), entry.get("end")
+        if not isinstance(text, str | None):
+            raise TypeError("text")
+        name = f"{path} @ {start:g}" if start else path
+        return Item(name, manifest.parent / path, text, None, start, None if end is None else float(end))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise MimoError(f'{manifest}: line {number} is not an object such as {{"path": "a.wav"}}') from None
+
+
+def _by_stem(items: Iterable[Item]) -> dict[str, Item]:
+    found: dict[str, Item] = {}
+    for item in items:
+        stem = str(Path(item.name).with_suffix(""))
+        if stem in found:
+            raise MimoError(f"{found[stem].path} and {item.path} differ in the suffix alone: which one is meant?")
+        found[stem] = item
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED_FILES
+    return ", ".join(names[:NAMED_FILES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,97 @@
+"""Pictures of an evaluation: quality against bitrate, and every file for itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mimo_codec.errors import MimoError
+from mimo_codec.evaluation.results import Evaluation, System
+from mimo_codec.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = ("pesq_wb", "stoi")
+"""The metrics of the pictures, where they were computed; else the first ones that were."""
+
+
+def require_matplotlib() -> None:
+    """MimoError when it is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MimoError("matplotlib is not installed: pip install 'mimo-codec[eval]'") from None
+
+
+def rate_quality(evaluation: Evaluation) -> Figure | None:
+    """Means with their confidence intervals against kbit/s, the model's as a line over its prefixes of codebooks.
+
+    None when no system has a bitrate.
+    """
+    rated = [system for system in evaluation.systems if system.bits_per_second is not None]
+    names = _shown(evaluation)
+    if not rated or not names:
+        return None
+    figure = _figure(len(names))
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        _plot_means(axes, [s for s in rated if s.kind == "model"], name, "-o", "model, codebooks from the first on")
+        for system in rated:
+            if system.kind != "model":
+                _plot_means(axes, [system], name, "s", system.name)
+        axes.set_xlabel("kbit/s")
+        axes.set_ylabel(METRICS[name].label)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
+
+
+def per_file(evaluation: Evaluation) -> Figure | None:
+    """A point per file: one metric against the other. Of the model's prefixes only the longest is shown.
+
+    None when fewer than two metrics were computed.
+    """
+    names = _shown(evaluation)
+    if len(names) < 2:
+        return None
+    models = [system for system in evaluation.systems if system.kind == "model"]
+    systems = models[-1:] + [system for system in evaluation.systems if system.kind != "model"]
+    figure = _figure(1)
+    axes = figure.subplots()
+    for system in systems:
+        points = [(scores[names[1]], scores[names[0]]) for scores in system.scores.values()]
+        across, up = zip(*points, strict=True)
+        axes.scatter(across, up, s=14, alpha=0.7, label=system.name)
+    axes.set_xlabel(METRICS[names[1]].label)
+    axes.set_ylabel(METRICS[names[0]].label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+PLOTS = {"rate_quality.png": rate_quality, "per_file.png": per_file}
+"""file -> what draws it"""
+
+
+def _shown(evaluation: Evaluation) -> list[str]:
+    """Two names at most."""
+    preferred = [name for name in SHOWN if name in evaluation.metrics]
+    return (preferred + [name for name in evaluation.metrics if name not in SHOWN])[: len(SHOWN)]
+
+
+def _figure(num_panels: int) -> Figure:
+    """Drawn without a display, and forgotten when it goes out of use."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5.5 * num_panels, 4.5), layout="constrained")
+
+
+def _plot_means(axes: Axes, systems: list[System], metric: str, style: str, label: str) -> None:
+    summaries = [system.summary(metric) for system in systems]
+    if systems:
+        rates = [(system.bits_per_second or 0.0) / 1000 for system in systems]
+        below = [max(s.mean - s.low, 0) for s in summaries]  # equal values: rounding
+        above = [max(s.high - s.mean, 0) for s in summaries]
+        axes.errorbar(rates, [s.mean for s in summaries], (below, above), fmt=style, capsize=3, label=label)

@@ -1,0 +1,103 @@
+"""Where decoded waveforms come from: a codec with some of its codebooks, or files that are there already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimo_codec.audio import load_audio
+from mimo_codec.checks import check_integer
+from mimo_codec.codec import MimoCodec
+from mimo_codec.codes import AudioCodes
+from mimo_codec.errors import MimoError
+from mimo_codec.evaluation.items import Item
+from mimo_codec.evaluation.results import Codebook, System
+
+Sound = tuple[NDArray[np.float32], int]
+"""[S] and its rate in Hz; numpy, because it travels between processes."""
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""system -> file -> metric -> value"""
+Value = TypeVar("Value")
+
+
+class Coder(Protocol):
+    """Where the decoded waveforms come from."""
+
+    def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
+        """System -> its waveform."""
+
+    def systems(self, scores: Scores) -> list[System]:
+        """scores: system -> file -> metric -> value."""
+
+    def codebooks(self) -> list[Codebook]: ...
+
+
+class DecodedFiles:
+    """Decoded files that are there already."""
+
+    name = "decoded files"
+
+    def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
+        if item.decoded is None:
+            raise MimoError(f"{item.path}: there is no decoded file to compare with")
+        waveform, decoded_rate = load_audio(item.decoded)
+        return {self.name: (waveform.numpy(), decoded_rate)}
+
+    def systems(self, scores: Scores) -> list[System]:
+        return [System(self.name, "files", scores[self.name])]
+
+    def codebooks(self) -> list[Codebook]:
+        return []
+
+
+class Model:
+    """A codec that counts what it uses: time and entries of its codebooks."""
+
+    def __init__(self, codec: MimoCodec, num_quantizers: int, codebooks: Sequence[int]):
+        codec.quantizer.check_count(num_quantizers)
+        codec.require_decoder()
+        for number in codebooks:
+            check_integer("codebooks", number, 1, num_quantizers)
+        self._codec, self._num_quantizers = codec, num_quantizers
+        self._names = {number: f"{codec.name} q{number}" for number in sorted({*codebooks, num_quantizers})}
+        self._counts = [np.zeros(size, dtype=np.int64) for size in codec.codebook_sizes[:num_quantizers]]
+        self._bits_per_second: dict[int, float] = {}
+        silence = torch.zeros(codec.sample_rate)  # so that what happens on first use is not timed
+        codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
+        self._seconds = self._encode_seconds = 0.0
+        self._decode_seconds = dict.fromkeys(self._names, 0.0)
+
+    def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
+        codes, elapsed = _timed(lambda: self._codec.encode(original, rate, self._num_quantizers))
+        self._encode_seconds += elapsed
+        self._seconds += codes.duration
+        for counts, row in zip(self._counts, codes.to_numpy(), strict=True):
+            counts += np.bincount(row, minlength=len(counts))
+        return {name: (self._decode(codes.first(number)), self._codec.sample_rate)
+                for number, name in self._names.items()}  # fmt: skip
+
+    def _decode(self, codes: AudioCodes) -> NDArray[np.float32]:
+        waveform, elapsed = _timed(lambda: self._codec.decode(codes))
+        self._decode_seconds[codes.num_quantizers] += elapsed
+        self._bits_per_second[codes.num_quantizers] = codes.bitrate
+        return waveform.numpy()
+
+    def systems(self, scores: Scores) -> list[System]:
+        encode_factor = self._encode_seconds / self._seconds
+        return [System(name, "model", scores[name], self._bits_per_second[number], encode_factor,
+                       self._decode_seconds[number] / self._seconds)
+                for number, name in self._names.items()]  # fmt: skip
+
+    def codebooks(self) -> list[Codebook]:
+        return [Codebook.of(counts) for counts in self._counts]
+
+
+def _timed(compute: Callable[[], Value]) -> tuple[Value, float]:
+    started = time.perf_counter()
+    return compute(), time.perf_counter() - started
