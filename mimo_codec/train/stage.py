@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mimo_codec.codec import MimoCodec
 from mimo_codec.errors import MimoError
-from mimo_codec.metrics import speech_metrics
+from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.data import Batch
 from mimo_codec.train.show import show_histogram, show_sound
 
@@ -31,7 +31,8 @@ USAGE_WINDOW = 100
 LOW_USAGE = 0.2
 WARNING_INTERVAL = 500
 """Batches between two warnings about the use of codebooks."""
-METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
+METRICS = (*CORE_METRICS, "speaker_similarity")
+"""What validation computes, as far as the packages for it are installed."""
 PUBLISHED_QUANTIZERS = 8
 """Codebooks that validation uses, where there are more: what the language models of this family read."""
 
@@ -62,6 +63,7 @@ class CodecStage(lightning.LightningModule):
         self.last_chosen: Tensor
         shape = (codec.num_quantizers, max(codec.codebook_sizes))
         self.register_buffer("last_chosen", torch.full(shape, -USAGE_WINDOW))
+        self.metrics = [name for name in METRICS if name in available_metrics()]
         self._scores: list[dict[str, float]] = []
         self._codes: list[Tensor] = []
 
@@ -215,7 +217,7 @@ class CodecStage(lightning.LightningModule):
             self._codes.append(codes[0].cpu())
         decoded = codec.require_decoder()(features)[:, : waveform.shape[1]].float()
         rate = codec.sample_rate
-        self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate))
+        self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate, self.metrics))
         if index < SHOWN_FILES:
             for name, sound in (("original", waveform), ("decoded", decoded)):
                 show_sound(self.loggers, f"{name}/{index}", sound[0].float(), codec, self.global_step)
@@ -224,12 +226,12 @@ class CodecStage(lightning.LightningModule):
         """Log means over the files of all processes; files without a score (nan) are left out."""
         scores, self._scores = self._scores, []
         codes, self._codes = self._codes, []
-        for name in METRICS:
+        for name in self.metrics:
             values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
             sums = torch.stack((values.nansum(), values.isfinite().sum().float()))
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             if sums[1] > 0:
-                self.log(f"val/{name}", sums[0] / sums[1], prog_bar=name == METRICS[0])
+                self.log(f"val/{name}", sums[0] / sums[1], prog_bar=name == self.metrics[0])
         for index, row in enumerate(torch.cat(codes, dim=1) if codes else ()):
             used = len(row.unique()) / self.codec.codebook_sizes[index]
             self.log(f"codebook/val_usage_{index}", used, sync_dist=True)
