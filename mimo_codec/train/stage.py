@@ -217,7 +217,8 @@ class CodecStage(lightning.LightningModule):
             self._codes.append(codes[0].cpu())
         decoded = codec.require_decoder()(features)[:, : waveform.shape[1]].float()
         rate = codec.sample_rate
-        self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate, self.metrics))
+        with torch.autocast(self.device.type, enabled=False):
+            self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate, self.metrics))
         if index < SHOWN_FILES:
             for name, sound in (("original", waveform), ("decoded", decoded)):
                 show_sound(self.loggers, f"{name}/{index}", sound[0].float(), codec, self.global_step)
