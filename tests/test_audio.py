@@ -450,6 +450,20 @@ def test_pieces_of_a_file_equal_those_of_the_whole(tmp_path: Path, suffix: str) 
         load_audio(path, 5.5, 6.0)
 
 
+def test_pieces_of_files_of_unknown_length(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    save_audio(path, make_speech(3.0), 24000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert audio_info(path).num_samples is None
+    whole, _ = load_audio(path)
+    assert torch.equal(load_audio(path, 1.5, 2.0)[0], whole[36000:48000])
+    with pytest.raises(MimoError, match="no samples from 5 s on"):
+        load_audio(path, 5.0)
+
+
 def test_pieces_of_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     save_audio(path, make_speech(20.0), 24000)

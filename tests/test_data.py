@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,7 +139,7 @@ utterances = st.builds(
 @given(rows=st.lists(utterances, max_size=5), inside=st.booleans())
 def test_manifests_come_back_as_they_were(tmp_path: Path, rows: list[Utterance], inside: bool) -> None:
     folder = tmp_path / "audio" if inside else tmp_path.parent
-    rows = [Utterance(**{**vars(row), "path": folder / row.path}) for row in rows]
+    rows = [replace(row, path=folder / row.path) for row in rows]
     write_manifest(tmp_path / "m.jsonl", rows)
     assert read_manifest(tmp_path / "m.jsonl") == rows
     lines = (tmp_path / "m.jsonl").read_bytes().decode("utf-8", "surrogatepass").split("\n")[:-1]
