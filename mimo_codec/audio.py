@@ -59,8 +59,8 @@ def load_audio(path: AnyPath, start: float = 0.0, end: float | None = None) -> t
     """Read an audio file -> (waveform [S] float32, sample rate in Hz).
 
     Integer samples are scaled to [-1, 1), channels are averaged. `start` and `end`, in seconds, cut
-    a piece out of the file without decoding what comes before it (MP3 apart) or after it; a piece
-    that goes beyond the file's end is shorter.
+    a piece out of the file; what comes before it is decoded only where the header does not tell the
+    file's length. A piece that goes beyond the file's end is shorter.
 
     Raises MimoError, which starts with `path`, when there is no such file, it is a folder, empty,
     not audio, damaged, without samples, or has NaN or infinite samples.
@@ -117,12 +117,12 @@ def _mono_blocks(
 
 def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
     """Go to sample `start`, or to the end if that comes first; returns the number of samples before the place."""
-    if file.format != "MP3" and start < file.frames <= _MAX_KNOWN_SAMPLES:
+    if 0 < start < file.frames <= _MAX_KNOWN_SAMPLES:
         try:
             return int(file.seek(start))
         except sf.LibsndfileError as error:
             raise MimoError(f"{path}: is damaged before sample {start} ({_reason(error)})") from error
-    position = 0  # seeking in an MP3 may miss by a frame, and in what has no length is not possible
+    position = 0
     while position < start:
         skipped = len(_read(file, path, position, min(_LOAD_BLOCK, start - position)))
         if not skipped:

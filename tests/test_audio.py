@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from conftest import make_speech
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -434,6 +435,44 @@ def test_iter_audio_resamples(tmp_path: Path, new: int) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read in /proc")
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_pieces_of_a_file_equal_those_of_the_whole(tmp_path: Path, suffix: str) -> None:
+    """An Opus decoder need not forget within 80 ms how it came to a place, which leaves a small difference."""
+    path = tmp_path / f"a{suffix}"
+    save_audio(path, make_speech(5.0), 24000)
+    whole, rate = load_audio(path)
+    for start, end in [(0.0, 0.5), (0.0301, None), (1.23456, 4.0), (4.5, 9.0)]:
+        expected = whole[round(start * rate) : None if end is None else round(end * rate)]
+        assert torch.allclose(load_audio(path, start, end)[0], expected, atol=1e-3 if suffix == ".opus" else 1e-6)
+        blocks = torch.cat(list(iter_audio(path, 0.3, start=start, end=end)))
+        assert torch.allclose(blocks, expected, atol=1e-3 if suffix == ".opus" else 1e-6)
+    with pytest.raises(MimoError, match=f"a{suffix}: holds no samples from 5.5 s on"):
+        load_audio(path, 5.5, 6.0)
+
+
+def test_pieces_of_files_of_unknown_length(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    save_audio(path, make_speech(3.0), 24000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert audio_info(path).num_samples is None
+    whole, _ = load_audio(path)
+    assert torch.equal(load_audio(path, 1.5, 2.0)[0], whole[36000:48000])
+    with pytest.raises(MimoError, match="no samples from 5 s on"):
+        load_audio(path, 5.0)
+
+
+def test_pieces_of_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    save_audio(path, make_speech(20.0), 24000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(load_audio(path, 1.0, 2.0)[0]) == 24000
+    with pytest.raises(MimoError, match="a.flac: is damaged"):
+        load_audio(path, 18.0, 19.0)
+
+
 def test_iter_audio_holds_no_more_than_blocks(tmp_path: Path) -> None:
     def resident_megabytes() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -91,10 +91,17 @@ def num_samples_before(num_samples: int, speed: int) -> int:
 
 def change_speed(waveform: Tensor, speed: int) -> Tensor:
     """[S] -> [ceil(S * 100 / speed)]: played at `speed` percent, pitch included."""
+    if speed == _SPEED_STEPS:
+        return waveform
     return resample(waveform, 20 * speed, 20 * _SPEED_STEPS)  # times 20, as sample rates start at 1000
 
 
 # ---- effects ---------------------------------------------------------------------------------------------------------
+
+
+def _fft_size(at_least: int) -> int:
+    """Some sizes are much slower than the next power of two."""
+    return 1 << (at_least - 1).bit_length()
 
 
 def _random_equaliser(most_db: float, sample_rate: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +112,7 @@ def _random_equaliser(most_db: float, sample_rate: int, rng: np.random.Generator
 
 def _filter(x: Tensor, sample_rate: int, corners_hz: np.ndarray, levels_db: np.ndarray) -> Tensor:
     """Zero-phase filter whose level in dB is linear between its corners on a logarithmic axis of frequency."""
-    size = 2 * len(x)  # so that the end does not leak into the beginning
+    size = _fft_size(2 * len(x))  # so that the end does not leak into the beginning
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     levels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(corners_hz), levels_db)
     response = torch.from_numpy(10 ** (levels / 20)).to(x)
@@ -134,6 +141,6 @@ def _in_a_room(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time)
     tail *= level / np.sqrt(np.square(tail).sum())
     tail[0] = 1.0
-    size = len(x) + len(tail)
+    size = _fft_size(len(x) + len(tail))
     response = torch.fft.rfft(torch.from_numpy(tail).to(x), size)
     return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]

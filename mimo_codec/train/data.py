@@ -29,7 +29,7 @@ from torch.utils.data.distributed import DistributedSampler
 from mimo_codec.audio import load_audio
 from mimo_codec.checks import check_integer, check_number
 from mimo_codec.errors import MimoError
-from mimo_codec.resampling import resample
+from mimo_codec.resampling import check_sample_rate, resample
 from mimo_codec.train.augment import Augmentation, change_speed, num_samples_before
 from mimo_codec.train.manifest import (
     FIGURES,
@@ -285,6 +285,7 @@ class SpeechData(lightning.LightningDataModule):
         self.save_hyperparameters(ignore=["augmentation"])  # checkpoints hold plain values only
         self.batch_size = check_integer("batch_size", batch_size, 1, 2**20)
         self.text_batch_size = check_integer("text_batch_size", text_batch_size, 0, 2**20)
+        self.sample_rate = check_sample_rate(sample_rate)
         self.num_samples = round(check_number("segment_seconds", segment_seconds, 0.01, 3600) * sample_rate)
         self.max_text_seconds = check_number("max_text_seconds", max_text_seconds, 0, 3600)
         self.folder_weights = folder_weights or {}
@@ -293,7 +294,6 @@ class SpeechData(lightning.LightningDataModule):
         self.augmentation, self.seed = augmentation, check_integer("seed", seed, 0, 2**63)
         self.num_workers = check_integer("num_workers", num_workers, 0, 1024)
         self.cache_bytes = int(check_number("cache_gb", cache_gb, 0, 1e6) * 1e9)
-        self.sample_rate = sample_rate
         self.num_validation_files = check_integer("num_validation_files", num_validation_files, 0, 2**40)
         self.limits = Limits(min_seconds, max_clipped, max_silence)
         self.sources = {"train": (root, split)}

@@ -36,7 +36,7 @@ _BOUNDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Utterance:
     """An audio file, or what lies from `start` to `end` in it. None: not known, or none.
 

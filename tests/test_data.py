@@ -1,0 +1,824 @@
+"""Training data: manifests, scans of good and broken files, augmentation, and the order of batches."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from conftest import make_speech
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+pytest.importorskip("lightning", reason="needs the train extra")
+
+import lightning
+from jsonargparse import ArgumentParser
+from torch.utils.data import DistributedSampler
+
+from mimo_codec import MimoError, save_audio
+from mimo_codec.cli import main
+from mimo_codec.train import scan as scanning
+from mimo_codec.train.augment import Augmentation, change_speed, num_samples_before
+from mimo_codec.train.data import Batch, Reader, SpeechData
+from mimo_codec.train.manifest import (
+    Fault,
+    Utterance,
+    find_utterances,
+    read_faults,
+    read_manifest,
+    write_faults,
+    write_manifest,
+)
+from mimo_codec.train.scan import Limits, examine, scan
+
+RATE = 8000
+AS_IT_IS = Augmentation(gain_db=None, invert=False)
+
+
+def write_speech(path: Path, seconds: float = 0.4, rate: int = RATE, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_audio(path, make_speech(seconds, rate, seed), rate)
+    return path
+
+
+@pytest.fixture(scope="module")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files of different lengths and rates, the first two with text, and one that is no audio."""
+    folder = tmp_path_factory.mktemp("speech")
+    for i, (seconds, rate) in enumerate([(3.0, 16000), (1.0, 24000), (0.4, 22050), (2.5, 16000)]):
+        write_speech(folder / f"{i}.wav", seconds, rate, seed=i)
+    (folder / "0.txt").write_text("three\nseconds ", encoding="utf-8")
+    (folder / "1.txt").write_text("one second: 一秒", encoding="utf-8")
+    (folder / "broken.wav").write_bytes(b"this is no audio")
+    return folder
+
+
+# ---- broken files ----------------------------------------------------------------------------------------------------
+
+
+def truncated_flac(path: Path) -> None:
+    write_speech(path.with_suffix(".flac"), 3.0)
+    whole = path.with_suffix(".flac").read_bytes()
+    path.with_suffix(".flac").unlink()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def floats(*values: float, count: int = 4000) -> Callable[[Path], None]:
+    samples = np.resize(np.array(values, dtype=np.float32), count)
+    return lambda path: sf.write(path, samples, RATE, format="WAV", subtype="FLOAT")
+
+
+def with_rate(rate: int) -> Callable[[Path], None]:
+    return lambda path: sf.write(path, np.full(4000, 0.1), rate, format="WAV")
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "text": ("unreadable", lambda path: path.write_text("not audio at all " * 100) and None),
+    "empty": ("unreadable", lambda path: path.touch()),
+    "random": ("unreadable", lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)) and None),
+    "header": ("damaged", floats(count=0)),
+    "truncated": ("damaged", truncated_flac),
+    "nan": ("damaged", floats(0.1, -0.1, float("nan"))),
+    "zeros": ("silent", floats(0.0)),
+    "quiet": ("silent", floats(1e-4, -1e-4)),
+    "clipped": ("clipped", floats(1.0, -1.0, 0.2, 0.1)),
+    "loud": ("clipped", floats(20000.0, -3000.0)),
+    "short": ("too short", floats(0.1, -0.1, count=100)),
+    "rate": ("unreadable", with_rate(1)),
+    "dangling": ("missing", lambda path: path.symlink_to(path.parent / "nowhere.wav")),
+}
+"""How a file can be broken -> the kind of its fault, and how to break one."""
+
+
+@pytest.fixture(scope="module")
+def mixed_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """200 files in sub-folders, 20 of them broken in 13 ways -> folder, and name -> kind of the broken ones."""
+    folder, kinds = tmp_path_factory.mktemp("mixed"), {}
+    speech = write_speech(folder / "0" / "good.wav").read_bytes()
+    for i in range(1, 180):
+        place = folder / str(i % 7) / f"good{i}.wav"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(speech)
+    for i, (way, (kind, spoil)) in enumerate(itertools.islice(itertools.cycle(BROKEN.items()), 20)):
+        path = folder / str(i % 7) / f"{way}{i}.wav"
+        spoil(path)
+        kinds[path.name] = kind
+    return folder, kinds
+
+
+# ---- manifests -------------------------------------------------------------------------------------------------------
+
+words = st.none() | st.text(max_size=8)
+positive = st.floats(0.001, 1e6)
+names = st.text(st.characters(exclude_characters="/\0"), min_size=1).filter(lambda name: name not in (".", ".."))
+utterances = st.builds(
+    Utterance, path=names.map(Path), start=st.just(0.0) | st.floats(0, 10), end=st.none() | st.floats(11, 1e6),
+    text=words, speaker=words, split=words, seconds=st.none() | positive,
+    sample_rate=st.none() | st.integers(1000, 768000),
+    peak=st.none() | st.floats(0, 2), clipped=st.none() | st.floats(0, 1), silence=st.none() | st.floats(0, 1),
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(utterances, max_size=5), inside=st.booleans())
+def test_manifests_come_back_as_they_were(tmp_path: Path, rows: list[Utterance], inside: bool) -> None:
+    folder = tmp_path / "audio" if inside else tmp_path.parent
+    rows = [replace(row, path=folder / row.path) for row in rows]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert read_manifest(tmp_path / "m.jsonl") == rows
+    lines = (tmp_path / "m.jsonl").read_bytes().decode("utf-8", "surrogatepass").split("\n")[:-1]
+    assert [Path(json.loads(line)["path"]).is_absolute() for line in lines] == [not inside] * len(rows)
+
+
+def test_a_manifest_can_be_moved_with_its_audio(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [Utterance(write_speech(tmp_path / "old" / "a.wav"))])
+    (tmp_path / "old" / "m.jsonl").write_text('{"path": "a.wav"}')
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert read_manifest(tmp_path / "new" / "m.jsonl") == [Utterance(tmp_path / "new" / "a.wav")]
+
+
+def test_manifests_of_others_are_read(tmp_path: Path) -> None:
+    row = {"path": "train/a.flac", "split": "train", "speaker": 12, "sample_rate": 24000, "seconds": 8.3, "source": "x",
+           "text": "a b", "start": None}  # fmt: skip
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\n")  # as on Windows
+    expected = Utterance(tmp_path / "train/a.flac", text="a b", speaker="12", split="train", seconds=8.3,
+                         sample_rate=24000)  # fmt: skip
+    assert read_manifest(path) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[1]", "not a JSON object"),
+        ("{}", "path must name"),
+        ('{"path": 3}', "path must name"),
+        ('{"path": "a.wav", "seconds": "long"}', "seconds must be a number"),
+        ('{"path": "a.wav", "seconds": NaN}', "seconds must be a number"),
+        ('{"path": "a.wav", "start": 2, "end": 1}', "end must be later"),
+        ('{"path": "a.wav", "text": 1}', "text must be text"),
+        ('{"path": "a.wav", "text": "\udce9"}', "is not JSON"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"path": "fine.wav"}\n' + line.encode("utf-8", "surrogateescape"))
+    with pytest.raises(MimoError, match=message) as error:
+        read_manifest(path)
+    assert str(error.value).startswith(f"{path}: line 2: ") and "\n" not in str(error.value)
+
+
+def test_sources_that_are_none(tmp_path: Path, speech_folder: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    for source, split, message in [
+        (tmp_path, None, "no files to read"),
+        (tmp_path / "missing", None, "not a folder"),
+        (tmp_path / "missing.jsonl", None, "No such file"),
+        (tmp_path / "empty.jsonl", None, "has no rows"),
+        (speech_folder / "0.wav", None, "not a folder"),
+        (speech_folder, "train", "no split"),
+    ]:
+        with pytest.raises(MimoError, match=message):
+            find_utterances(source, split)
+
+
+def test_text_beside_audio_is_found(speech_folder: Path, tmp_path: Path) -> None:
+    found, faults = find_utterances(speech_folder)
+    assert [u.text for u in found] == ["three seconds", "one second: 一秒", None, None, None] and not faults
+    write_speech(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    (found,), (fault,) = find_utterances(tmp_path)
+    assert found.text is None and fault.kind == "bad text" and fault.path == tmp_path / "a.txt"
+
+
+def test_a_folder_that_cannot_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_speech(tmp_path / "a.wav")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (found,), (fault,) = find_utterances(tmp_path)
+    assert found.path.name == "a.wav" and fault.path.name == "secret" and "denied" in fault.reason
+
+
+# ---- scans -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_broken_file_is_found_and_named(mixed_folder: tuple[Path, dict[str, str]]) -> None:
+    folder, kinds = mixed_folder
+    found, _ = find_utterances(folder)
+    seen: list[int] = []
+    good, faults = scan(found, num_workers=2, progress=seen.append)
+    assert {fault.path.name: fault.kind for fault in faults} == kinds
+    assert len(found) == 200 and len(good) == 180 and all("good" in u.name for u in good)
+    assert seen == list(range(200))
+    assert scan(found, num_workers=1) == (good, faults)
+    assert all("\n" not in fault.reason and str(folder) not in fault.reason for fault in faults)
+
+
+def test_figures_of_a_file(tmp_path: Path) -> None:
+    """Of stereo, 24 % of it silent and a 400th clipped."""
+    samples = np.full((RATE, 2), 0.25, dtype=np.float32)
+    samples[: RATE * 24 // 100] = 0
+    samples[-RATE // 400 :] = 1.0
+    sf.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    (good,), _ = scan([Utterance(tmp_path / "a.wav", text="x", speaker="y", split="z")])
+    assert good == Utterance(tmp_path / "a.wav", text="x", speaker="y", split="z", seconds=1.0, sample_rate=RATE,
+                             peak=1.0, clipped=0.0025, silence=0.24)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [
+        (Limits(min_seconds=1.01), "too short"),
+        (Limits(max_clipped=0.002), "clipped"),
+        (Limits(max_silence=0.2), "silent"),
+        (Limits(min_seconds=1.0, max_clipped=0.003, max_silence=0.3), None),
+    ],
+)
+def test_limits_can_be_chosen(tmp_path: Path, limits: Limits, kind: str | None) -> None:
+    test_figures_of_a_file(tmp_path)
+    outcome = examine(Utterance(tmp_path / "a.wav"), limits)
+    assert (outcome.kind if isinstance(outcome, Fault) else None) == kind
+
+
+@pytest.mark.parametrize("name", ["min_seconds", "max_clipped", "max_silence"])
+def test_limits_that_are_refused(name: str) -> None:
+    with pytest.raises(MimoError, match=name):
+        Limits(**{name: -1})
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_ranges_of_a_longer_file(tmp_path: Path, suffix: str) -> None:
+    path = write_speech(tmp_path / f"a{suffix}", 3.0, 16000)
+    ranges = [(0.0, 1.0), (1.0, 2.25), (2.0, None), (2.0, 3.05), (2.0, 4.0), (5.0, 6.0)]
+    good, faults = scan([Utterance(path, start, end) for start, end in ranges], Limits(max_silence=1))
+    assert [u.seconds for u in good] == pytest.approx([1.0, 1.25, 1.0, 1.0], abs=0.05)
+    assert [(fault.kind, fault.name) for fault in faults] == [
+        ("bad range", f"{path} @ 2"),
+        ("bad range", f"{path} @ 5"),
+    ]
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = write_speech(tmp_path / "a.wav")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    _, (fault,) = scan([Utterance(path)])
+    assert fault.kind == "unreadable" and "denied" in fault.reason
+
+
+def test_an_mp3_that_ends_early_is_damaged(tmp_path: Path) -> None:
+    path = write_speech(tmp_path / "a.mp3", 4.0, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, (fault,) = scan([Utterance(path)])
+    assert fault.kind == "damaged" and "announces" in fault.reason
+
+
+def test_a_decoder_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Utterance(write_speech(tmp_path / f"{i}.wav")) for i in range(40)]
+    measure = scanning._measure
+
+    def crash(utterance: Utterance, rate: int) -> Utterance:
+        if utterance.path.stem in ("7", "30"):
+            os._exit(1)
+        return measure(utterance, rate)
+
+    monkeypatch.setattr(scanning, "_measure", crash)
+    monkeypatch.setattr(scanning, "_CHUNK", 4)
+    if sys.platform != "linux" or sys.version_info >= (3, 14):
+        pytest.skip("the patch reaches other processes where they are forked only")
+    good, faults = scan(rows, num_workers=2)
+    assert len(good) == 38 and [fault.path.stem for fault in faults] == ["7", "30"]
+
+
+def test_scans_work_in_spawned_processes(tmp_path: Path) -> None:
+    path, before = write_speech(tmp_path / "a.wav"), multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert isinstance(scanning._examine_alone(Utterance(path), Limits()), Utterance)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+def test_trusted_figures_are_not_measured_again(tmp_path: Path) -> None:
+    path = write_speech(tmp_path / "a.wav")
+    rows = [Utterance(path, seconds=77.0), Utterance(path), Utterance(path, seconds=0.01),
+            Utterance(tmp_path / "gone.wav", seconds=1.0)]  # fmt: skip
+    good, faults = scan(rows, trust=True)
+    assert [u.seconds for u in good] == [77.0, 0.4]
+    assert [fault.kind for fault in faults] == ["too short", "missing"]
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_the_command_writes_a_manifest_and_lists_what_is_broken(
+    mixed_folder: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, kinds = mixed_folder
+    manifest = tmp_path / "m.jsonl"
+    command = [sys.executable, "-m", "mimo_codec", "data", "scan", folder, "-o", manifest, "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(read_manifest(manifest)) == 180
+    lines = done.stderr.splitlines()
+    assert len(lines) == 20 and all(line.startswith("mimo-codec: skipped ") for line in lines)
+    assert all(any(f"{name}: {kind}: " in line for line in lines) for name, kind in kinds.items())
+    words = done.stdout.split()
+    assert words[words.index("utterances") + 1] == "180" and words[words.index("skipped") + 1] == "20"
+    assert f"180 at {RATE} Hz" in done.stdout
+    for kind, count in Counter(kinds.values()).items():
+        assert any(line.split() == [*kind.split(), str(count)] for line in done.stdout.splitlines())
+
+
+@pytest.mark.usefixtures("_signals")
+def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    (folder / "a.wav").write_text("no audio")
+    (tmp_path / "old.jsonl").write_text("kept")
+    for arguments, message in [
+        ([folder, "-o", tmp_path / "m.jsonl"], "fit to train on"),
+        ([folder, "-o", tmp_path / "old.jsonl"], "--overwrite"),
+        ([folder, "-o", tmp_path / "m.txt"], "ends in .jsonl"),
+        ([folder, "-o", tmp_path / "m.jsonl", "--min-seconds", "-1"], "min_seconds"),
+        ([tmp_path / "nowhere", "-o", tmp_path / "m.jsonl"], "nowhere"),
+    ]:
+        with pytest.raises(SystemExit) as exited:
+            main(["data", "scan", *map(str, arguments)])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert exited.value.code == 2 and message in last and last.startswith("mimo-codec: error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audio", "old.jsonl"]
+    assert (tmp_path / "old.jsonl").read_text() == "kept"
+
+
+# ---- augmentation ----------------------------------------------------------------------------------------------------
+
+EVERYTHING = Augmentation((-8.0, 6.0), True, 0.1, 12.0, (0.0, 30.0), 1.0, 1.0)
+ranges = st.tuples(st.floats(-10, 40), st.floats(-10, 40)).map(sorted).map(tuple)
+augmentations = st.builds(
+    Augmentation, gain_db=st.none() | ranges, invert=st.booleans(), speed=st.floats(0, 0.5),
+    equalise_db=st.floats(0, 40), noise_snr_db=st.none() | ranges, reverb=st.floats(0, 1), bandwidth=st.floats(0, 1),
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(augmentation=augmentations, seed=st.integers(0, 2**32), num_samples=st.integers(1, 5000),
+       level=st.sampled_from([0.0, 1e-6, 0.1, 1.0, 1000.0]))  # fmt: skip
+def test_augmented_speech_stays_finite_and_in_range(
+    augmentation: Augmentation, seed: int, num_samples: int, level: float
+) -> None:
+    speech = level * torch.randn(num_samples, generator=torch.Generator().manual_seed(seed))
+    outcome, again = (augmentation(speech, 24000, np.random.default_rng(seed)) for _ in range(2))
+    assert torch.equal(outcome, again)
+    assert outcome.shape == speech.shape and outcome.dtype == torch.float32
+    assert outcome.isfinite().all() and outcome.abs().max() <= 0.99
+
+
+@settings(deadline=None)
+@given(speed=st.integers(50, 150), num_samples=st.integers(1, 30000))
+def test_enough_is_read_for_every_speed(speed: int, num_samples: int) -> None:
+    changed = change_speed(torch.zeros(num_samples_before(num_samples, speed)), speed)
+    assert num_samples <= len(changed) <= num_samples + 2
+
+
+def test_speed_moves_the_pitch() -> None:
+    time = torch.arange(24000) / 24000
+    faster = change_speed(torch.sin(2 * torch.pi * 1000 * time), 110)
+    spectrum = torch.fft.rfft(faster).abs()
+    assert spectrum.argmax() * 24000 / len(faster) == pytest.approx(1100, abs=3)
+
+
+def test_every_setting_is_a_switch() -> None:
+    speech = make_speech(1.0) / 4
+
+    def change(**settings: Any) -> torch.Tensor:
+        augmentation = Augmentation(**{"gain_db": None, "invert": False} | settings)
+        return augmentation(speech, 24000, np.random.default_rng(5))
+
+    assert torch.equal(change(), speech)
+    gain = change(gain_db=(-6.0, -3.0)).norm() / speech.norm()
+    assert 10 ** (-6 / 20) <= gain <= 10 ** (-3 / 20)
+    signs = [Augmentation(None, True)(speech, 24000, np.random.default_rng(i))[1000] / speech[1000] for i in range(20)]
+    assert {round(float(sign)) for sign in signs} == {-1, 1}
+    noise = change(noise_snr_db=(12.0, 12.0)) - speech
+    assert 20 * torch.log10(speech.norm() / noise.norm()) == pytest.approx(12, abs=0.1)
+    spectra = [torch.fft.rfft(x, 48000).abs() for x in (speech, change(equalise_db=12.0), change(bandwidth=1.0))]
+    levels = [20 * torch.log10(x[:24000].view(-1, 240).norm(dim=1)) for x in spectra]
+    assert 2 < (levels[1] - levels[0]).abs().max() < 13
+    assert spectra[2][-200:].max() < 0.01 * spectra[0][-200:].max()
+    click = torch.zeros(24000)
+    click[0] = 0.5
+    room = Augmentation(None, False, reverb=1.0)(click, 24000, np.random.default_rng(0))
+    assert room[0] == pytest.approx(0.5, rel=1e-3) and room[1:2000].norm() > 10 * room[4000:].norm() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gain_db", (6.0, -8.0)), ("gain_db", (1.0,)), ("gain_db", 3.0), ("speed", 0.6), ("equalise_db", -1.0),
+     ("noise_snr_db", (0.0, float("nan"))), ("reverb", 1.1), ("bandwidth", True)],
+)  # fmt: skip
+def test_settings_that_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(MimoError, match=f"augmentation: {name}"):
+        Augmentation(**{name: value})
+
+
+def test_augmentation_is_set_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {root: speech, augmentation: {gain_db: [-3, 3], invert: false, speed: 0.05, noise_snr_db: null}}"
+    )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(SpeechData, "data")
+    arguments = ["--config", str(tmp_path / "recipe.yaml"), "--data.augmentation.reverb", "0.5"]
+    data = parser.instantiate_classes(parser.parse_args(arguments)).data
+    assert data.augmentation == Augmentation((-3.0, 3.0), False, 0.05, reverb=0.5)
+    data = parser.instantiate_classes(parser.parse_args(["--data.root", "speech"])).data
+    assert data.augmentation == Augmentation()
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def make_data(root: Path, **options: Any) -> SpeechData:
+    data = SpeechData(str(root), **{"batch_size": 4, "segment_seconds": 0.5} | options)
+    data.setup()
+    return data
+
+
+def attach(data: SpeechData, root: Path | str = ".", rank: int = 0, world_size: int = 1, seen: int = 0,
+           max_steps: int = 10) -> SimpleNamespace:  # fmt: skip
+    """A stand-in for a trainer whose module has trained on `seen` batches."""
+    trainer = SimpleNamespace(
+        default_root_dir=str(root), global_rank=rank, world_size=world_size, is_global_zero=rank == 0,
+        max_steps=max_steps, accumulate_grad_batches=1, lightning_module=SimpleNamespace(batches_seen=seen),
+    )  # fmt: skip
+    data.trainer = trainer  # type: ignore[assignment]
+    return trainer
+
+
+def batches(data: SpeechData, count: int) -> list[dict[str, Batch]]:
+    return [batch for batch, _, _ in itertools.islice(iter(data.train_dataloader()), count)]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    tensors = torch.equal(one.waveform, other.waveform) and torch.equal(one.lengths, other.lengths)
+    return tensors and one[2:] == other[2:]
+
+
+def test_crops_are_a_function_of_seed_and_number(speech_folder: Path) -> None:
+    first, again, other = (make_data(speech_folder, seed=seed).crops() for seed in (0, 0, 1))
+    backwards = {i: again[i] for i in reversed(range(12))}
+    assert all(torch.equal(first[i].waveform, backwards[i].waveform) for i in range(12))
+    uncached = make_data(speech_folder, cache_gb=0).crops()
+    assert all(torch.equal(first[i].waveform, uncached[i].waveform) for i in range(12))
+    assert not all(torch.equal(first[i].waveform, other[i].waveform) for i in range(12))
+
+
+def test_batches_of_crops(speech_folder: Path) -> None:
+    data = make_data(speech_folder, augmentation=EVERYTHING, batch_size=16)
+    attach(data)
+    for batch in (batch["crops"] for batch in batches(data, 3)):
+        assert batch.waveform.shape == (16, 12000) and batch.waveform.dtype == torch.float32
+        assert batch.waveform.isfinite().all() and batch.waveform.abs().max() <= 0.99
+        assert batch.lengths.dtype == torch.int64 and len(batch.texts) == len(batch.names) == 16
+        for row, length, text, name in zip(*batch[:4], strict=True):
+            assert not row[length:].any() and row[:length].any()
+            assert (length < 12000) == (Path(name).name == "2.wav")
+            assert (text != "") == (Path(name).name in ("0.wav", "1.wav"))
+
+
+def write_ramp(path: Path, num_samples: int) -> Tensor:
+    """A file at 1 kHz whose samples tell where they are."""
+    ramp = torch.linspace(0.1, 0.9, num_samples)
+    sf.write(path, ramp.numpy(), 1000, subtype="FLOAT")
+    return ramp
+
+
+def test_crops_are_pieces_of_their_files(tmp_path: Path) -> None:
+    ramp = write_ramp(tmp_path / "a.wav", 3000)
+    crops = make_data(tmp_path, sample_rate=1000, augmentation=AS_IT_IS).crops()
+    starts = [int((ramp - crops[i].waveform[0]).abs().argmin()) for i in range(50)]
+    for i, start in enumerate(starts):
+        assert torch.allclose(crops[i].waveform, ramp[start : start + 500], atol=1e-4)
+    assert min(starts) < 500 and max(starts) > 2000
+
+
+def test_files_are_drawn_by_duration_and_folder_weight(tmp_path: Path) -> None:
+    write_speech(tmp_path / "a" / "long.wav", 3.0)
+    write_speech(tmp_path / "a" / "short.wav", 1.0)
+    write_speech(tmp_path / "b" / "rare.wav", 4.0)
+    crops = make_data(tmp_path, folder_weights={"b": 0.25}).crops()
+    counts = Counter(Path(crops[i].name).stem for i in range(1000))
+    assert counts["long"] == pytest.approx(600, abs=60) and counts["rare"] == pytest.approx(200, abs=50)
+    with pytest.raises(MimoError, match="folder_weights"):
+        make_data(tmp_path, folder_weights={"a": 0, "b": 0}).crops()
+
+
+def test_spoken_utterances_are_whole_and_have_text(speech_folder: Path) -> None:
+    data = make_data(speech_folder, text_batch_size=3, max_text_seconds=2.0)
+    assert data.texts() == ["one second: 一秒"]
+    attach(data)
+    (batch,) = batches(data, 1)
+    assert batch["crops"].waveform.shape == (4, 12000)
+    assert batch["spoken"].texts == ("one second: 一秒",) * 3 and batch["spoken"].lengths.tolist() == [24000] * 3
+    both = make_data(speech_folder, text_batch_size=8)
+    attach(both)
+    spoken = batches(both, 1)[0]["spoken"]
+    assert set(spoken.lengths.tolist()) == {24000, 72000} and spoken.waveform.shape == (8, 72000)
+    with pytest.raises(MimoError, match="has text"):
+        make_data(speech_folder, text_batch_size=1, max_text_seconds=0.5)
+
+
+def test_ranks_together_see_what_one_process_sees(speech_folder: Path) -> None:
+    options: dict[str, Any] = {"text_batch_size": 2, "augmentation": EVERYTHING}
+    one = make_data(speech_folder, **options | {"batch_size": 8, "text_batch_size": 4})
+    attach(one)
+    whole = batches(one, 3)
+    ranks = []
+    for rank in range(2):
+        data = make_data(speech_folder, **options)
+        attach(data, rank=rank, world_size=2)
+        ranks.append(batches(data, 3))
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(batch["crops"].waveform, torch.cat([part["crops"].waveform for part in parts]))
+        assert batch["spoken"].names == parts[0]["spoken"].names + parts[1]["spoken"].names
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_order_goes_on_where_training_stands(speech_folder: Path, num_workers: int) -> None:
+    data = make_data(speech_folder, text_batch_size=1)
+    trainer = attach(data)
+    whole = batches(data, 6)
+    resumed = make_data(speech_folder, text_batch_size=1, num_workers=num_workers)
+    attach(resumed, seen=2)
+    rest = batches(resumed, 4)
+    assert all(equal(a[key], b[key]) for a, b in zip(whole[2:], rest, strict=True) for key in ("crops", "spoken"))
+    loader = data.train_dataloader()
+    trainer.lightning_module.batches_seen = 5  # known when iteration starts, later than the loader is made
+    assert equal(next(iter(loader))[0]["crops"], whole[5]["crops"])
+
+
+def test_the_length_of_a_run_is_nominal(speech_folder: Path) -> None:
+    data = make_data(speech_folder)
+    trainer = attach(data, max_steps=3)
+    trainer.lightning_module.accumulate = 2
+    (loader,) = data.train_dataloader().flattened
+    assert len(loader) == 6
+    assert len(list(itertools.islice(loader, 9))) == 9  # steps may be skipped
+    assert isinstance(loader.sampler, DistributedSampler)  # or Lightning would share its numbers out once more
+    trainer.max_steps = -1
+    with pytest.raises(MimoError, match="max_steps"):
+        data.train_dataloader()
+
+
+def test_loaders_leave_the_global_random_state_alone(speech_folder: Path) -> None:
+    data = make_data(speech_folder, augmentation=EVERYTHING)
+    attach(data)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    batches(data, 2)
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
+
+
+def test_utterances_of_a_long_file_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a crop of a long file nor a range of it decodes the rest."""
+    path = tmp_path / "long.wav"
+    ramp = write_ramp(path, 90_000)
+    rows = [Utterance(path), Utterance(path, 30.0, 31.0, text="x")]
+    write_manifest(tmp_path / "m.jsonl", scan(rows)[0])
+    data = make_data(tmp_path / "m.jsonl", sample_rate=1000, augmentation=AS_IT_IS, text_batch_size=1)
+    read, num_read = sf.SoundFile.read, []
+    monkeypatch.setattr(sf.SoundFile, "read", lambda *a, **k: num_read.append(len(x := read(*a, **k))) or x)
+    crops = data.crops()
+    items = [crops[i] for i in range(5)]
+    spoken = data.spoken()[0]
+    assert 0 < sum(num_read) < 6 * 1100
+    assert spoken.name == f"{path} @ 30" and spoken.text == "x"
+    assert torch.allclose(spoken.waveform, ramp[30_000:31_000], atol=1e-4)
+    for item in items:
+        start = int((ramp - item.waveform[0]).abs().argmin())
+        assert torch.allclose(item.waveform, ramp[start : start + 500], atol=1e-4)
+
+
+def test_what_is_kept_in_memory_is_bounded(tmp_path: Path) -> None:
+    rows = [Utterance(write_speech(tmp_path / f"{i}.wav", 1.0, seed=i)) for i in range(5)]
+    reader = Reader(RATE, cache_bytes=2 * 2 * RATE)
+    first = [reader.whole(row) for row in rows]
+    assert len(reader._kept) == 2 and reader._kept_bytes == 2 * 2 * RATE
+    for row in rows[3:]:
+        row.path.unlink()
+    assert all(torch.equal(reader.whole(rows[i]), first[i]) for i in (4, 3, 0))
+    with pytest.raises(MimoError, match="no such file"):
+        reader.whole(rows[4])
+
+
+def test_validation_files_are_whole(speech_folder: Path) -> None:
+    data = make_data(speech_folder, validation_root=str(speech_folder))
+    loaded = list(data.val_dataloader())
+    assert [Path(batch.names[0]).name for batch in loaded] == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    assert loaded[0].waveform.shape == (1, 72000) and loaded[0].texts == ("three seconds",)
+    few = make_data(speech_folder, validation_root=str(speech_folder), num_validation_files=3)
+    assert [Path(batch.names[0]).name for batch in few.val_dataloader()] == ["0.wav", "1.wav", "2.wav"]
+    assert make_data(speech_folder).val_dataloader() == []
+
+
+def test_splits_of_one_manifest(speech_folder: Path, tmp_path: Path) -> None:
+    rows = [Utterance(speech_folder / f"{i}.wav", split="dev" if i == 2 else "train") for i in range(4)]
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, rows)
+    data = make_data(manifest, split="train", validation_root=str(manifest), validation_split="dev")
+    assert [len(data.utterances[part]) for part in ("train", "validation")] == [3, 1]
+    with pytest.raises(MimoError, match="test"):
+        make_data(manifest, split="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("segment_seconds", -1.0), ("folder_weights", {"a": -1}), ("num_workers", -1), ("seed", -1),
+     ("min_seconds", -1.0), ("text_batch_size", 1.5), ("cache_gb", -1)],
+)  # fmt: skip
+def test_arguments_that_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(MimoError, match=name):
+        SpeechData("speech", **{name: value})
+
+
+# ---- files that break ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_over_broken_files_lists_them(mixed_folder: tuple[Path, dict[str, str]], tmp_path: Path, caplog) -> None:
+    folder, kinds = mixed_folder
+    data = SpeechData(str(folder), batch_size=20, segment_seconds=0.2)
+    attach(data, tmp_path)
+    data.prepare_data()
+    data.setup("fit")
+    seen = {name for batch in batches(data, 20) for name in batch["crops"].names}
+    assert len(seen) > 140 and all("good" in name for name in seen)
+    data.teardown("fit")
+    assert {fault.path.name: fault.kind for fault in read_faults(tmp_path / "data" / "skipped.jsonl")} == kinds
+    assert len(read_manifest(tmp_path / "data" / "train.jsonl")) == 180
+    assert "20 utterances were skipped" in caplog.text and all(name in caplog.text for name in kinds)
+
+
+def test_files_that_have_not_changed_are_not_scanned_again(
+    mixed_folder: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kinds = mixed_folder
+    data = SpeechData(str(folder))
+    attach(data, tmp_path)
+    data.prepare_data()
+    first = (tmp_path / "data" / "train.jsonl").read_text()
+    write_speech(folder / "0" / "good.wav")  # touched
+    measured: list[str] = []
+    measure = scanning._measure
+    monkeypatch.setattr(scanning, "_measure", lambda u, rate: measured.append(u.path.name) or measure(u, rate))
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    data.prepare_data()
+    assert (tmp_path / "data" / "train.jsonl").read_text() == first
+    assert "good.wav" in measured and not any(name.startswith("good") and name != "good.wav" for name in measured)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_files_that_break_later_are_replaced_and_listed(tmp_path: Path, num_workers: int, caplog) -> None:
+    paths = [write_speech(tmp_path / "audio" / f"{i}.wav", seed=i) for i in range(6)]
+    ranks = []
+    for rank in range(2):
+        data = SpeechData(str(tmp_path / "audio"), batch_size=8, segment_seconds=0.2, num_workers=num_workers)
+        attach(data, tmp_path, rank=rank, world_size=2)
+        if rank == 0:
+            data.prepare_data()
+        data.setup("fit")
+        ranks.append(data)
+    paths[1].unlink()
+    paths[4].write_bytes(b"RIFF" + bytes(100))
+    first = []
+    for data in ranks:
+        received = batches(data, 4)
+        assert all(batch["crops"].waveform.shape == (8, 4800) for batch in received)
+        assert not {"1.wav", "4.wav"} & {Path(name).name for batch in received for name in batch["crops"].names}
+        clean = [data.on_before_batch_transfer(batch) for batch in received]
+        assert not any(batch["crops"].faults for batch in clean)
+        assert equal(clean[0]["crops"], received[0]["crops"]._replace(faults=()))
+        first.append(clean[0]["crops"])
+    ranks[1].teardown("fit")
+    assert "were skipped" not in caplog.text  # the first rank tells
+    ranks[0].teardown("fit")
+    faults = read_faults(tmp_path / "data" / "skipped.jsonl")
+    assert {fault.path.name: fault.kind for fault in faults} == {"1.wav": "missing", "4.wav": "damaged"}
+    assert len(faults) == 2 and "2 utterances were skipped" in caplog.text
+    again = SpeechData(str(tmp_path / "audio"), batch_size=8, segment_seconds=0.2)
+    attach(again, tmp_path)
+    again.utterances = ranks[0].utterances
+    assert equal(batches(again, 1)[0]["crops"]._replace(faults=()), first[0])
+
+
+def test_when_no_file_can_be_read_any_more(tmp_path: Path) -> None:
+    path = write_speech(tmp_path / "audio" / "a.wav")
+    data = make_data(tmp_path / "audio", validation_root=str(tmp_path / "audio"))
+    path.unlink()
+    with pytest.raises(MimoError, match="in a row.*a.wav"):
+        data.crops()[0]
+    with pytest.raises(MimoError, match=r"none of the 1 validation files.*a\.wav"):
+        next(iter(data.val_dataloader()))
+
+
+def test_a_validation_file_that_breaks_is_replaced(speech_folder: Path, tmp_path: Path) -> None:
+    paths = [write_speech(tmp_path / f"{i}.wav") for i in range(3)]
+    data = make_data(speech_folder, validation_root=str(tmp_path))
+    paths[2].unlink()
+    loaded = list(data.val_dataloader())
+    assert [Path(batch.names[0]).name for batch in loaded] == ["0.wav", "1.wav", "0.wav"]
+    assert [fault.kind for fault in loaded[2].faults] == ["missing"]
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    for name in ("text", "zeros"):
+        BROKEN[name][1](tmp_path / f"{name}.wav")
+    with pytest.raises(MimoError, match=r"\(1 unreadable, 1 silent\); the first: .*text\.wav") as error:
+        make_data(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_manifest_of_a_user_is_not_overwritten(speech_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    manifest = tmp_path / "data" / "train.jsonl"
+    write_manifest(manifest, [Utterance(speech_folder / "0.wav")])
+    before = manifest.read_bytes()
+    data = SpeechData(str(manifest))
+    attach(data, tmp_path)
+    with pytest.raises(MimoError, match="default_root_dir"):
+        data.prepare_data()
+    assert manifest.read_bytes() == before
+
+
+def test_faults_come_back_as_they_were(tmp_path: Path) -> None:
+    faults = [Fault(tmp_path / "a.wav", "silent", "all of it", 1.5), Fault(Path("/b.wav"), "missing", "gone")]
+    write_faults(tmp_path / "f.jsonl", faults)
+    assert read_faults(tmp_path / "f.jsonl") == faults
+
+
+class Listener(lightning.LightningModule):
+    """Trains one number, and keeps the names of what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.batches_seen, self.names, self.faults = 0, [], []
+
+    def training_step(self, batch: dict[str, Batch], index: int) -> torch.Tensor:
+        self.batches_seen += 1
+        assert all(isinstance(part, Batch) for part in batch.values())
+        self.names += [*batch["crops"].names, *batch["spoken"].names]
+        self.faults += [*batch["crops"].faults, *batch["spoken"].faults]
+        return self.scale * batch["crops"].waveform.square().mean()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.names += batch.names
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_lightning_trains_on_it(speech_folder: Path, tmp_path: Path, caplog) -> None:
+    data = SpeechData(str(speech_folder), str(speech_folder), batch_size=4, segment_seconds=0.5, text_batch_size=2,
+                      num_workers=1)  # fmt: skip
+    module = Listener()
+    trainer = lightning.Trainer(max_steps=5, default_root_dir=tmp_path, accelerator="cpu", logger=False,
+                                enable_progress_bar=False, enable_checkpointing=False,
+                                enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, data)
+    assert trainer.global_step == 5 == module.batches_seen and not module.faults
+    assert len(module.names) > 5 * 6
+    assert [fault.path.name for fault in read_faults(tmp_path / "data" / "skipped.jsonl")] == ["broken.wav"]
+    assert "broken.wav" in caplog.text
