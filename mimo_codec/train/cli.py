@@ -74,8 +74,18 @@ def train(recipe: str, arguments: list[str]) -> None:
             trainer_defaults={"callbacks": [SaveOnSignal(), Throughput()]},
             args=["fit", "--config", str(path), *arguments],
         )  # fmt: skip
-    except jsonargparse.ArgumentError as error:
-        raise MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        own = _own_error(error)
+        if own is None and not isinstance(error, jsonargparse.ArgumentError):
+            raise
+        raise own or MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+
+
+def _own_error(error: BaseException | None) -> MimoError | None:
+    """The MimoError at the bottom of an error, which jsonargparse wraps in others of its own."""
+    while error is not None and not isinstance(error, MimoError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _strategy(strategy: Any, stage: str) -> Any:
