@@ -470,6 +470,8 @@ def test_wrong_values_are_one_line_and_exit_code_2(speech_folder, tmp_path):
         (["--data.root", str(tmp_path / "missing")], "missing"),
         (["--trainer.max_steps", "-1"], "max_steps"),
         (["--trainer.precision", "16-mixed"], "bf16-mixed"),
+        (["--trainer.gradient_clip_val", "1.0"], "clip_norm"),
+        (["--data.sample_rate", "16000"], "24000"),
     ):
         arguments = [sys.executable, "-m", "mimo_codec", "train", "nano_stage1", "--data.root", str(speech_folder),
                      *COMMON, *SHRUNK, "--trainer.default_root_dir", str(tmp_path / "run"), *more]  # fmt: skip

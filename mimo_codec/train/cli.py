@@ -15,6 +15,9 @@ FSDP = {
 }
 """What `trainer.strategy: fsdp` means here: PyTorch's second FSDP, with checkpoints that are one file."""
 
+TAKEN_OVER = (("accumulate_grad_batches", 1, "accumulate"), ("gradient_clip_val", None, "clip_norm"))
+"""Arguments of the Trainer that do not work here, their neutral values, and those of stages that do."""
+
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of every recipe that comes with the package."""
@@ -54,6 +57,9 @@ def train(recipe: str, arguments: list[str]) -> None:
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
             trainer = config.trainer
+            for key, neutral, own in TAKEN_OVER:
+                if trainer[key] != neutral:
+                    raise MimoError(f"trainer.{key}: stages do this themselves, set model.init_args.{own} instead")
             trainer.strategy = _strategy(trainer.strategy, config.model.class_path)
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:

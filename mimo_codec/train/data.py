@@ -59,11 +59,6 @@ LONG_SCAN_SECONDS = 60.0
 Identity = tuple[str, float, float | None]
 
 
-def audio_below(root: str) -> list[Path]:
-    """Audio files of a folder tree or manifest, whatever they hold; MimoError when there is none."""
-    return [utterance.path for utterance in find_utterances(root)[0]]
-
-
 class Batch(NamedTuple):
     """Speech of B utterances, or pieces of them."""
 

@@ -94,6 +94,11 @@ class CodecStage(lightning.LightningModule):
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-mixed":
             raise MimoError("trainer.precision = 16-mixed: losses of codecs overflow in float16; use bf16-mixed or 32")
+        rate = getattr(self.trainer.datamodule, "sample_rate", self.codec.sample_rate)  # type: ignore[attr-defined]
+        if rate != self.codec.sample_rate:
+            raise MimoError(
+                f"data.sample_rate is {rate} Hz, but the codec works at {self.codec.sample_rate} Hz: set it"
+            )
         if self.batches_seen == 0:
             self.run_seed = torch.initial_seed() % 2**62
         if self.compile_networks:
