@@ -21,7 +21,7 @@ import lightning
 from conftest import make_speech
 
 from mimo_codec import MimoCodec, MimoError, save_audio
-from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec
+from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec, SaveOnSignal
 from mimo_codec.train.cli import find_recipe, shipped_recipes, train
 from mimo_codec.train.data import Batch, SpeechData
 from mimo_codec.train.optimizer import make_optimizer
@@ -121,6 +121,28 @@ def test_a_resumed_run_goes_on_where_it_stopped(kind, stop, speech_folder, small
     assert rest == pytest.approx(whole[stop * per_step :], rel=1e-6)
     for name, value in one.state_dict().items():
         assert torch.allclose(value.float(), two.state_dict()[name].float(), atol=1e-6), name
+
+
+def test_a_signal_during_validation_loses_nothing(speech_folder, small_codec, tmp_path, monkeypatch):
+    import mimo_codec.train.stage as module
+
+    monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, 1.0))
+    fresh = stages("adversarial", small_codec)
+    validation = dict(trainer=dict(val_check_interval=2, check_val_every_n_epoch=None, num_sanity_val_steps=0),
+                      validation_root=str(speech_folder), num_validation_files=3)  # fmt: skip
+    whole, _ = fit(next(fresh), speech_folder, tmp_path, 4, **validation)
+    save = SaveOnSignal()
+
+    class Signal(lightning.Callback):
+        def on_validation_batch_start(self, trainer, stage, batch, batch_idx, dataloader_idx=0):
+            save.received = signal.SIGTERM if batch_idx == 1 else 0
+
+    with pytest.raises(SystemExit) as left:
+        fit(next(fresh), speech_folder, tmp_path, 4, callbacks=[save, Signal()], **validation)
+    assert left.value.code == 143
+    rest, runner = fit(next(fresh), speech_folder, tmp_path, 4, checkpoint=tmp_path / "checkpoints" / "last.ckpt",
+                       **validation)  # fmt: skip
+    assert rest == pytest.approx(whole[2:], rel=1e-6) and runner.global_step == 4
 
 
 # ---- stage 1 ---------------------------------------------------------------------------------------------------------
@@ -256,6 +278,14 @@ def test_training_stops_after_several_in_a_row_and_saves_the_batch(speech_folder
     assert load_file(saved)["crops.waveform"].isnan().all()
     about = json.loads(saved.with_suffix(".json").read_text())
     assert len(about["names"]["crops"]) == 4 and ".wav" in about["names"]["crops"][0]
+
+
+def test_float16_is_refused(small_codec, monkeypatch):
+    stage = make_unified(codec=str(small_codec))
+    stage.trainer = lightning.Trainer(**QUIET)
+    monkeypatch.setattr(type(stage.trainer), "precision", "16-mixed")
+    with pytest.raises(MimoError, match="bf16-mixed"):
+        stage.on_fit_start()
 
 
 # ---- the use of codebooks --------------------------------------------------------------------------------------------
@@ -469,7 +499,6 @@ def test_wrong_values_are_one_line_and_exit_code_2(speech_folder, tmp_path):
         (["--model.init_args.text_tokenizer", str(tmp_path)], "text tokenizer"),
         (["--data.root", str(tmp_path / "missing")], "missing"),
         (["--trainer.max_steps", "-1"], "max_steps"),
-        (["--trainer.precision", "16-mixed"], "bf16-mixed"),
         (["--trainer.gradient_clip_val", "1.0"], "clip_norm"),
         (["--data.sample_rate", "16000"], "24000"),
     ):
