@@ -57,6 +57,7 @@ def train(recipe: str, arguments: list[str]) -> None:
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
             trainer = config.trainer
+            config.weights_only = True  # of checkpoints to continue: tensors and plain values, no pickled objects
             for key, neutral, own in TAKEN_OVER:
                 if trainer[key] != neutral:
                     raise MimoError(f"trainer.{key}: stages do this themselves, set model.init_args.{own} instead")

@@ -94,17 +94,21 @@ class Discriminators(nn.ModuleList):
         period_channels: of the layers of each.
         stft_sizes: n_fft of the multi-scale STFT discriminators.
         stft_channels: of every layer of each.
+        gain: on the waveforms. Spectral normalisation bounds what layers can amplify, so that speech at usual levels (an
+            RMS of 0.05 to 0.1) would reach the scores as next to nothing, and discriminators hardly learn.
     """
 
     def __init__(self, periods: Sequence[int] = (2, 3, 5, 7, 11),
                  period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-                 stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128), stft_channels: int = 32):  # fmt: skip
+                 stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128), stft_channels: int = 32,
+                 gain: float = 30.0):  # fmt: skip
         super().__init__([
             *(PeriodDiscriminator(period, period_channels) for period in periods),
             *(STFTDiscriminator(n_fft, stft_channels) for n_fft in stft_sizes),
         ])  # fmt: skip
+        self.gain = gain
 
     def forward(self, waveform: Tensor) -> Judgement:
         """waveform [B, S] -> Judgement of every sub-discriminator."""
-        scores, layers = zip(*(discriminator(waveform) for discriminator in self), strict=True)
+        scores, layers = zip(*(discriminator(self.gain * waveform) for discriminator in self), strict=True)
         return Judgement(list(scores), list(layers))

@@ -262,7 +262,7 @@ class AdversarialStage(_Reconstruction):
         reconstruction_weight, adversarial_weight, feature_weight: of the terms of the generator's loss.
         average_decay: of the moving average of the generator's weights, per step; 0: none.
         excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
-        periods, period_channels, stft_sizes, stft_channels: of the discriminators, see `Discriminators`.
+        periods, period_channels, stft_sizes, stft_channels, discriminator_gain: see `Discriminators`.
         accumulate, clip_norm, max_non_finite, compile: see `CodecStage`.
     """
 
@@ -289,6 +289,7 @@ class AdversarialStage(_Reconstruction):
         period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
         stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128),
         stft_channels: int = 32,
+        discriminator_gain: float = 30.0,
         accumulate: int = 1,
         clip_norm: float = 1.0,
         max_non_finite: int = 10,
@@ -302,7 +303,7 @@ class AdversarialStage(_Reconstruction):
         self.save_hyperparameters()
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
-        self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels)
+        self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels, discriminator_gain)
         self.discriminators.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
