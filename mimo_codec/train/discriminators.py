@@ -94,7 +94,7 @@ class Discriminators(nn.ModuleList):
         period_channels: of the layers of each.
         stft_sizes: n_fft of the multi-scale STFT discriminators.
         stft_channels: of every layer of each.
-        gain: on the waveforms. Spectral normalisation bounds what layers can amplify, so that speech at usual levels (an
+        gain: on the waveforms. Spectral normalisation bounds what layers can amplify, so speech at usual levels (an
             RMS of 0.05 to 0.1) would reach the scores as next to nothing, and discriminators hardly learn.
     """
 
