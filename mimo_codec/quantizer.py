@@ -164,11 +164,11 @@ class ResidualQuantizer(Float32Module):
         """K-means start: features [N, D] -> all codebooks, each fitted to what the ones before it leave over.
 
         num_per_step: vectors that a training step will bring; the moving averages start as if after many such steps,
-        so that the codebooks follow the encoder at once. Several processes: all give as many features, the first one
-        fits to those of all.
+        so that the codebooks follow the encoder at once. With several processes the first one fits to the features of
+        all.
         """
         self.forget()
-        residual = _gather_from_processes(features.float())
+        residual = gather_from_processes(features.float()).flatten(0, 1)
         for index, layer in enumerate(self.vq.layers):
             codebook = layer._codebook
             codebook.init_embed_(residual[None])
@@ -193,10 +193,13 @@ def _sum_over_processes(x: Tensor) -> None:
         distributed.all_reduce(x)
 
 
-def _gather_from_processes(x: Tensor) -> Tensor:
-    """x [N, D] of every process -> [processes N, D]."""
+def gather_from_processes(x: Tensor) -> Tensor:
+    """The last rows of x [N, D] of every process, as many of each as the shortest has -> [processes, N, D]."""
     if _num_processes() == 1:
-        return x
+        return x[None]
+    count = torch.tensor(len(x), device=x.device)
+    distributed.all_reduce(count, distributed.ReduceOp.MIN)
+    x = x[len(x) - int(count) :].contiguous()
     parts = [torch.empty_like(x) for _ in range(_num_processes())]
-    distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    distributed.all_gather(parts, x)
+    return torch.stack(parts)

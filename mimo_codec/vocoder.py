@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mimo_codec.config import CodecConfig
 from mimo_codec.transformer import State, Transformer, length_mask, make_norm
 
-MAX_MAGNITUDE = 100.0
+MAX_LOG_MAGNITUDE = math.log(100.0)
 ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0
 
 
@@ -61,7 +62,7 @@ class SpectrumHead(nn.Module):
     def spectrum(self, x: Tensor) -> Tensor:
         """x [B, M, D] -> complex [B, M, n_fft // 2 + 1]."""
         magnitude, phase = self.out(x).float().chunk(2, dim=-1)
-        magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
+        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()  # in this order overflow has gradients, of zero
         return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
 
 

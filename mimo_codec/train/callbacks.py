@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from mimo_codec.checkpoint import save_checkpoint
@@ -46,13 +46,14 @@ class SaveOnSignal(lightning.Callback):
         rank_zero_info("stopping after this step; once more to stop at once, without saving")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        if pl_module.batches_seen % pl_module.accumulate == 0:  # a sum of gradients is not saved
-            self._stop_if_told(trainer)
+        self._stop_if_told(trainer, pl_module)
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self._stop_if_told(trainer)
+    def on_validation_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        self._stop_if_told(trainer, pl_module)
 
-    def _stop_if_told(self, trainer: lightning.Trainer) -> None:
+    def _stop_if_told(self, trainer: lightning.Trainer, stage: Any) -> None:
+        if stage.batches_seen % stage.accumulate:  # gradients that wait for others would not be saved
+            return
         if not trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             return
         path = checkpoint_folder(trainer) / "last.ckpt"
@@ -89,7 +90,8 @@ class ExportCodec(lightning.Callback):
     to `best` when a validation metric is better than before.
 
     Args:
-        dtype: of the stored encoder and decoder: float32, float16 or bfloat16; codebooks stay float32.
+        dtype: of the stored encoder and decoder: float32, float16 or bfloat16. Codebooks stay float32, and so does what
+            is not trained and would change by rounding: stage 2 promises not to change any code.
         monitor, mode: the metric, and "max" or "min": what is better.
     """
 
@@ -104,7 +106,7 @@ class ExportCodec(lightning.Callback):
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not pl_module.codec.quantizer.fitted:
             return
         self._export(trainer, pl_module, "export")
         score = trainer.callback_metrics.get(self.monitor)
@@ -112,7 +114,14 @@ class ExportCodec(lightning.Callback):
             self.best = float(score)
             self._export(trainer, pl_module, "best")
 
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, SystemExit):  # told to stop
+            self.on_fit_end(trainer, pl_module)
+
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if not pl_module.codec.quantizer.fitted:
+            rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
+            return
         folder = self._export(trainer, pl_module, "export")
         rank_zero_info(f"codec written to {folder}: MimoCodec.from_pretrained('{folder}')")
 
@@ -120,15 +129,16 @@ class ExportCodec(lightning.Callback):
         folder = Path(trainer.default_root_dir) / name
         codec: MimoCodec = stage.validated_codec
         # every process takes part: shards are put together here
-        state = {key: self._stored(key, value) for key, value in codec.state_dict().items()}
+        trained = {key for key, parameter in stage.codec.named_parameters() if parameter.requires_grad}
+        state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
             save_checkpoint(folder, codec.config, state)
         return folder
 
-    def _stored(self, key: str, value: Tensor) -> Tensor:
-        value = value.full_tensor() if hasattr(value, "full_tensor") else value
-        narrow = value.is_floating_point() and not key.startswith("quantizer.")
-        return value.detach().to(self.dtype) if narrow else value.detach()
+    def _stored(self, value: Tensor, trained: bool) -> Tensor:
+        value = (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+        narrow = value.to(self.dtype) if value.is_floating_point() else value
+        return narrow if trained or torch.equal(narrow.to(value.dtype), value) else value
 
 
 class Throughput(lightning.Callback):

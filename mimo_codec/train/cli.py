@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 from mimo_codec.errors import MimoError
 
 RECIPE_HELP = "a YAML file, or the name of a shipped recipe"
-FSDP = {
-    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
-    "init_args": {"save_distributed_checkpoint": False},
-}
-"""What `trainer.strategy: fsdp` means here: PyTorch's second FSDP, with checkpoints that are one file."""
+FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
+"""What `trainer.strategy: fsdp` means here."""
 
 TAKEN_OVER = (("accumulate_grad_batches", 1, "accumulate"), ("gradient_clip_val", None, "clip_norm"))
 """Arguments of the Trainer that do not work here, their neutral values, and those of stages that do."""
@@ -61,7 +57,7 @@ def train(recipe: str, arguments: list[str]) -> None:
             for key, neutral, own in TAKEN_OVER:
                 if trainer[key] != neutral:
                     raise MimoError(f"trainer.{key}: stages do this themselves, set model.init_args.{own} instead")
-            trainer.strategy = _strategy(trainer.strategy, config.model.class_path)
+            trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:
                     callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / CHECKPOINTS)
@@ -93,12 +89,3 @@ def _own_error(error: BaseException | None) -> MimoError | None:
     while error is not None and not isinstance(error, MimoError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _strategy(strategy: Any, stage: str) -> Any:
-    """A recipe's word for a strategy -> what Lightning has to be told."""
-    if strategy == "fsdp":
-        return FSDP
-    if strategy == "ddp" and stage.endswith("AdversarialStage"):  # its two players take turns
-        return "ddp_find_unused_parameters_true"
-    return strategy

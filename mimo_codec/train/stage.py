@@ -24,6 +24,7 @@ from mimo_codec.errors import MimoError
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.data import Batch
 from mimo_codec.train.show import show_histogram, show_sound
+from mimo_codec.transformer import TransformerLayer, length_mask
 
 SHOWN_FILES = 2
 USAGE_WINDOW = 100
@@ -31,6 +32,8 @@ USAGE_WINDOW = 100
 LOW_USAGE = 0.2
 WARNING_INTERVAL = 500
 """Batches between two warnings about the use of codebooks."""
+COUNTERS = ("batches_seen", "run_seed", "num_non_finite", "num_non_finite_in_a_row")
+"""What a checkpoint holds beside tensors."""
 METRICS = (*CORE_METRICS, "speaker_similarity")
 """What validation computes, as far as the packages for it are installed."""
 PUBLISHED_QUANTIZERS = 8
@@ -64,6 +67,7 @@ class CodecStage(lightning.LightningModule):
         shape = (codec.num_quantizers, max(codec.codebook_sizes))
         self.register_buffer("last_chosen", torch.full(shape, -USAGE_WINDOW))
         self.metrics = [name for name in METRICS if name in available_metrics()]
+        self.scored = self.metrics
         self._scores: list[dict[str, float]] = []
         self._codes: list[Tensor] = []
 
@@ -106,7 +110,7 @@ class CodecStage(lightning.LightningModule):
                 network.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mimo_codec"] = {"batches_seen": self.batches_seen, "run_seed": self.run_seed}
+        checkpoint["mimo_codec"] = {name: getattr(self, name) for name in COUNTERS}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["mimo_codec"].items():
@@ -135,7 +139,7 @@ class CodecStage(lightning.LightningModule):
         name: of this player, for messages; loss: []; parameters: those of the optimizer. Returns whether it stepped.
         """
         with torch.autocast(self.device.type, enabled=False):
-            if self._all_finite(loss):
+            if self.all_finite(loss):
                 self.manual_backward(loss / self.accumulate)
                 self._with_gradients.add(name)
             else:
@@ -149,7 +153,7 @@ class CodecStage(lightning.LightningModule):
         norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.log(f"train/gradient_{name}", norm)
-        is_finite = self._all_finite(norm)
+        is_finite = self.all_finite(norm)
         if is_finite:
             optimizer.step()
             scheduler.step()
@@ -158,10 +162,15 @@ class CodecStage(lightning.LightningModule):
         optimizer.zero_grad()
         return is_finite
 
-    def _all_finite(self, value: Tensor) -> bool:
+    def all_finite(self, value: Tensor) -> bool:
         """Whether a value is finite in every process."""
         finite = bool(value.detach().isfinite().all())
         return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
+
+    def leave_out(self, reason: str) -> dict[str, Tensor]:
+        """What `learn` returns of a batch that cannot be learnt from."""
+        self._skipped = reason
+        return {"loss": torch.tensor(math.nan)}
 
     def _count_non_finite(self, batch: Mapping[str, Batch]) -> None:
         if self._skipped is None:
@@ -191,15 +200,21 @@ class CodecStage(lightning.LightningModule):
 
     # ---- the use of codebooks ------------------------------------------------------------------------------------
 
-    def log_usage(self, codes: Tensor) -> None:
-        """Note and log which entries of each codebook are used: codes [B, Q, T], Q any prefix of the codebooks."""
-        usages = []
+    def log_usage(self, codes: Tensor, num_frames: Tensor) -> None:
+        """Note which entries are used by codes [B, Q, T] of all processes, of which num_frames [B] are sound; log it.
+
+        Q: any prefix of the codebooks.
+        """
+        mask = length_mask(num_frames, codes.shape[2])
         for index, row in enumerate(codes.unbind(1)):
             size = self.codec.codebook_sizes[index]
-            counts = torch.bincount(row.flatten(), minlength=size).float()
+            counts = torch.bincount(row[mask], minlength=size).float()
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
             self.last_chosen[index, :size][counts > 0] = self.batches_seen
             share = counts / counts.sum()
             self.log(f"codebook/perplexity_{index}", (-(share * share.clamp(min=1e-9).log()).sum()).exp())
+        usages = []
+        for index, size in enumerate(self.codec.codebook_sizes):
             recent = self.last_chosen[index, :size] > self.batches_seen - USAGE_WINDOW
             usages.append(recent.float().mean())
             self.log(f"codebook/usage_{index}", usages[-1])
@@ -216,6 +231,9 @@ class CodecStage(lightning.LightningModule):
         """One whole file: scores, and the first files to hear and to see."""
         codec, waveform = self.validated_codec, batch.waveform
         features = codec.encoder(codec.mel(waveform))
+        if not features.isfinite().all():
+            self._scores.append(dict.fromkeys(self.scored, math.nan))
+            return
         if codec.quantizer.fitted:
             codes = codec.quantizer.encode(features, min(PUBLISHED_QUANTIZERS, codec.num_quantizers))
             features = codec.quantizer.decode(codes).to(features.dtype)
@@ -232,12 +250,14 @@ class CodecStage(lightning.LightningModule):
         """Log means over the files of all processes; files without a score (nan) are left out."""
         scores, self._scores = self._scores, []
         codes, self._codes = self._codes, []
-        for name in self.metrics:
+        # what is not quantized yet sounds better than it soon will, and is no codec: not what to keep the best of
+        kind = "val" if self.codec.quantizer.fitted else "unquantized"
+        for name in self.scored:
             values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
             sums = torch.stack((values.nansum(), values.isfinite().sum().float()))
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             if sums[1] > 0:
-                self.log(f"val/{name}", sums[0] / sums[1], prog_bar=name == self.metrics[0])
+                self.log(f"{kind}/{name}", sums[0] / sums[1], prog_bar=name == self.scored[0])
         for index, row in enumerate(torch.cat(codes, dim=1) if codes else ()):
             used = len(row.unique()) / self.codec.codebook_sizes[index]
             self.log(f"codebook/val_usage_{index}", used, sync_dist=True)
@@ -252,8 +272,6 @@ class CodecStage(lightning.LightningModule):
             return
         from torch.distributed.fsdp import fully_shard
 
-        from mimo_codec.transformer import TransformerLayer
-
         for network in self.sharded():
             # parameters of another format cannot be sharded
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -263,6 +281,11 @@ class CodecStage(lightning.LightningModule):
             fully_shard(network, mesh=mesh["data_parallel"])
         self._sharded = True
         rank_zero_info("the networks are sharded over the processes")
+
+    def check_shardable(self, matrix_learning_rate: float) -> None:
+        """MimoError when Muon, which needs whole matrices, is to train what is sharded."""
+        if self.device_mesh is not None and matrix_learning_rate > 0:
+            raise MimoError("strategy fsdp: Muon needs whole matrices; set model.init_args.matrix_learning_rate to 0")
 
 
 def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share: float) -> float:

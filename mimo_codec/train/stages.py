@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
 from mimo_codec.errors import MimoError
+from mimo_codec.quantizer import gather_from_processes
 from mimo_codec.train.data import Batch
 from mimo_codec.train.discriminators import Discriminators
 from mimo_codec.train.losses import (
@@ -35,6 +37,7 @@ from mimo_codec.train.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.transformer import length_mask
 
 MAX_FIT_VECTORS = 20_000
+TEXT_METRIC = "text_nats_per_token"
 Scale = tuple[int, int, int]
 
 
@@ -143,6 +146,8 @@ class UnifiedStage(_Reconstruction):
 
     def setup(self, stage: str) -> None:
         self.text_model.requires_grad_(self._reads_text)
+        if self._reads_text:
+            self.scored = [*self.metrics, TEXT_METRIC]
 
     def on_train_start(self) -> None:
         if self._reads_text:
@@ -151,11 +156,11 @@ class UnifiedStage(_Reconstruction):
             rank_zero_info(f"{len(texts)} transcripts with an entropy of {self.entropy:.3f} nats per token (unigram)")
 
     def on_train_end(self) -> None:
-        own, other = (sum(x) / max(len(x), 1) for x in self.recent_text_losses.values())
         if self._reads_text:
+            means = {name: f"{sum(x) / len(x):.3f}" if x else "unknown" for name, x in self.recent_text_losses.items()}
             rank_zero_info(
-                f"audio to text: {own:.3f} nats per token on the last batches, {other:.3f} when given the speech of"
-                f" another utterance; unigram entropy of the transcripts {self.entropy:.3f}"
+                f"audio to text: {means['own']} nats per token on the last batches, {means['other']} when given the"
+                f" speech of another utterance; unigram entropy of the transcripts {self.entropy:.3f}"
             )
 
     @property
@@ -174,7 +179,7 @@ class UnifiedStage(_Reconstruction):
             output = self.codec.quantizer(features, self.random_prefix(), length_mask(num_frames, features.shape[1]))
             terms["commitment"] = h.commitment_weight * commitment_loss(features, output.partial, num_frames)
             quantized = output.quantized.to(features.dtype)
-            self.log_usage(output.codes)
+            self.log_usage(output.codes, num_frames)
         else:
             self._remember(features, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
@@ -212,23 +217,29 @@ class UnifiedStage(_Reconstruction):
 
     def _fit_quantizer(self, num_per_step: int) -> None:
         """Start the codebooks, once enough features have been seen for the largest."""
-        if len(self.features_seen) >= max(self.codec.codebook_sizes):
-            self.codec.quantizer.fit(self.features_seen, num_per_step * self.trainer.world_size)
+        enough = len(self.features_seen) >= max(self.codec.codebook_sizes)
+        if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
+            self.codec.quantizer.fit(self.features_seen.to(self.device), num_per_step * self.trainer.world_size)
             self.features_seen = self.features_seen[:0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["mimo_codec"]["features_seen"] = self.features_seen
+        checkpoint["features_seen"] = gather_from_processes(self.features_seen.to(self.device)).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        of_all = checkpoint["features_seen"]
+        self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
     def validation_step(self, batch: Batch, index: int) -> None:
         super().validation_step(batch, index)
-        if self._reads_text and batch.texts[0]:
+        if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
             features, num_frames = self.encode(batch)
             if self.codec.quantizer.fitted:
                 features = self.codec.quantizer(features).quantized.to(features.dtype)
             tokens = [self.tokenizer.encode(batch.texts[0])]
             loss = text_loss(*self.text_model(features, num_frames.tolist(), tokens, self.tokenizer.end))
-            self.log("val/text_nats_per_token", loss, batch_size=1, sync_dist=True)
+            self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
@@ -241,6 +252,7 @@ class UnifiedStage(_Reconstruction):
 
     def configure_optimizers(self) -> Any:
         h = self.options
+        self.check_shardable(h.matrix_learning_rate)
         optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
         return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
@@ -299,6 +311,8 @@ class AdversarialStage(_Reconstruction):
             raise MimoError(f"trained = {trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
+        if not model.quantizer.fitted:
+            raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
         super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
         self.save_hyperparameters()
         self.codec.requires_grad_(False)
@@ -329,6 +343,11 @@ class AdversarialStage(_Reconstruction):
     def networks(self) -> Sequence[nn.Module]:
         return self.codec.encoder, self.codec.require_decoder(), *self.discriminators
 
+    def setup(self, stage: str) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy):  # the two players take turns, so each backward leaves out some parameters
+            strategy._ddp_kwargs["find_unused_parameters"] = True
+
     def sharded(self) -> Sequence[nn.Module]:
         return self.networks() if self.average is None else (*self.networks(), self.average.module)
 
@@ -344,9 +363,11 @@ class AdversarialStage(_Reconstruction):
         h, crops = self.options, batch["crops"]
         with torch.no_grad():
             features, num_frames = self.encode(crops)
+            if not self.all_finite(features):
+                return self.leave_out("encoder: its features are not finite")
             codes = self.codec.quantizer.encode(features, self.random_prefix() or self.codec.num_quantizers)
             quantized = self.codec.quantizer.decode(codes).to(features.dtype)
-        self.log_usage(codes)
+        self.log_usage(codes, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
         real, fake = self._excerpt(crops.waveform, decoded)
         # Lightning counts the steps of its own wrappers, so the discriminators' is not one of them
@@ -384,6 +405,7 @@ class AdversarialStage(_Reconstruction):
 
     def configure_optimizers(self) -> Any:
         h = self.options
+        self.check_shardable(h.matrix_learning_rate)
         steps = self.trainer.max_steps, h.warmup_steps, h.decay_share
         generator = make_optimizer(self.generator.named_parameters(), h.matrix_learning_rate, h.learning_rate,
                                    h.weight_decay)  # fmt: skip
