@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,10 @@ class CodecStage(lightning.LightningModule):
         """Whether this batch is the last of those whose gradients are summed."""
         return (self.batches_seen + 1) % self.accumulate == 0
 
-    def descend(self, name: str, loss: Tensor, optimizer: Any, scheduler: Any,
-                parameters: Iterable[nn.Parameter]) -> bool:  # fmt: skip
+    def descend(self, name: str, loss: Tensor, optimizer: Any, scheduler: Any) -> bool:
         """Backward, and when enough batches are together a clipped step; nothing of it where something is not finite.
 
-        name: of this player, for messages; loss: []; parameters: those of the optimizer. Returns whether it stepped.
+        name: of this player, for messages; loss: []. Returns whether it stepped.
         """
         with torch.autocast(self.device.type, enabled=False):
             if self.all_finite(loss):
@@ -147,9 +146,11 @@ class CodecStage(lightning.LightningModule):
             if not self.completes_step or name not in self._with_gradients:
                 return False
             self._with_gradients.remove(name)
-            return self._step(name, optimizer, scheduler, list(parameters))
+            return self._step(name, optimizer, scheduler)
 
-    def _step(self, name: str, optimizer: Any, scheduler: Any, parameters: Sequence[nn.Parameter]) -> bool:
+    def _step(self, name: str, optimizer: Any, scheduler: Any) -> bool:
+        # the optimizer's own list: between forward and backward, FSDP has others in the modules
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.log(f"train/gradient_{name}", norm)

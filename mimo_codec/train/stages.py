@@ -188,7 +188,7 @@ class UnifiedStage(_Reconstruction):
         if "spoken" in batch:
             terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
         loss = torch.stack(list(terms.values())).sum()
-        self.descend("codec", loss, self.optimizers(), self.lr_schedulers(), self._trained())
+        self.descend("codec", loss, self.optimizers(), self.lr_schedulers())
         return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
     def _text_loss(self, spoken: Batch) -> Tensor:
@@ -246,9 +246,6 @@ class UnifiedStage(_Reconstruction):
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for network in self.networks()[: 3 if self._reads_text else 2]:
             yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for _, p in self._named()]
 
     def configure_optimizers(self) -> Any:
         h = self.options
@@ -375,7 +372,7 @@ class AdversarialStage(_Reconstruction):
         schedulers: Any = self.lr_schedulers()
 
         judged = discriminator_loss(self.discriminators(real).scores, self.discriminators(fake.detach()).scores)
-        self.descend("discriminators", judged, optimizers[1], schedulers[1], self.discriminators.parameters())
+        self.descend("discriminators", judged, optimizers[1], schedulers[1])
 
         self.discriminators.requires_grad_(False)
         with torch.no_grad():
@@ -388,7 +385,7 @@ class AdversarialStage(_Reconstruction):
         with torch.autocast(self.device.type, enabled=False):
             terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         loss = torch.stack(list(terms.values())).sum()
-        stepped = self.descend("generator", loss, optimizers[0], schedulers[0], self.generator.parameters())
+        stepped = self.descend("generator", loss, optimizers[0], schedulers[0])
         self.discriminators.requires_grad_(True)
         if stepped and self.average is not None:
             self.average.update_parameters(self.codec.require_decoder())
