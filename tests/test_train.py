@@ -528,20 +528,20 @@ def test_signals_save_before_leaving(number, code, speech_folder, small_codec, t
     assert saved["global_step"] >= max(logged_losses(tmp_path)) and saved["global_step"] < 500
 
 
-def test_wrong_values_are_one_line_and_exit_code_2(speech_folder, tmp_path):
-    for more, message in (
-        (["--model.init_args.text_tokenizer", str(tmp_path)], "text tokenizer"),
-        (["--data.root", str(tmp_path / "missing")], "missing"),
-        (["--trainer.max_steps", "-1"], "max_steps"),
-        (["--trainer.gradient_clip_val", "1.0"], "clip_norm"),
-        (["--data.sample_rate", "16000"], "24000"),
-    ):
-        arguments = [sys.executable, "-m", "mimo_codec", "train", "nano_stage1", "--data.root", str(speech_folder),
-                     *COMMON, *SHRUNK, "--trainer.default_root_dir", str(tmp_path / "run"), *more]  # fmt: skip
-        done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
-        last = done.stderr.strip().splitlines()[-1]
-        assert done.returncode == 2 and last.startswith("mimo-codec: error:") and message in last, done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("model.init_args.text_tokenizer", "no/such/folder", "text tokenizer"),
+    ("data.root", "missing", "missing"),
+    ("data.sample_rate", "16000", "24000"),
+    ("data.batch_size", "0", "batch_size"),
+    ("trainer.max_steps", "-1", "max_steps"),
+    ("trainer.gradient_clip_val", "1.0", "clip_norm"),
+])  # fmt: skip
+def test_wrong_values_are_one_line_and_exit_code_2(key, value, message, run, speech_folder, tmp_path):
+    outcome = run("train", "nano_stage1", "--data.root", speech_folder, *COMMON, *SHRUNK, "--trainer.default_root_dir",
+                  tmp_path, f"--{key}", value)  # fmt: skip
+    last = outcome.err.strip().splitlines()[-1]
+    assert outcome.code == 2 and last.startswith("mimo-codec: error:") and message in last, outcome.err
+    assert "Traceback" not in outcome.err
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
