@@ -178,6 +178,24 @@ def test_a_trained_codec_can_be_gone_on_with(small_codec):
     assert torch.equal(stage.codec.quantizer.codebook(1), wanted.quantizer.codebook(1))
 
 
+@pytest.mark.slow
+def test_compiled_networks_keep_their_names(speech_folder, small_codec, tmp_path, monkeypatch):
+    """Traced by torch.compile, but not turned into machine code, which takes minutes."""
+    compiled, compile = [], torch.nn.Module.compile
+
+    def trace(module):
+        compiled.append(module)
+        compile(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    stage = make_unified(codec=str(small_codec), compile=True)
+    plain, _ = fit(make_unified(codec=str(small_codec)), speech_folder, tmp_path / "plain", 2)
+    names = set(stage.state_dict())
+    losses, _ = fit(stage, speech_folder, tmp_path, 2)
+    assert compiled == list(stage.networks()) and set(stage.state_dict()) == names
+    assert losses == pytest.approx(plain, rel=1e-3)
+
+
 # ---- stage 2 ---------------------------------------------------------------------------------------------------------
 
 
