@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 from mimo_codec.audio import load_audio
 from mimo_codec.errors import MimoError
 from mimo_codec.jobs import AUDIO, find_files
+from mimo_codec.train.manifest import Utterance, read_manifest
 
 NAMED_FILES = 3
 """In a line about many."""
@@ -36,12 +36,8 @@ class Item:
     """None for the file's end"""
 
     def load(self) -> tuple[Tensor, int]:
-        """(waveform [S], sample rate in Hz); MimoError as of `load_audio`, and where there is nothing in the range."""
-        waveform, rate = load_audio(self.path)
-        part = waveform[round(self.start * rate) : None if self.end is None else round(self.end * rate)]
-        if not len(part):
-            raise MimoError(f"{self.path}: has no samples from {self.start:g} s on")
-        return part, rate
+        """(waveform [S], sample rate in Hz); MimoError as of `load_audio`."""
+        return load_audio(self.path, self.start, self.end)
 
 
 def find_items(reference: str | Path, decoded: str | Path | None = None) -> tuple[list[Item], list[str]]:
@@ -81,11 +77,7 @@ def _list_files(source: Path) -> list[Item]:
 
 
 def _read_manifest(manifest: Path) -> list[Item]:
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MimoError(f"{manifest}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    items = [_read_line(manifest, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    items = [_item(utterance, manifest.parent) for utterance in read_manifest(manifest)]
     if not items:
         raise MimoError(f"{manifest}: lists no files")
     twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
@@ -94,16 +86,11 @@ def _read_manifest(manifest: Path) -> list[Item]:
     return items
 
 
-def _read_line(manifest: Path, number: int, line: str) -> Item:
-    try:
-        entry = json.loads(line)
-        path, text, start, end = entry["path"], entry.get("text"), float(entry.get("start") or 0), entry.get("end")
-        if not isinstance(text, str | None):
-            raise TypeError("text")
-        name = f"{path} @ {start:g}" if start else path
-        return Item(name, manifest.parent / path, text, None, start, None if end is None else float(end))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise MimoError(f'{manifest}: line {number} is not an object such as {{"path": "a.wav"}}') from None
+def _item(utterance: Utterance, folder: Path) -> Item:
+    path = utterance.path
+    name = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    name += f" @ {utterance.start:g}" if utterance.start else ""
+    return Item(name, path, utterance.text, None, utterance.start, utterance.end)
 
 
 def _by_stem(items: Iterable[Item]) -> dict[str, Item]:

@@ -22,6 +22,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def checkpoint_folder(trainer: lightning.Trainer) -> Path:
+    """Where a run keeps its checkpoints."""
     return Path(trainer.default_root_dir) / CHECKPOINTS
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mimo_codec.errors import MimoError
 
-RECIPE_HELP = "a YAML file, or the name of a shipped recipe"
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 """What `trainer.strategy: fsdp` means here."""
 

@@ -58,6 +58,7 @@ class CodecStage(lightning.LightningModule):
         self.codec = codec
         self.accumulate, self.clip_norm, self.max_non_finite = accumulate, clip_norm, max_non_finite
         self.compile_networks = compile
+        self._sharded = False
         self.batches_seen = 0
         self.run_seed = 0
         self.num_non_finite = self.num_non_finite_in_a_row = 0
@@ -269,7 +270,7 @@ class CodecStage(lightning.LightningModule):
     def configure_model(self) -> None:
         """Shard the networks where the strategy asks for it (FSDP)."""
         mesh = self.device_mesh
-        if mesh is None or getattr(self, "_sharded", False):
+        if mesh is None or self._sharded:
             return
         from torch.distributed.fsdp import fully_shard
 

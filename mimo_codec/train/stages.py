@@ -192,20 +192,25 @@ class UnifiedStage(_Reconstruction):
         return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
     def _text_loss(self, spoken: Batch) -> Tensor:
-        """A2T of whole utterances. The codebooks do not follow them: they see every utterance in crops."""
-        features, num_frames = self.encode(spoken)
-        if self.codec.quantizer.fitted:
-            features = self.codec.quantizer(features, update=False).quantized.to(features.dtype)
-        texts = [self.tokenizer.encode(text) for text in spoken.texts]
-        counts = num_frames.tolist()
-        logits, targets = self.text_model(features, counts, texts, self.tokenizer.end)
-        loss = text_loss(logits, targets)
+        """A2T of whole utterances -> []."""
+        features, counts, texts = self._heard(spoken)
+        loss = text_loss(*self.text_model(features, counts, texts, self.tokenizer.end))
         self._log_text("own", loss)
         if self.batches_seen % self.trainer.log_every_n_steps == 0 and len(texts) > 1:  # type: ignore[attr-defined]
             with torch.no_grad():  # what the text model knows without the speech
                 wrong = self.text_model(features.roll(1, 0), counts[-1:] + counts[:-1], texts, self.tokenizer.end)
                 self._log_text("other", text_loss(*wrong))
         return loss
+
+    def _heard(self, spoken: Batch) -> tuple[Tensor, list[int], list[list[int]]]:
+        """Whole utterances -> quantized frames [B, T, D], how many of each are sound, and token ids.
+
+        The codebooks do not follow them: they see every utterance in crops.
+        """
+        features, num_frames = self.encode(spoken)
+        if self.codec.quantizer.fitted:
+            features = self.codec.quantizer(features, update=False).quantized.to(features.dtype)
+        return features, num_frames.tolist(), [self.tokenizer.encode(text) for text in spoken.texts]
 
     def _log_text(self, speech: str, loss: Tensor) -> None:
         self.log(f"text/nats_per_token_{speech}_speech", loss)
@@ -234,17 +239,13 @@ class UnifiedStage(_Reconstruction):
     def validation_step(self, batch: Batch, index: int) -> None:
         super().validation_step(batch, index)
         if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
-            features, num_frames = self.encode(batch)
-            if self.codec.quantizer.fitted:
-                features = self.codec.quantizer(features).quantized.to(features.dtype)
-            tokens = [self.tokenizer.encode(batch.texts[0])]
-            loss = text_loss(*self.text_model(features, num_frames.tolist(), tokens, self.tokenizer.end))
+            loss = text_loss(*self.text_model(*self._heard(batch), self.tokenizer.end))
             self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for network in self.networks()[: 3 if self._reads_text else 2]:
+        for network in self.networks():
             yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
     def configure_optimizers(self) -> Any:
