@@ -386,11 +386,12 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 # ---- augmentation ----------------------------------------------------------------------------------------------------
 
-EVERYTHING = Augmentation((-8.0, 6.0), True, 0.1, 12.0, (0.0, 30.0), 1.0, 1.0)
+EVERYTHING = Augmentation((-8.0, 6.0), True, 0.1, 12.0, (0.0, 30.0), 1.0, 1.0, 0.1, 0.5)
 ranges = st.tuples(st.floats(-10, 40), st.floats(-10, 40)).map(sorted).map(tuple)
 augmentations = st.builds(
     Augmentation, gain_db=st.none() | ranges, invert=st.booleans(), speed=st.floats(0, 0.5),
     equalise_db=st.floats(0, 40), noise_snr_db=st.none() | ranges, reverb=st.floats(0, 1), bandwidth=st.floats(0, 1),
+    formant=st.floats(0, 0.5),
 )  # fmt: skip
 
 
@@ -419,6 +420,41 @@ def test_speed_moves_the_pitch() -> None:
     faster = change_speed(torch.sin(2 * torch.pi * 1000 * time), 110)
     spectrum = torch.fft.rfft(faster).abs()
     assert spectrum.argmax() * 24000 / len(faster) == pytest.approx(1100, abs=3)
+
+
+def test_formants_move_and_the_pitch_stays() -> None:
+    harmonics = 120.0 * torch.arange(1, 80)
+    time = torch.arange(24000) / 24000
+    levels = torch.exp(-(((harmonics - 2000) / 400) ** 2))  # one formant
+    speech = 0.05 * (levels[:, None] * torch.sin(2 * torch.pi * harmonics[:, None] * time)).sum(0)
+
+    def formant_and_peaks(x: torch.Tensor) -> tuple[float, list[int]]:
+        power = torch.fft.rfft(x[4000:16000] * torch.hann_window(12000)).abs().square()
+        hertz = torch.arange(len(power)) * 2.0
+        return float((power * hertz).sum() / power.sum()), [int(2 * i) for i in power.topk(5).indices]
+
+    before, peaks = formant_and_peaks(speech)
+    draw = 1 + np.random.default_rng(3).uniform(-0.2, 0.2)
+    moved = Augmentation(None, False, formant=0.2)(speech, 24000, np.random.default_rng(3))
+    after, moved_peaks = formant_and_peaks(moved)
+    assert abs(draw - 1) > 0.05 and after / before - 1 == pytest.approx(draw - 1, rel=0.3)
+    assert all(min(peak % 120, 120 - peak % 120) <= 4 for peak in (*peaks, *moved_peaks))
+
+
+def test_a_mixture_is_the_crop_and_another_below_it(tmp_path: Path) -> None:
+    for name, hertz in (("a", 500), ("b", 3000)):
+        tone = 0.3 * np.sin(2 * np.pi * hertz * np.arange(24000) / 24000)
+        sf.write(tmp_path / f"{name}.wav", tone, 24000)
+    alone, mixed = (
+        make_data(tmp_path, augmentation=Augmentation(None, False, mixture=share)).crops() for share in (0.0, 1.0)
+    )
+    two_tones = 0
+    for number in range(20):
+        spectra = [torch.fft.rfft(crops[number].waveform).abs() for crops in (alone, mixed)]
+        assert spectra[0].argmax() == spectra[1].argmax()  # the crop itself is on top
+        loud = spectra[1] > 0.05 * spectra[1].max()
+        two_tones += bool(loud[: len(loud) // 8].any() and loud[len(loud) // 8 :].any())
+    assert 3 <= two_tones <= 17
 
 
 def test_every_setting_is_a_switch() -> None:

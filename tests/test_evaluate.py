@@ -398,8 +398,8 @@ def test_report_files(run, corpus, tiny_folder, tmp_path):
     arguments = ("evaluate", corpus, "--model", tiny_folder, "--codebooks", 2, *QUICK, "-o", folder)
     done = run(*arguments)
     assert done.code == 0, done.err
-    assert {path.name for path in folder.iterdir()} == set(REPORT_FILES)
-    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in REPORT_FILES if name.endswith("png"))
+    assert {path.name for path in folder.iterdir()} == set(REPORT_FILES) - {"per_speaker.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "| tiny q8 |" in report and "SI-SDR, dB ↑" in report and "mel distance ↓" in report
     rows = [line for line in report.splitlines() if line.startswith("|")]
@@ -409,6 +409,18 @@ def test_report_files(run, corpus, tiny_folder, tmp_path):
     assert_one_line_error(run(*arguments), "report.json", "--overwrite")
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
     assert run(*arguments, "--overwrite").code == 0
+
+
+def test_speakers_of_a_manifest_are_told_apart(run, corpus, tiny_folder, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the eval extra")
+    names = ("a.wav", "b.flac", "deep/c.wav")
+    rows = [{"path": str(corpus / name), "speaker": who} for name, who in zip(names, ("ann", "bo", "ann"), strict=True)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("evaluate", tmp_path / "m.jsonl", "--model", tiny_folder, *QUICK, "-o", tmp_path / "report")
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "report").iterdir()} == set(REPORT_FILES)
+    speakers = json.loads((tmp_path / "report" / "report.json").read_text())["speakers"]
+    assert sorted(speakers.values()) == ["ann", "ann", "bo"] and len(speakers) == len(names)
 
 
 def test_reports_appear_whole_or_not_at_all(run, corpus, tiny_folder, tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ class Item:
     path: Path
     text: str | None = None
     """what is said"""
+    speaker: str | None = None
+    """who says it"""
     decoded: Path | None = None
     """to compare it with"""
     start: float = 0.0
@@ -44,7 +46,7 @@ def find_items(reference: str | Path, decoded: str | Path | None = None) -> tupl
     """An audio file, a folder of them or a manifest -> (items, notes).
 
     A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and
-    perhaps "text" and, in seconds, "start" and "end".
+    perhaps "text", "speaker" and, in seconds, "start" and "end".
     decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
     belong together, and there is a note on those that have no partner.
     MimoError when there is nothing to read, two files have one name, none has a partner, or parts
@@ -90,7 +92,7 @@ def _item(utterance: Utterance, folder: Path) -> Item:
     path = utterance.path
     name = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
     name += f" @ {utterance.start:g}" if utterance.start else ""
-    return Item(name, path, utterance.text, None, utterance.start, utterance.end)
+    return Item(name, path, utterance.text, utterance.speaker, None, utterance.start, utterance.end)
 
 
 def _by_stem(items: Iterable[Item]) -> dict[str, Item]:

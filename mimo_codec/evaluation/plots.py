@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mimo_codec.errors import MimoError
@@ -55,23 +56,45 @@ def per_file(evaluation: Evaluation) -> Figure | None:
     names = _shown(evaluation)
     if len(names) < 2:
         return None
+    return _scatter(names, {system.name: list(system.scores.values()) for system in _compared(evaluation)})
+
+
+def per_speaker(evaluation: Evaluation) -> Figure | None:
+    """A point per file in the colour of its speaker, for the model's longest prefix, or else what comes first.
+
+    None when fewer than two metrics were computed or fewer than two speakers are known.
+    """
+    names, systems = _shown(evaluation), _compared(evaluation)
+    speakers = sorted(set(evaluation.speakers.values()))
+    if len(names) < 2 or len(speakers) < 2:
+        return None
+    groups: dict[str, list[Mapping[str, float]]] = {speaker: [] for speaker in speakers}
+    for file, speaker in evaluation.speakers.items():
+        groups[speaker].append(systems[0].scores[file])
+    return _scatter(names, groups)
+
+
+PLOTS = {"rate_quality.png": rate_quality, "per_file.png": per_file, "per_speaker.png": per_speaker}
+"""file -> what draws it"""
+
+
+def _compared(evaluation: Evaluation) -> list[System]:
+    """The model's longest prefix first, then the others."""
     models = [system for system in evaluation.systems if system.kind == "model"]
-    systems = models[-1:] + [system for system in evaluation.systems if system.kind != "model"]
+    return models[-1:] + [system for system in evaluation.systems if system.kind != "model"]
+
+
+def _scatter(names: Sequence[str], groups: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """names: the metrics up and across; groups: label -> the scores of its files."""
     figure = _figure(1)
     axes = figure.subplots()
-    for system in systems:
-        points = [(scores[names[1]], scores[names[0]]) for scores in system.scores.values()]
-        across, up = zip(*points, strict=True)
-        axes.scatter(across, up, s=14, alpha=0.7, label=system.name)
+    for label, files in groups.items():
+        axes.scatter([f[names[1]] for f in files], [f[names[0]] for f in files], s=14, alpha=0.7, label=label)
     axes.set_xlabel(METRICS[names[1]].label)
     axes.set_ylabel(METRICS[names[0]].label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
-
-
-PLOTS = {"rate_quality.png": rate_quality, "per_file.png": per_file}
-"""file -> what draws it"""
 
 
 def _shown(evaluation: Evaluation) -> list[str]:

@@ -91,6 +91,8 @@ class Evaluation:
     codebooks: tuple[Codebook, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     """file -> what was wrong with it"""
+    speakers: Mapping[str, str] = field(default_factory=dict)
+    """file -> who speaks, where that is known"""
     notes: tuple[str, ...] = ()
     """what was left out, a line each"""
 
@@ -108,6 +110,7 @@ class Evaluation:
             "systems": [self._system(system) for system in self.systems],
             "codebooks": [asdict(codebook) for codebook in self.codebooks],
             "failed": dict(self.failed),
+            "speakers": dict(self.speakers),
             "notes": list(self.notes),
         }
         return _without_nan(facts)

@@ -7,6 +7,7 @@ model waits, so that its speed is measured undisturbed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mimo_codec.codec import MimoCodec
 from mimo_codec.errors import MimoError
@@ -58,7 +59,8 @@ def evaluate(
                 else:
                     scored[item.name] = result
                 progress(item)
-    return _collect(coder, scored, failed, metrics, baselines)
+    speakers = {item.name: item.speaker for item in items if item.speaker is not None and item.name in scored}
+    return replace(_collect(coder, scored, failed, metrics, baselines), speakers=speakers)
 
 
 def _prepare(item: Item, coder: Coder, baselines: tuple[Baseline, ...], metrics: tuple[str, ...]) -> Job | MimoError:

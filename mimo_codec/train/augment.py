@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mimo_codec.checks import check_number
@@ -23,6 +24,10 @@ _EQUALISER_BANDS = 8
 _LOWEST_HZ, _LOWEST_BANDWIDTH_HZ = 60.0, 3000.0
 _REVERB_SECONDS = (0.1, 0.5)
 _REVERB_LEVEL = (0.05, 0.4)
+_ENVELOPE_SECONDS = 0.04  # analysis window
+_LIFTER_SECONDS = 0.002  # ripples of the spectrum that are closer than 500 Hz are the voice's pitch, not its formants
+_MOST_FORMANT_DB = 20.0
+_MIXTURE_SNR_DB = (0.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,14 @@ class Augmentation:
     Args:
         gain_db: range of the change of level; null: none. Peaks never come to lie above 0.99.
         invert: change the sign of every other crop.
-        speed: largest relative change of speed, pitch included, such as 0.1; 0: none.
+        speed: largest relative change of speed, pitch and formants included, such as 0.1; 0: none.
+        formant: largest relative change of the formants alone, such as 0.1; 0: none. Together with `speed` it makes
+            other voices: pitch and length of the vocal tract vary independently.
         equalise_db: largest change by a smooth random filter; 0: none.
         noise_snr_db: range of the distance to added white to brown noise; null: none.
         reverb: share of crops that get an artificial room; 0: none.
         bandwidth: share of crops that lose what lies above a random frequency from 3 kHz on; 0: none.
+        mixture: share of crops that get another utterance on top, 0 to 20 dB below; 0: none.
 
     Raises MimoError, which names the setting, for values that cannot be.
     """
@@ -48,6 +56,8 @@ class Augmentation:
     noise_snr_db: tuple[float, float] | None = None
     reverb: float = 0.0
     bandwidth: float = 0.0
+    formant: float = 0.0
+    mixture: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low, high in (("gain_db", -60, 40), ("noise_snr_db", -10, 100)):
@@ -59,7 +69,9 @@ class Augmentation:
             bounds = [check_number(f"augmentation: {name}", value, low, high) for value in pair]
             if bounds[0] > bounds[1]:
                 raise MimoError(f"augmentation: {name}: {bounds[0]:g} is above {bounds[1]:g}")
-        for name, largest in (("speed", 0.5), ("equalise_db", 40), ("reverb", 1), ("bandwidth", 1)):
+        for name, largest in (
+            ("speed", 0.5), ("equalise_db", 40), ("reverb", 1), ("bandwidth", 1), ("formant", 0.5), ("mixture", 1)
+        ):  # fmt: skip
             check_number(f"augmentation: {name}", getattr(self, name), 0, largest)
 
     def draw_speed(self, rng: np.random.Generator) -> int:
@@ -70,6 +82,8 @@ class Augmentation:
     def __call__(self, waveform: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
         """All but speed: [S] float32 -> [S], finite and with peaks of at most 0.99 if `waveform` is finite."""
         x = waveform
+        if self.formant:
+            x = _move_formants(x, sample_rate, 1 + rng.uniform(-self.formant, self.formant))
         if rng.random() < self.reverb:
             x = _in_a_room(x, sample_rate, rng)
         if self.equalise_db:
@@ -82,6 +96,13 @@ class Augmentation:
         sign = rng.choice((-1.0, 1.0)) if self.invert else 1.0
         peak = float(x.abs().max()) if len(x) else 0.0
         return (x * float(sign * min(gain, MAX_PEAK / max(peak, 1e-9)))).clamp(-MAX_PEAK, MAX_PEAK)
+
+
+def mix(waveform: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
+    """[S] with [S'] on top, cut or followed by silence, at a random level 0 to 20 dB below -> [S]."""
+    other = F.pad(other, (0, max(len(waveform) - len(other), 0)))[: len(waveform)]
+    ratio = waveform.square().mean().sqrt() / other.square().mean().sqrt().clamp(min=1e-6)
+    return waveform + other * ratio * 10 ** (-rng.uniform(*_MIXTURE_SNR_DB) / 20)
 
 
 def num_samples_before(num_samples: int, speed: int) -> int:
@@ -132,6 +153,23 @@ def _add_noise(x: Tensor, snr_db: float, rng: np.random.Generator) -> Tensor:
     noise = torch.from_numpy(np.fft.irfft(spectrum, len(x))).to(x)
     ratio = x.square().mean().sqrt() / noise.square().mean().sqrt().clamp(min=1e-12)
     return x + noise * ratio * 10 ** (-snr_db / 20)
+
+
+def _move_formants(x: Tensor, sample_rate: int, ratio: float) -> Tensor:
+    """The spectral envelope stretched by `ratio`, its fine structure as it was: a filter that changes with time."""
+    size = _fft_size(max(round(_ENVELOPE_SECONDS * sample_rate), 4))
+    window = torch.hann_window(size)
+    spectrum = torch.stft(x, size, size // 4, window=window, pad_mode="constant", return_complex=True).T
+    cepstrum = torch.fft.irfft((spectrum.abs() + 1e-5).log(), size)
+    kept = max(round(_LIFTER_SECONDS * sample_rate), 1)
+    cepstrum[:, kept : size - kept + 1] = 0
+    envelope = torch.fft.rfft(cepstrum).real
+    place = (torch.arange(size // 2 + 1) / ratio).clamp(max=size // 2)
+    below = place.long().clamp(max=size // 2 - 1)
+    moved = torch.lerp(envelope[:, below], envelope[:, below + 1], place - below)
+    most = _MOST_FORMANT_DB / 20 * math.log(10)
+    spectrum = spectrum * (moved - envelope).clamp(-most, most).exp()
+    return torch.istft(spectrum.T, size, size // 4, window=window, length=len(x))
 
 
 def _in_a_room(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:

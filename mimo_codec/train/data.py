@@ -30,7 +30,7 @@ from mimo_codec.audio import load_audio
 from mimo_codec.checks import check_integer, check_number
 from mimo_codec.errors import MimoError
 from mimo_codec.resampling import check_sample_rate, resample
-from mimo_codec.train.augment import Augmentation, change_speed, num_samples_before
+from mimo_codec.train.augment import Augmentation, change_speed, mix, num_samples_before
 from mimo_codec.train.manifest import (
     FIGURES,
     Fault,
@@ -166,16 +166,21 @@ class DrawnUtterances(Dataset[Item]):
         rng = np.random.default_rng((self.seed, self.stream, number))
         faults: list[Fault] = []
         while len(faults) < MAX_DRAWS:
-            index = int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))
-            utterance = self.utterances[index]
+            utterance = self._draw(rng)
             try:
                 waveform = self._read(utterance, rng)
+                if self.num_samples is not None and rng.random() < self.augmentation.mixture:
+                    utterance = self._draw(rng)
+                    waveform = mix(waveform, self._read(utterance, rng), rng)
             except MimoError as error:
                 faults.append(late_fault(utterance, error))
                 continue
             waveform = self.augmentation(waveform, self.reader.sample_rate, rng)
             return Item(waveform, utterance.text or "", utterance.name, tuple(faults))
         raise MimoError(f"{MAX_DRAWS} files in a row that were fit to train on cannot be read; the last: {faults[-1]}")
+
+    def _draw(self, rng: np.random.Generator) -> Utterance:
+        return self.utterances[int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))]
 
     def _read(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
         place, speed = rng.random(), self.augmentation.draw_speed(rng)
