@@ -16,6 +16,7 @@ from mimo_codec.train.losses import (
     PAPER_SCALES,
     adversarial_loss,
     commitment_loss,
+    compress,
     discriminator_loss,
     feature_matching_loss,
     masked_mean,
@@ -27,12 +28,26 @@ from mimo_codec.train.losses import (
 # ---- reconstruction --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_mel_loss_is_zero_for_equal_and_grows_with_noise(log):
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+def test_mel_loss_is_zero_for_equal_and_grows_with_noise(power):
     speech = make_speech(1.0)[None]
     noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
-    losses = [float(multi_scale_mel_loss(speech + a * noise, speech, 24000, PAPER_SCALES, log)) for a in (0, 0.01, 0.1)]
+    losses = [
+        float(multi_scale_mel_loss(speech + a * noise, speech, 24000, PAPER_SCALES, power)) for a in (0, 0.01, 0.1)
+    ]
     assert losses[0] == 0 < losses[1] < losses[2]
+
+
+def test_compression_goes_from_magnitudes_to_logarithms():
+    quiet, loud = torch.tensor([0.01, 0.02]), torch.tensor([1.0, 2.0])
+
+    def steps(power: float) -> tuple[float, float]:
+        return tuple(float(compress(x, power).diff()) for x in (quiet, loud))
+
+    assert steps(1.0) == pytest.approx((0.01, 1.0), rel=1e-3)
+    assert steps(0.0) == pytest.approx((math.log(2), math.log(2)), rel=0.1)
+    assert steps(1e-4) == pytest.approx(steps(0.0), rel=1e-2)
+    assert steps(1.0)[0] < steps(0.3)[0] < steps(0.0)[0] and steps(0.0)[1] < steps(0.3)[1] < steps(1.0)[1]
 
 
 def test_paper_scales():
@@ -40,14 +55,14 @@ def test_paper_scales():
     assert PAPER_SCALES == ((32, 240, 120), (64, 480, 240), (128, 960, 480))
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_padding_does_not_count_in_the_mel_loss(log):
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+def test_padding_does_not_count_in_the_mel_loss(power):
     target, estimate = make_speech(0.5, seed=0)[None], make_speech(0.5, seed=1)[None]
     lengths = torch.tensor([target.shape[1]])
 
     def padded(extra: int) -> float:
         pair = (torch.nn.functional.pad(x, (0, extra)) for x in (estimate, target))
-        return float(multi_scale_mel_loss(*pair, 24000, PAPER_SCALES, log, lengths))
+        return float(multi_scale_mel_loss(*pair, 24000, PAPER_SCALES, power, lengths))
 
     assert padded(24000) == pytest.approx(padded(3000), rel=1e-5)
     # what lies at the very end sees silence instead of its reflection, so almost the same as alone

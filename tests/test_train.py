@@ -60,13 +60,13 @@ def small_codec(tmp_path_factory) -> Path:
 
 
 def make_unified(**changes) -> UnifiedStage:
-    options = dict(matrix_learning_rate=0.01, quantizer_start=2, quantizer_dropout=0.5, warmup_steps=1, mel_log=True,
+    options = dict(matrix_learning_rate=0.01, quantizer_start=2, quantizer_dropout=0.5, warmup_steps=1, mel_power=0.3,
                    text_dim=16, text_layers=1, text_heads=2)  # fmt: skip
     return UnifiedStage("tiny", SMALL, **(options | changes))
 
 
 def make_adversarial(codec: Path, **changes) -> AdversarialStage:
-    options = dict(warmup_steps=1, quantizer_dropout=0.5, average_decay=0.5, excerpt_seconds=0.2, mel_log=True,
+    options = dict(warmup_steps=1, quantizer_dropout=0.5, average_decay=0.5, excerpt_seconds=0.2, mel_power=0.3,
                    matrix_learning_rate=0.01)  # fmt: skip
     return AdversarialStage(str(codec), **(options | DISCRIMINATORS | changes))
 

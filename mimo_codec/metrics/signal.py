@@ -29,7 +29,7 @@ def si_sdr(pair: Pair) -> float:
 def mel_distance(pair: Pair) -> float:
     """L1 between log-mel spectra, summed over the paper's three scales (see `multi_scale_mel_loss`)."""
     with torch.no_grad():
-        return float(multi_scale_mel_loss(pair.decoded[None], pair.reference[None], pair.rate, log=True))
+        return float(multi_scale_mel_loss(pair.decoded[None], pair.reference[None], pair.rate, power=0.0))
 
 
 def stft_distance(pair: Pair) -> float:

@@ -18,7 +18,7 @@ PAPER_SCALES = tuple((2**i, 15 * 2 ** (i - 1), 15 * 2 ** (i - 2)) for i in (5, 6
 """(mel bands, window, hop) in samples of the paper's reconstruction loss (section 2.1.2)."""
 
 QUIET = 1e-3
-"""Added to window-normalised magnitudes before the logarithm: what is below about -60 dB does not count."""
+"""Added to window-normalised magnitudes before they are compressed: what is below about -60 dB does not count."""
 
 IGNORED = -100
 """Target of text positions that are padding."""
@@ -32,24 +32,33 @@ def multi_scale_mel(waveform: Tensor, scale: tuple[int, int, int], sample_rate: 
     return (magnitude / energy) @ mel_filters(sample_rate, window, bands).to(waveform)
 
 
+def compress(magnitude: Tensor, power: float) -> Tensor:
+    """(magnitude^power - 1) / power, and its limit, the logarithm, for a power of 0; any shape.
+
+    With 1, the paper's, loud sounds decide; with 0 quiet ones count as much; hearing is between (loudness grows with
+    about the 0.5th power of the pressure: Zwicker and Fastl, Psychoacoustics, section 8.1).
+    """
+    shifted = magnitude + QUIET
+    return shifted.log() if power == 0 else (shifted**power - 1) / power
+
+
 def multi_scale_mel_loss(
     estimate: Tensor,
     target: Tensor,
     sample_rate: int,
     scales: Sequence[tuple[int, int, int]] = PAPER_SCALES,
-    log: bool = False,
+    power: float = 1.0,
     lengths: Tensor | None = None,
 ) -> Tensor:
     """L1 distance between mel spectrograms: mean over time and bands, sum over scales (L_recon, section 2.1.2).
 
-    estimate, target: [B, S]; scales: (bands, window, hop) each; log: compare logarithms, so that quiet sounds count as
-    much as loud ones; lengths: [B] samples. Returns a scalar.
+    estimate, target: [B, S]; scales: (bands, window, hop) each; power: see `compress`; lengths: [B] samples. Returns a
+    scalar.
     """
     losses = []
     for scale in scales:
         pair = [multi_scale_mel(x.float(), scale, sample_rate) for x in (estimate, target)]
-        if log:
-            pair = [(x + QUIET).log() for x in pair]
+        pair = [compress(x, power) for x in pair]
         distance = (pair[0] - pair[1]).abs().mean(-1)
         losses.append(masked_mean(distance, None if lengths is None else 1 + lengths // scale[2]))
     return torch.stack(losses).sum()

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mimo_codec.checks import check_number
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
 from mimo_codec.errors import MimoError
@@ -47,7 +48,7 @@ class _Reconstruction(CodecStage):
     def reconstruction_loss(self, decoded: Tensor, crops: Batch) -> Tensor:
         """Multi-scale mel loss, and the multi-resolution STFT loss where it has a weight: decoded [B, S] -> []."""
         h, rate = self.options, self.codec.sample_rate
-        loss = multi_scale_mel_loss(decoded, crops.waveform, rate, h.mel_scales, h.mel_log, crops.lengths)
+        loss = multi_scale_mel_loss(decoded, crops.waveform, rate, h.mel_scales, h.mel_power, crops.lengths)
         if h.stft_weight:
             loss = loss + h.stft_weight * multi_resolution_stft_loss(decoded, crops.waveform)
         return loss
@@ -93,7 +94,7 @@ class UnifiedStage(_Reconstruction):
         quantizer_start: batches before quantization begins.
         quantizer_dropout: share of batches that use a random number of codebooks instead of all.
         mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
-        mel_log: compare logarithms of mel magnitudes; the paper compares the magnitudes.
+        mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
         reconstruction_weight, commitment_weight, text_weight: of the terms of the loss.
         stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
         text_tokenizer: "bytes", or a Hugging Face tokenizer by name.
@@ -114,7 +115,7 @@ class UnifiedStage(_Reconstruction):
         quantizer_start: int = 500,
         quantizer_dropout: float = 0.25,
         mel_scales: Sequence[Scale] = PAPER_SCALES,
-        mel_log: bool = False,
+        mel_power: float = 1.0,
         reconstruction_weight: float = 1.0,
         commitment_weight: float = 1.0,
         text_weight: float = 10.0,
@@ -133,6 +134,7 @@ class UnifiedStage(_Reconstruction):
             model.quantizer.forget()
         else:
             model = MimoCodec.from_pretrained(codec, device="cpu").train()
+        check_number("mel_power", mel_power, 0, 2)
         super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
         self.save_hyperparameters()
         self.tokenizer = make_tokenizer(text_tokenizer)
@@ -268,7 +270,7 @@ class AdversarialStage(_Reconstruction):
         learning_rate: peak of AdamW for the generator.
         matrix_learning_rate: peak of Muon for the generator's Transformers; 0: AdamW for everything.
         discriminator_learning_rate: peak of AdamW for the discriminators, which have no weight decay.
-        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_log, stft_weight: see stage 1.
+        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_power, stft_weight: see stage 1.
         reconstruction_weight, adversarial_weight, feature_weight: of the terms of the generator's loss.
         average_decay: of the moving average of the generator's weights, per step; 0: none.
         excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
@@ -288,7 +290,7 @@ class AdversarialStage(_Reconstruction):
         weight_decay: float = 0.01,
         quantizer_dropout: float = 0.25,
         mel_scales: Sequence[Scale] = PAPER_SCALES,
-        mel_log: bool = False,
+        mel_power: float = 1.0,
         stft_weight: float = 0.0,
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 1.0,
@@ -311,6 +313,7 @@ class AdversarialStage(_Reconstruction):
         model.require_decoder()
         if not model.quantizer.fitted:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
+        check_number("mel_power", mel_power, 0, 2)
         super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
         self.save_hyperparameters()
         self.codec.requires_grad_(False)
