@@ -19,23 +19,7 @@ from pathlib import Path
 import soundfile as sf
 
 LANGUAGES = "ar cmn cs de el en-gb en-us es fa fi fr hi hu id it ja ko nl pl pt ro ru sv sw ta tr uk vi".split()
-VARIANTS = (
-    "",
-    "+f1",
-    "+f2",
-    "+f3",
-    "+f4",
-    "+f5",
-    "+m1",
-    "+m2",
-    "+m3",
-    "+m4",
-    "+m5",
-    "+m6",
-    "+m7",
-    "+croak",
-    "+whisper",
-)
+VARIANTS = ",+f1,+f2,+f3,+f4,+f5,+m1,+m2,+m3,+m4,+m5,+m6,+m7,+croak,+whisper".split(",")
 
 
 def say(path: Path, language: str, draw: random.Random) -> float:

@@ -34,6 +34,33 @@ def test_rates_and_latencies(nano):
     assert nano.config.streams_encode and nano.config.streams_decode
 
 
+def test_latency_from_microphone_to_ear(nano, speech):
+    """A sample comes out again at most 175 ms after it came in: less than both latencies, which both count the frame."""
+    encoder_state = decoder_state = None
+    chunk, heard, played, delays = 240, 0, 0, []
+    for samples in speech[:36000].split(chunk):
+        codes, encoder_state = nano.encode_chunk(samples, encoder_state)
+        heard += len(samples)
+        if codes.shape[1]:
+            waveform, decoder_state = nano.decode_chunk(codes, decoder_state)
+            delays.append(heard - played)
+            played += len(waveform)
+    assert 0.160 <= max(delays[1:]) / nano.sample_rate <= 0.175 + chunk / nano.sample_rate
+
+
+def test_listening_examples_are_those_of_this_model(nano):
+    folder = SPEECH.parent / "listening"
+    originals = sorted(folder.glob("*.original.ogg"))
+    assert len(originals) == 8
+    for path in originals:
+        original, decoded = (resample(*load_audio(p), 24000)
+                             for p in (path, path.with_name(path.name.replace("original", "decoded"))))  # fmt: skip
+        again = nano.decode(nano.encode(original, 24000))
+        assert len(original) == len(decoded) == len(again)
+        mel = [nano.log_mel(x).clamp(min=-6) for x in (original, decoded, again)]
+        assert (mel[1] - mel[2]).abs().mean() < 0.5 * (mel[0] - mel[1]).abs().mean(), path.name
+
+
 def test_speech_stays_intelligible(nano, speech):
     """A synthetic voice unlike those it was trained on; held-out human speech scores higher (see the model card)."""
     pystoi = pytest.importorskip("pystoi", reason="needs the eval extra")

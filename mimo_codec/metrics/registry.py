@@ -6,6 +6,8 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -41,6 +43,9 @@ class Metric:
 
 
 RECOGNISER = ("pocketsphinx", "jiwer")
+# later versions download their models
+MOONSHINE: dict[str, Any] = dict(packages=("moonshine_voice", "jiwer"), slow=True,
+                                 install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0")  # fmt: skip
 METRICS = {
     "pesq_wb": Metric("PESQ-WB", perceptual.pesq_wb, True, packages=("pesq",)),
     "pesq_nb": Metric("PESQ-NB", perceptual.pesq_nb, True, rate=NARROW_RATE, packages=("pesq",)),
@@ -55,6 +60,9 @@ METRICS = {
     "voicing_error": Metric("voicing error", pitch.voicing_error, False, packages=("parselmouth",)),
     "wer": Metric("WER", words.wer, False, packages=RECOGNISER, slow=True),
     "wer_original": Metric("WER of the original", words.wer_original, False, packages=RECOGNISER, slow=True),
+    "wer_moonshine": Metric("WER (Moonshine)", partial(words.wer, recogniser="moonshine"), False, **MOONSHINE),
+    "wer_moonshine_original": Metric("WER of the original (Moonshine)",
+                                     partial(words.wer_original, recogniser="moonshine"), False, **MOONSHINE),
 }  # fmt: skip
 """name -> metric, in the order of tables; a new one is an entry here"""
 CORE_METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
