@@ -35,7 +35,7 @@ def test_rates_and_latencies(nano):
 
 
 def test_latency_from_microphone_to_ear(nano, speech):
-    """A sample comes out again at most 175 ms after it came in: less than both latencies, which both count the frame."""
+    """A sample comes out at most 175 ms after it came in: less than both latencies, as both count the frame."""
     encoder_state = decoder_state = None
     chunk, heard, played, delays = 240, 0, 0, []
     for samples in speech[:36000].split(chunk):
