@@ -24,6 +24,7 @@ def speech() -> torch.Tensor:
 def test_it_is_small_and_has_a_card():
     folder = shipped_models()["nano"]
     assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
+    assert all((folder / name).exists() for name in ("TRAINING.md", "utterances.txt", "held_out.jsonl"))
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert all(word in card for word in ("LibriSpeech", "LJSpeech", "Picovoice", "CC BY 4.0", "Limits"))
 
