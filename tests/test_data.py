@@ -452,6 +452,7 @@ def test_a_mixture_is_the_crop_and_another_below_it(tmp_path: Path) -> None:
     for number in range(20):
         spectra = [torch.fft.rfft(crops[number].waveform).abs() for crops in (alone, mixed)]
         assert spectra[0].argmax() == spectra[1].argmax()  # the crop itself is on top
+        assert alone[number].name == mixed[number].name
         loud = spectra[1] > 0.05 * spectra[1].max()
         two_tones += bool(loud[: len(loud) // 8].any() and loud[len(loud) // 8 :].any())
     assert 3 <= two_tones <= 17

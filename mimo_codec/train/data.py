@@ -166,9 +166,9 @@ class DrawnUtterances(Dataset[Item]):
         rng = np.random.default_rng((self.seed, self.stream, number))
         faults: list[Fault] = []
         while len(faults) < MAX_DRAWS:
-            utterance = self._draw(rng)
+            own = utterance = self._draw(rng)
             try:
-                waveform = self._read(utterance, rng)
+                waveform = self._read(own, rng)
                 if self.num_samples is not None and rng.random() < self.augmentation.mixture:
                     utterance = self._draw(rng)
                     waveform = mix(waveform, self._read(utterance, rng), rng)
@@ -176,7 +176,7 @@ class DrawnUtterances(Dataset[Item]):
                 faults.append(late_fault(utterance, error))
                 continue
             waveform = self.augmentation(waveform, self.reader.sample_rate, rng)
-            return Item(waveform, utterance.text or "", utterance.name, tuple(faults))
+            return Item(waveform, own.text or "", own.name, tuple(faults))
         raise MimoError(f"{MAX_DRAWS} files in a row that were fit to train on cannot be read; the last: {faults[-1]}")
 
     def _draw(self, rng: np.random.Generator) -> Utterance:
