@@ -26,8 +26,8 @@ def flite(voice: str, text: str) -> list[str]:
     return ["flite", "-voice", voice, "-t", text, "-o"]
 
 
-def espeak(voice: str, text: str, speed: int = 150) -> list[str]:
-    return ["espeak-ng", "-v", voice, "-s", str(speed), text, "-w"]
+def espeak(voice: str, text: str) -> list[str]:
+    return ["espeak-ng", "-v", voice, "-s", "150", text, "-w"]
 
 
 VOICES = {
