@@ -8,10 +8,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from mimo_codec import CodecConfig, MimoCodec
+from mimo_codec import CodecConfig, MimoCodec, save_audio
 from mimo_codec.cli import main
 
 GOLDEN = Path(__file__).parent / "golden"
+SMALL = {"d_model": 32, "vocoder_dim": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocoder_intermediate_dim": 32,
+         "codebook_size": [64, 32], "num_quantizers": 2}  # fmt: skip
+"""Changes to the preset "tiny" that make training steps quick."""
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,38 @@ def make_speech(seconds: float, rate: int = 24000, seed: int = 0) -> torch.Tenso
     rhythm = torch.sin(2 * torch.pi * 2.1 * t).clamp(min=0)
     noise = torch.randn(len(t), generator=generator)
     return (0.1 * rhythm * voiced + 0.01 * noise).float()
+
+
+@pytest.fixture(scope="session")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files of different lengths and rates, the first two with text, and one that is no audio."""
+    folder = tmp_path_factory.mktemp("speech")
+    for i, (seconds, rate) in enumerate([(3.0, 16000), (1.0, 24000), (0.4, 22050), (2.5, 16000)]):
+        save_audio(folder / f"{i}.wav", make_speech(seconds, rate, seed=i), rate)
+    (folder / "0.txt").write_text("three\nseconds ", encoding="utf-8")
+    (folder / "1.txt").write_text("one second: 一秒", encoding="utf-8")
+    (folder / "broken.wav").write_bytes(b"this is no audio")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixed_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """180 good files, 20 broken ones -> folder, and name -> kind of fault of the broken ones."""
+    from broken_files import write_mixed  # it needs this module
+
+    folder = tmp_path_factory.mktemp("mixed")
+    return folder, write_mixed(folder)
+
+
+@pytest.fixture(scope="session")
+def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec of the size `SMALL` to start stage 2 from, with fitted codebooks."""
+    torch.manual_seed(0)
+    codec = MimoCodec(CodecConfig.preset("tiny").replace(**SMALL))
+    codec.quantizer.fit(torch.randn(500, 32), 100)
+    folder = tmp_path_factory.mktemp("codec") / "small"
+    codec.save_pretrained(folder)
+    return folder
 
 
 class Outcome(NamedTuple):
