@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mimo_codec.config import MODEL_TYPE, CodecConfig
 from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
+from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 NESTED = "audio_tokenizer"
 """Folder in which the family's later models carry their codec."""
 HUB_MODELS = ("XiaomiMiMo/MiMo-Audio-Tokenizer",)
@@ -77,28 +77,10 @@ def _codec_folder(folder: Path) -> Path:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    def fetch(*patterns: str) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-
-    at = f" at revision {revision}" if revision else ""
-    try:
-        folder = fetch(CONFIG, f"{NESTED}/*.json", f"{NESTED}/*.safetensors")
-        if not (folder / NESTED / CONFIG).is_file():
-            CodecConfig.load(_codec_folder(folder) / CONFIG)  # refuses other models before gigabytes come down
-            folder = fetch(CONFIG, "*.safetensors", INDEX)
-    except MimoError:
-        raise
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        raise MimoError(f"{repo}{at}: there is no such model on the Hugging Face hub, or it needs a login") from None
-    except Exception as error:  # whatever the HTTP stack raises without a network
-        reason = type(error).__name__
-        raise MimoError(
-            f"{repo}{at} is not in the hub cache and could not be downloaded ({reason}): download its {CONFIG} and"
-            f" *.safetensors on another machine, put them in one folder and pass that folder's path"
-        ) from error
+    folder = download(repo, revision, CONFIG, f"{NESTED}/*.json", f"{NESTED}/*.safetensors")
+    if not (folder / NESTED / CONFIG).is_file():
+        CodecConfig.load(_codec_folder(folder) / CONFIG)  # refuses other models before gigabytes come down
+        folder = download(repo, revision, CONFIG, "*.safetensors", INDEX)
     return _codec_folder(folder)
 
 
@@ -150,22 +132,6 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model; MimoError when there are none or its index names what is not there."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise MimoError(f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
-    try:
-        shards = list(dict.fromkeys(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise MimoError(f"{folder / INDEX}: not a valid index of shards") from None
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
-            raise MimoError(f"{folder / INDEX} names {shard}, which is not in the folder")
-    return [folder / shard for shard in shards]
-
-
 _RELEASED_QUANTIZER, _QUANTIZER = "encoder.quantizer.", "quantizer."
 
 
@@ -200,11 +166,11 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | P
             tensors[name] = torch.ones_like(value) if embed is None or not name.endswith("embed_avg") else embed.clone()
     found, expected = _released_shapes(tensors), _released_shapes(own)
     problems = [
-        *_listed("missing", (key for key in expected if key not in found)),
-        *_listed("unexpected", (key for key in found if key not in expected)),
-        *_listed("of a wrong shape", (f"{key} {shape} instead of {expected[key]}"
+        *listed("missing", (key for key in expected if key not in found)),
+        *listed("unexpected", (key for key in found if key not in expected)),
+        *listed("of a wrong shape", (f"{key} {shape} instead of {expected[key]}"
                                       for key, shape in found.items() if shape != expected.get(key, shape))),
-        *_listed("not floating-point", (_to_released(name, value)[0] for name, value in tensors.items()
+        *listed("not floating-point", (_to_released(name, value)[0] for name, value in tensors.items()
                                         if name in own and own[name].is_floating_point() > value.is_floating_point())),
     ]  # fmt: skip
     if problems:
@@ -215,12 +181,6 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | P
 def _released_shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
     """Shapes under the names that the files use."""
     return {key: list(value.shape) for key, value in (_to_released(n, v) for n, v in tensors.items())}
-
-
-def _listed(what: str, entries: Iterable[str], most: int = 20) -> list[str]:
-    found = list(entries)
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
 
 
 def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str, Tensor]) -> None:

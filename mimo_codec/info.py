@@ -129,7 +129,7 @@ def _stored_dtypes(folder: Path) -> dict[str, str]:
     """Name -> dtype of every tensor on disk, from the headers of the files."""
     from safetensors import SafetensorError, safe_open
 
-    from mimo_codec.checkpoint import weight_files
+    from mimo_codec.weights import weight_files
 
     found: dict[str, str] = {}
     for path in weight_files(folder):

@@ -34,7 +34,8 @@ ALLOWED = {
     "encoder": LAYERS,
     "vocoder": LAYERS,
     "decoder": LAYERS | {"vocoder"},
-    "checkpoint": BASE | {"config", "files"},
+    "weights": BASE,
+    "checkpoint": BASE | {"config", "files", "weights"},
     "codec": LAYERS
     | {"audio", "checkpoint", "checks", "codes", "decoder", "encoder", "mel", "quantizer", "resampling", "vocoder"},
 }
@@ -106,7 +107,7 @@ def test_the_order_has_no_cycles():
 def test_the_language_model_knows_codes_only(module):
     if module in modules():
         imports = {name for name in of_package(imported(modules()[module])) if not name.startswith("lm")}
-        assert imports <= {"codes", "errors", "checks", "files", "__init__"}
+        assert imports <= {"codes", "errors", "checks", "files", "weights", "__init__"}
 
 
 def top_level(names: set[str]) -> set[str]:

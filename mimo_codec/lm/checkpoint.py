@@ -1,0 +1,154 @@
+"""Folders and hub ids -> language models, and back: config.json, sharded safetensors and tokenizer, as released."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
+from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
+
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+              "added_tokens.json", "prompts.json")  # fmt: skip
+SHARD_BYTES = 5 * 10**9
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def find_language_model(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """A local folder or a hub id OWNER/NAME -> folder; MimoError says what was looked for."""
+    name = str(name_or_path)
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
+        if not (path / CONFIG).is_file():
+            raise MimoError(f"{path}: there is no {CONFIG} in this folder, so it is not a model")
+        return path
+    if os.path.exists(path):
+        raise MimoError(f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
+    if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        LMConfig.load(download(name, revision, CONFIG) / CONFIG)  # refuses other models before gigabytes come down
+        return download(name, revision, CONFIG, "*.safetensors", INDEX, *TEXT_FILES)
+    raise MimoError(f"unknown language model {name!r}: neither a folder nor a hub id OWNER/NAME")
+
+
+def load_language_model(
+    folder: Path, device: torch.device, dtype: torch.dtype | None
+) -> tuple[SpeechLanguageModel, TextTokenizer]:
+    """The networks on `device`, in evaluation mode, and the tokenizer.
+
+    dtype: None keeps that of the files. Tensors go one by one from the file to the device, so that the weights never
+    exist twice. MimoError names whatever does not fit, and says what would fit when memory does not suffice.
+    """
+    config, tokenizer = LMConfig.load(folder / CONFIG), TextTokenizer.load(folder)
+    if len(tokenizer) > config.vocab_size:
+        raise MimoError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}")
+    with torch.device("meta"):
+        model = SpeechLanguageModel(config, tokenizer.special.empty)
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    try:
+        tensors = dict(_read(folder, expected, device, dtype))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MimoError(_what_would_fit(folder, config, device, str(error))) from None
+    if config.tie_word_embeddings and "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    missing = listed("missing", (name for name in expected if name not in tensors))
+    if missing:
+        raise MimoError(f"{folder}: the weights do not fit the configuration: {'; '.join(missing)}")
+    model.load_state_dict(tensors, assign=True)
+    rebuild_rotary(model, device)
+    return model.eval(), tokenizer
+
+
+def _read(
+    folder: Path, expected: Mapping[str, list[int]], device: torch.device, dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                problems = [
+                    *listed("unexpected", (name for name in names if name not in expected)),
+                    *listed("of a wrong shape", (
+                        f"{name} {shape} instead of {expected[name]}" for name in names
+                        if name in expected and (shape := file.get_slice(name).get_shape()) != expected[name])),
+                ]  # fmt: skip
+                if problems:
+                    raise MimoError(f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
+                for name in names:
+                    yield name, file.get_tensor(name).to(device=device, dtype=dtype)
+        except (SafetensorError, OSError) as error:
+            raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason: str) -> str:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in SpeechLanguageModel(config, 0).parameters())
+    sizes = ", ".join(f"{count * size / 2**30:.1f} GiB as {name}" for name, size in
+                      (("float32", 4), ("bfloat16", 2), ("int8", 1)))  # fmt: skip
+    return (
+        f"{folder}: not enough memory on {device} for {count / 1e9:.1f} B weights ({sizes}): choose a narrower dtype,"
+        f" quantize, or another device ({reason.splitlines()[0] if reason else 'out of memory'})"
+    )
+
+
+def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenizer: TextTokenizer) -> None:
+    """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    shards = _shards(state)
+    names = [WEIGHTS] if len(shards) == 1 else [
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))
+    ]  # fmt: skip
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(folder / name, {key: state[key] for key in shard})
+    if len(shards) > 1:
+        total = sum(value.nbytes for value in state.values())
+        placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+    _write_json(folder / CONFIG, model.config.to_dict())
+    with atomic_path(folder / "tokenizer.json") as temporary:
+        tokenizer.tokenizer.save(str(temporary))
+
+
+def _shards(state: Mapping[str, Tensor]) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, value in state.items():
+        if shards[-1] and size + value.nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += value.nbytes
+    return shards
+
+
+def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with atomic_path(path) as temporary:
+        mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt"})
+        except SafetensorError as error:
+            raise MimoError(f"{path}: cannot be written ({error})") from None
+        temporary.chmod(mode)
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,304 @@
+"""Generation: prompts of a batch -> new positions, each item as if it were alone.
+
+Prompts are padded on the left; every item has its own sampling settings, generator and end. A position is a text token,
+or `<|empty|>` and a patch. All randomness is drawn outside the networks, so that what runs inside can be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mimo_codec.checks import check_number
+from mimo_codec.errors import MimoError
+from mimo_codec.lm.cache import KeyValueCache
+from mimo_codec.lm.layout import Grid, Layout
+from mimo_codec.lm.model import SpeechLanguageModel
+from mimo_codec.lm.sampling import GREEDY, WINDOW, Sampling, Settings, penalised, sample
+from mimo_codec.lm.tokenizer import NAMES
+
+FRAME_RATE, SAMPLE_RATE = 25.0, 24000
+"""Of the codecs whose codes the language model reads."""
+BLOCK = 128
+"""Cache sizes are multiples of it, so that compiled graphs serve prompts of many lengths."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends an item, besides the number of positions that was asked for."""
+
+    tokens: tuple[str, ...] = (NAMES["end_of_text"], NAMES["turn_end"], NAMES["speech_end"])
+    """Text tokens by name; the one that is drawn is the last position."""
+    max_seconds: float | None = None
+    """Of new audio."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, str):
+            raise MimoError(f"stop: a tuple of token names is needed, not {self.tokens!r}")
+        if self.max_seconds is not None:
+            check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One item of a batch."""
+
+    grid: Grid
+    """The prompt [1 + C, G P]."""
+    max_new: int
+    """Most new positions."""
+    text: Sampling = GREEDY
+    audio: Sampling = GREEDY
+    stop_ids: tuple[int, ...] = ()
+    max_patches: int | None = None
+    generator: torch.Generator | None = None
+    """On the CPU; needed unless both samplings are greedy."""
+
+
+class Position(NamedTuple):
+    """What was generated for one item at one step."""
+
+    token: int
+    patch: Tensor | None
+    """[C, G] on the CPU at audio positions."""
+    end: int | str | None
+    """Id of the stop token, or "max_new_patches" or "max_seconds", when this is the item's last position."""
+
+
+class Steps:
+    """The three things that are done over and over, eager or compiled."""
+
+    def __init__(self, model: SpeechLanguageModel, compiled: bool = False):
+        self.model, self.compiled = model, compiled
+        self.advance: Callable[..., tuple[Tensor, Tensor]] = self._advance
+        self.patch_step: Callable[..., tuple[Tensor, Tensor]] = self._patch_step
+        if compiled:
+            options: dict[str, Any] = {"mode": "reduce-overhead"} if model.device.type == "cuda" else {}
+            self.advance = torch.compile(self._advance, **options)
+            self.patch_step = torch.compile(self._patch_step, **options)
+
+    # ---- backbone ------------------------------------------------------------------------------------------------
+
+    def _advance(
+        self, tokens: Tensor, patches: Tensor, slot: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache,
+        settings: Settings | None, forbidden: Tensor | None, uniform: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The new position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
+        cache.positions = slot
+        embeddings = self.model.embed(tokens[:, None], patches[:, None])
+        hidden = self.model.run_backbone(embeddings, mask, positions[:, None], cache)[:, 0]
+        return self.choose(hidden, settings, forbidden, uniform)
+
+    def choose(
+        self, hidden: Tensor, settings: Settings | None, forbidden: Tensor | None, uniform: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, H] -> text tokens [B], seeds of the patch decoder [B, D]."""
+        logits = self.model.lm_head(hidden).float()
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden, -torch.inf)
+        return _draw(logits, settings, uniform), self.model.seeds(hidden)
+
+    # ---- patch decoder -------------------------------------------------------------------------------------------
+
+    def _patch_step(
+        self, inputs: Tensor, step: Tensor, mask: Tensor, active: Tensor, channels: tuple[int, ...],
+        cache: KeyValueCache, settings: Settings | None, uniform: Tensor, recent: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """inputs [N, D] at step [1] -> codes [N, C], and the next inputs [N, D] from those of the active channels [C].
+
+        channels: those that are worked out; the others are zero. uniform: [N, C].
+        """
+        model = self.model
+        cache.positions = step
+        hidden = model.run_local(inputs[:, None], mask, step, cache)[:, 0]
+        codes, total = [torch.zeros_like(inputs[:, 0], dtype=torch.long)] * model.config.audio_channels, None
+        for r in channels:
+            logits = model.local_transformer_lm_heads[r](hidden)[:, :-1].float()  # the last is the empty code
+            if recent is not None and settings is not None:
+                logits = penalised(logits, recent[:, r], settings.penalty)
+            codes[r] = _draw(logits, settings, uniform[:, r])
+            embedding = model.embed_channel(r, codes[r]) * active[r].to(inputs.dtype)
+            total = embedding if total is None else total + embedding
+        assert total is not None
+        return torch.stack(codes, 1), model.to_local(total)
+
+    def decode_patches(
+        self, seeds: Tensor, cache: KeyValueCache, settings: Settings | None, uniform: Tensor, recent: Tensor | None
+    ) -> Tensor:
+        """Seeds [N, D] -> patches [N, C, G], channel r at steps delay r <= t < delay r + G; uniform: [N, C, G]."""
+        c = self.model.config
+        group, num_steps, device = c.group_size, self.model.num_steps, seeds.device
+        delays = torch.tensor(c.delay_pattern, device=device)
+        steps = torch.arange(num_steps, device=device)
+        patches = torch.zeros(len(seeds), c.audio_channels, group, dtype=torch.long, device=device)
+        inputs = seeds
+        for t in range(num_steps):
+            now = [r for r, d in enumerate(c.delay_pattern) if d <= t < d + group]
+            active = (delays <= t) & (t < delays + group)
+            frame = (t - delays).clamp(0, group - 1)
+            drawn = uniform.gather(2, frame[None, :, None].expand(len(seeds), -1, 1))[..., 0]
+            channels = tuple(range(c.audio_channels)) if self.compiled else tuple(now)
+            mask = (steps <= t)[None, None, None]
+            codes, inputs = self.patch_step(
+                inputs, steps[t : t + 1], mask, active, channels, cache, settings, drawn, recent
+            )
+            for r in now:
+                patches[:, r, t - c.delay_pattern[r]] = codes[:, r]
+        return patches
+
+
+def _draw(logits: Tensor, settings: Settings | None, uniform: Tensor) -> Tensor:
+    return logits.argmax(-1) if settings is None else sample(logits, settings, uniform)
+
+
+def generate(steps: Steps, layout: Layout, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
+    """Yields, step by step, the new position of every item; None for those that have ended."""
+    run = _Run(steps, layout, requests)
+    with torch.inference_mode():
+        run.prefill()
+    while True:
+        with torch.inference_mode():  # never across a yield, where it would hold in the caller's code too
+            new = run.positions()
+        yield new
+        if run.ended:
+            return
+        with torch.inference_mode():
+            run.advance()
+
+
+class _Run:
+    """A batch on its way."""
+
+    def __init__(self, steps: Steps, layout: Layout, requests: Sequence[Request]):
+        self.steps, self.model, self.requests = steps, steps.model, requests
+        self.layout = layout
+        c, device = self.model.config, self.model.device
+        self.lengths = [request.grid.shape[1] // c.group_size for request in requests]
+        self.longest = max(self.lengths)
+        most = max(request.max_new for request in requests)
+        size = self.longest + most
+        self.cache = _cache(self.model.model, len(requests), -(-size // BLOCK) * BLOCK, self.model)
+        self.patch_cache = _cache(self.model.local_transformer, len(requests), self.model.num_steps, self.model)
+        texts, audios = [r.text for r in requests], [r.audio for r in requests]
+        self.text = None if all(s.temperature == 0 for s in texts) else Settings.of(texts, device)
+        greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in audios)
+        self.audio = None if greedy else Settings.of(audios, device)
+        self.recent: Tensor | None = None
+        if any(s.repetition_penalty != 1 for s in audios):
+            self.recent = torch.full((len(requests), c.audio_channels, WINDOW), -1, device=device)
+        self.forbidden = _forbidden(texts, c.vocab_size, device)
+        self.is_over = [False] * len(requests)
+        self.num_new, self.num_patches = 0, [0] * len(requests)
+        self.empty = torch.tensor(c.speech_zeroemb_idx, device=device)[None, :, None].expand(
+            len(requests), -1, c.group_size
+        )
+
+    @property
+    def ended(self) -> bool:
+        return all(self.is_over)
+
+    def prefill(self) -> None:
+        """All prompts through the backbone, and the first token of every item."""
+        device, longest = self.model.device, self.longest
+        pads = torch.tensor([longest - length for length in self.lengths], device=device)
+        tokens = torch.zeros(len(pads), longest, dtype=torch.long)
+        patches = self.empty.cpu()[:, None].repeat(1, longest, 1, 1)
+        for i, request in enumerate(self.requests):
+            grid = torch.from_numpy(request.grid)
+            tokens[i, longest - self.lengths[i] :] = self.layout.token_ids(grid)
+            patches[i, longest - self.lengths[i] :] = self.layout.patches(grid)
+        slots, keys = torch.arange(longest, device=device), torch.arange(self.cache.size, device=device)
+        visible = (keys[None] <= slots[:, None])[None] & (keys[None, None] >= pads[:, None, None])
+        visible |= (keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
+        self.pads, self.keys = pads, keys
+        self.cache.positions = slots
+        embeddings = self.model.embed(tokens.to(device), patches.to(device))
+        positions = (slots[None] - pads[:, None]).clamp(min=0)
+        hidden = self.model.run_backbone(embeddings, visible[:, None], positions, self.cache)[:, -1]
+        self.uniform = self._draw_uniform()
+        self.tokens, self.seeds = self.steps.choose(hidden, self.text, self.forbidden, self.uniform[:, 0])
+
+    def _draw_uniform(self) -> Tensor:
+        """[B, 1 + C G] numbers of this position, of which text uses the first; the same whatever they are used for."""
+        c = self.model.config
+        count = 1 + c.audio_channels * c.group_size
+        rows = [torch.zeros(count) if r.generator is None else torch.rand(count, generator=r.generator)
+                for r in self.requests]  # fmt: skip
+        return torch.stack(rows).to(self.model.device)
+
+    def positions(self) -> list[Position | None]:
+        """Tokens that were drawn -> patches where they are audio, and what has come to its end."""
+        tokens = self.tokens.tolist()
+        speaking = [i for i, token in enumerate(tokens) if token == self.model.empty_id and not self.is_over[i]]
+        self.patches = self.empty.clone()
+        if speaking:
+            self._decode(speaking)
+        patches = self.patches.cpu()
+        self.num_new += 1
+        new: list[Position | None] = []
+        for i, token in enumerate(tokens):
+            if self.is_over[i]:
+                new.append(None)
+                continue
+            patch = patches[i].clone() if token == self.model.empty_id else None
+            self.num_patches[i] += patch is not None
+            end = self._end(i, token)
+            self.is_over[i] = end is not None
+            new.append(Position(token, patch, end))
+        return new
+
+    def _decode(self, speaking: list[int]) -> None:
+        c = self.model.config
+        uniform = self.uniform[:, 1:].reshape(-1, c.audio_channels, c.group_size)
+        rows = torch.tensor(speaking, device=self.model.device)
+        if self.steps.compiled:  # graphs want the same shape every time
+            decoded = self.steps.decode_patches(self.seeds, self.patch_cache, self.audio, uniform, self.recent)[rows]
+        else:
+            settings = None if self.audio is None else self.audio.rows(rows)
+            recent = None if self.recent is None else self.recent[rows]
+            decoded = self.steps.decode_patches(self.seeds[rows], self.patch_cache, settings, uniform[rows], recent)
+        self.patches[rows] = decoded
+        if self.recent is not None:
+            self.recent[rows] = torch.cat((self.recent[rows], decoded), dim=2)[:, :, c.group_size :]
+
+    def _end(self, item: int, token: int) -> int | str | None:
+        request = self.requests[item]
+        if token in request.stop_ids:
+            return token
+        if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
+            return "max_seconds"
+        return "max_new_patches" if self.num_new >= request.max_new else None
+
+    def advance(self) -> None:
+        """The new positions into the backbone, and the next token out."""
+        slot = self.longest + self.num_new - 1
+        self.uniform = self._draw_uniform()
+        slots = torch.tensor([slot], device=self.model.device)
+        mask = ((self.keys <= slot)[None] & (self.keys[None] >= self.pads[:, None]))[:, None, None]
+        self.tokens, self.seeds = self.steps.advance(
+            self.tokens, self.patches, slots, slot - self.pads, mask, self.cache, self.text, self.forbidden,
+            self.uniform[:, 0],
+        )  # fmt: skip
+
+
+def _cache(stack: Any, batch_size: int, size: int, model: SpeechLanguageModel) -> KeyValueCache:
+    config = stack.config
+    devices = [next(layer.parameters()).device for layer in stack.layers]
+    return KeyValueCache(batch_size, config.num_key_value_heads, size, config.head_dim, model.dtype, devices)
+
+
+def _forbidden(samplings: Sequence[Sampling], vocab_size: int, device: torch.device) -> Tensor | None:
+    """True at [B, V] where an item may not draw a token."""
+    if not any(sampling.forbidden for sampling in samplings):
+        return None
+    forbidden = torch.zeros(len(samplings), vocab_size, dtype=torch.bool)
+    for i, sampling in enumerate(samplings):
+        for token in sampling.forbidden:
+            if token >= vocab_size:
+                raise MimoError(f"forbidden: {token} is no text token; there are {vocab_size}")
+            forbidden[i, token] = True
+    return forbidden.to(device)

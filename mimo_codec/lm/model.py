@@ -1,0 +1,210 @@
+"""The networks of a MiMo-Audio language model (arXiv 2512.23808, section 2.2).
+
+grid -> patch encoder + text embedding -> backbone -> text logits, and a seed -> patch decoder -> codes.
+Symbols: B batch, P positions, C channels, G frames of a patch, H width of the backbone, D width of the patch decoder.
+The state dict has the keys of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mimo_codec.errors import MimoError
+from mimo_codec.lm.cache import KeyValueCache
+from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.layout import delay
+
+
+class Output(NamedTuple):
+    """What `forward` gives: predictions for every next position, given the true ones."""
+
+    embeddings: Tensor
+    """[B, P, H], what the backbone reads."""
+    text_logits: Tensor
+    """[B, P, vocabulary], of the token at the next position."""
+    local_hidden: Tensor
+    """[B, P, D], the seed from which the patch at the next position is decoded."""
+    audio_positions: Tensor
+    """[N, 2], item and position of every patch that is predicted (those at position 0 are not)."""
+    audio_logits: tuple[Tensor, ...]
+    """Of each of C channels, [N, G, codes], the empty code among them."""
+
+
+class SpeechLanguageModel(nn.Module):
+    """Patch encoder, Qwen2 backbone and patch decoder. `SpeechLanguageModel(config)` has random weights."""
+
+    def __init__(self, config: LMConfig, empty_id: int):
+        """empty_id: the text token `<|empty|>`, which marks audio positions."""
+        super().__init__()
+        self.config, self.empty_id = config, empty_id
+        c = config
+        self.model = _qwen2(c, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads,
+                            c.head_dim, c.intermediate_size, c.vocab_size)  # fmt: skip
+        self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+        if c.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.speech_embeddings = nn.ModuleList(nn.Embedding(n, c.input_local_dim) for n in c.speech_vocab_size)
+        self.input_local_transformer = _local(c, c.input_local_dim, c.input_local_layers, 4 * c.input_local_dim)
+        self.speech_group_downcast = nn.Linear(c.input_local_dim * c.group_size, c.hidden_size, bias=False)
+        self.hidden_states_downcast = nn.Linear(c.hidden_size, c.local_dim, bias=False)
+        if c.input_local_dim != c.local_dim:
+            self.speech_embeddings_to_local = nn.Linear(c.input_local_dim, c.local_dim, bias=False)
+        self.local_transformer = _local(c, c.local_dim, c.local_layers, c.local_ffn_dim)
+        self.local_transformer_lm_heads = nn.ModuleList(
+            nn.Linear(c.local_dim, size, bias=False) for size in c.speech_vocab_size
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.speech_group_downcast.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.speech_group_downcast.weight.dtype
+
+    # ---- grid -> embeddings --------------------------------------------------------------------------------------
+
+    def embed(self, tokens: Tensor, patches: Tensor) -> Tensor:
+        """Text tokens [B, P] and patches [B, P, C, G] -> embeddings [B, P, H].
+
+        Text counts nothing at `<|empty|>`, audio nothing elsewhere.
+        """
+        is_audio = tokens == self.empty_id
+        text = self.model.embed_tokens(tokens.clamp(min=0)).masked_fill(is_audio[..., None], 0)
+        if torch.compiler.is_compiling() or tokens.shape[1] == 1:
+            return text + self.encode_patches(patches).masked_fill(~is_audio[..., None], 0)
+        embeddings = text.clone()
+        embeddings[is_audio] = self.encode_patches(patches[is_audio]).to(text.dtype)
+        return embeddings
+
+    def encode_patches(self, patches: Tensor) -> Tensor:
+        """The patch encoder: codes [..., C, G] -> [..., H]."""
+        frames = self._embed_codes(patches).flatten(0, -3)  # [N, G, D']
+        length = frames.shape[1]
+        mask = torch.ones(length, length, dtype=torch.bool, device=frames.device)
+        if not self.config.input_full_attention:
+            mask = mask.tril()
+        hidden = _run(self.input_local_transformer, frames, mask[None, None], torch.arange(length, device=mask.device))
+        return self.speech_group_downcast(hidden.flatten(1)).unflatten(0, patches.shape[:-2])
+
+    def _embed_codes(self, codes: Tensor) -> Tensor:
+        """Codes [..., C, T] -> sum over the channels [..., T, D'], empty codes counting nothing."""
+        total: Any = 0
+        for r in range(self.config.audio_channels):
+            total = total + self.embed_channel(r, codes[..., r, :])
+        return total
+
+    def embed_channel(self, channel: int, codes: Tensor) -> Tensor:
+        """Codes [...] of one channel -> [..., D']."""
+        empty = codes == self.config.speech_zeroemb_idx[channel]
+        return self.speech_embeddings[channel](codes).masked_fill(empty[..., None], 0)
+
+    # ---- backbone ------------------------------------------------------------------------------------------------
+
+    def run_backbone(self, embeddings: Tensor, mask: Tensor, positions: Tensor,
+                     cache: KeyValueCache | None = None) -> Tensor:  # fmt: skip
+        """Embeddings [B, n, H] -> hidden states [B, n, H].
+
+        mask: bool [B or 1, 1, n, keys], True where a query may look; positions: [B or 1, n]; without a cache the keys
+        are these n.
+        """
+        return _run(self.model, embeddings, mask, positions, cache)
+
+    def seeds(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., H] -> seeds of the patch decoder [..., D]."""
+        return self.hidden_states_downcast(hidden)
+
+    # ---- patch decoder -------------------------------------------------------------------------------------------
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the patch decoder takes for a patch."""
+        return self.config.group_size + max(self.config.delay_pattern)
+
+    def to_local(self, embedding: Tensor) -> Tensor:
+        """Code embeddings [..., D'] -> [..., D]."""
+        return self.speech_embeddings_to_local(embedding) if hasattr(self, "speech_embeddings_to_local") else embedding
+
+    def run_local(self, inputs: Tensor, mask: Tensor, steps: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Inputs [N, n, D] of the patch decoder at `steps` [n] -> hidden states [N, n, D]."""
+        return _run(self.local_transformer, inputs, mask, steps, cache)
+
+    def patch_logits(self, seeds: Tensor, patches: Tensor) -> tuple[Tensor, ...]:
+        """Seeds [N, D] and the true codes [N, C, G] -> logits [N, G, codes] of each channel, all steps at once."""
+        c = self.config
+        delayed = delay(patches, c.delay_pattern, c.speech_zeroemb_idx)
+        inputs = torch.cat((seeds[:, None], self.to_local(self._embed_codes(delayed[..., :-1]))), dim=1)
+        steps = torch.arange(self.num_steps, device=inputs.device)
+        hidden = self.run_local(inputs, (steps[None] <= steps[:, None])[None, None], steps)
+        return tuple(
+            head(hidden[:, start : start + c.group_size])
+            for head, start in zip(self.local_transformer_lm_heads, c.delay_pattern, strict=True)
+        )
+
+    # ---- everything at once --------------------------------------------------------------------------------------
+
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Output:
+        """Grids [B, 1 + C, G P] -> predictions for every next position, given the true ones.
+
+        lengths: positions [B] of each item, padding after it; all P when None.
+        """
+        c = self.config
+        if ids.ndim != 3 or ids.shape[1] != 1 + c.audio_channels or ids.shape[2] % c.group_size:
+            need = f"[B, {1 + c.audio_channels}, {c.group_size} P]"
+            raise MimoError(f"ids: has shape {list(ids.shape)}; {need} is needed")
+        tokens = ids[:, 0, :: c.group_size]
+        patches = ids[:, 1:].unflatten(-1, (-1, c.group_size)).transpose(1, 2)
+        steps = torch.arange(tokens.shape[1], device=ids.device)
+        present = torch.ones_like(tokens, dtype=torch.bool) if lengths is None else steps < lengths[:, None]
+        embeddings = self.embed(tokens, patches)
+        causal = (steps[None] <= steps[:, None])[None, None]  # padding comes last, so no one looks at it
+        hidden = self.run_backbone(embeddings, causal, steps[None])
+        seeds = self.seeds(hidden)
+        predicted = ((tokens == self.empty_id) & present)[:, 1:]
+        logits = self.patch_logits(seeds[:, :-1][predicted], patches[:, 1:][predicted])
+        where = predicted.nonzero() + torch.tensor([0, 1], device=ids.device)
+        return Output(embeddings, self.lm_head(hidden), seeds, where, logits)
+
+
+def _qwen2(config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int,
+           vocabulary: int) -> nn.Module:  # fmt: skip
+    try:
+        from transformers import Qwen2Config, Qwen2Model
+    except ImportError:
+        raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
+    return Qwen2Model(Qwen2Config(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, rope_theta=config.rope_theta,
+        max_position_embeddings=config.max_position_embeddings, rms_norm_eps=config.rms_norm_eps, use_cache=False,
+        attn_implementation="sdpa",
+    ))  # fmt: skip
+
+
+def _local(config: LMConfig, width: int, layers: int, ffn: int) -> nn.Module:
+    """A Qwen2 stack without token embeddings."""
+    heads = config.local_attn_heads
+    stack = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
+    stack.embed_tokens = None  # type: ignore[assignment]
+    return stack
+
+
+def _run(
+    stack: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+) -> Tensor:
+    """inputs [N, n, width] through a Qwen2 stack, with mask [N or 1, 1, n, keys] and positions [n] or [N or 1, n]."""
+    if not len(inputs):
+        return inputs
+    mask = mask.expand(len(inputs), 1, *mask.shape[2:])
+    positions = positions.expand(len(inputs), inputs.shape[1])
+    return stack(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                 use_cache=cache is not None).last_hidden_state  # fmt: skip
+
+
+def rebuild_rotary(model: nn.Module, device: torch.device) -> None:
+    """Give every Qwen2 stack that was made on the meta device its rotary frequencies, which are in no checkpoint."""
+    for stack in model.modules():
+        if hasattr(stack, "rotary_emb"):
+            stack.rotary_emb = type(stack.rotary_emb)(config=stack.config).to(device)

@@ -1,0 +1,111 @@
+"""The text tokenizer of a language model, and its special tokens looked up by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimo_codec.errors import MimoError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that the format is made of; the name of each is in `NAMES`."""
+
+    end_of_text: int
+    turn_start: int
+    turn_end: int
+    audio_start: int
+    audio_end: int
+    empty: int
+    speech_start: int
+    speech_end: int
+    text_end: int
+
+
+NAMES = dict(zip((field.name for field in fields(SpecialTokens)),
+                 ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|sosp|>", "<|eosp|>", "<|empty|>", "<|sostm|>",
+                  "<|eostm|>", "<|eot|>"), strict=True))  # fmt: skip
+"""Field of SpecialTokens -> the token in the tokenizer."""
+
+
+class TextTokenizer:
+    """Text <-> token ids, by the `tokenizers` library."""
+
+    def __init__(self, tokenizer: Tokenizer, source: str | Path = "tokenizer"):
+        """MimoError names every special token that is missing."""
+        self.tokenizer = tokenizer
+        ids = {field: tokenizer.token_to_id(name) for field, name in NAMES.items()}
+        missing = [NAMES[field] for field, found in ids.items() if found is None]
+        if missing:
+            raise MimoError(f"{source}: the tokenizer has no {', '.join(missing)}, so it is not of such a model")
+        self.special = SpecialTokens(**ids)
+        added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len)
+        self._marks = re.compile("|".join(map(re.escape, reversed(added))))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TextTokenizer:
+        """Read tokenizer.json, or what older checkpoints have instead (vocab.json, merges.txt)."""
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
+        if not path.is_file() and not (folder / "vocab.json").is_file():
+            raise MimoError(f"{folder}: there is neither tokenizer.json nor vocab.json and merges.txt in this folder")
+        try:
+            found = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(folder)
+        except Exception as error:  # the library raises plain Exception
+            raise MimoError(f"{folder}: not a readable tokenizer ({error})") from None
+        return cls(found, folder)
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def split(self, markup: str) -> list[str | int]:
+        """Markup -> plain text and ids of the special tokens that it names, in order."""
+        pieces: list[str | int] = []
+        end = 0
+        for match in self._marks.finditer(markup):
+            pieces += [markup[end : match.start()], self.token_id(match[0])]
+            end = match.end()
+        return [piece for piece in [*pieces, markup[end:]] if piece != ""]
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> ids; no special token comes of it, whatever names are in it."""
+        ids, start = [], 0
+        for match in self._marks.finditer(text):  # cut inside the name, so that it is no name any more
+            ids += self._encode(text[start : match.start() + 1])
+            start = match.start() + 1
+        return ids + self._encode(text[start:])
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids -> text, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def token_id(self, token: str) -> int:
+        """The id of one token; MimoError when there is none."""
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise MimoError(f"the tokenizer has no token {token!r}")
+        return int(found)
+
+    def token(self, id: int) -> str:
+        """The name of an id."""
+        return str(self.tokenizer.id_to_token(id))
+
+
+def _from_vocabulary(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
