@@ -19,6 +19,7 @@ import typer
 from mimo_codec import __version__
 from mimo_codec.errors import MimoError
 from mimo_codec.files import check_target
+from mimo_codec.generate_commands import generate
 from mimo_codec.jobs import AUDIO, CODES, plan_jobs
 from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 data = typer.Typer(rich_markup_mode=None)
 app.add_typer(data, name="data")
+app.add_typer(generate, name="generate")
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
 

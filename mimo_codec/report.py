@@ -52,3 +52,18 @@ def progress_bar(action: str, lengths: Mapping[Key, float]) -> Iterator[Callable
             bar.update(task, advance=known.get(job, 0.0), done=bar.tasks[0].fields["done"] + 1)
 
         yield finished
+
+
+@contextmanager
+def counter(what: str) -> Iterator[Callable[[], None]]:
+    """A number that goes up on stderr where that is a terminal; yields what to call for every one."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.completed:.0f} {task.description}"),
+               progress.TimeElapsedColumn())  # fmt: skip
+    with progress.Progress(*columns, console=console, redirect_stdout=False, transient=True,
+                           disable=not console.is_terminal) as bar:  # fmt: skip
+        task = bar.add_task(what, total=None)
+        yield lambda: bar.advance(task)

@@ -38,6 +38,18 @@ def test_readme_python_runs(tmp_path):
     assert (tmp_path / "speech.mimo").stat().st_size < 200 + 12 * 1550 / 8
 
 
+def test_readme_python_of_the_language_model_runs(tmp_path, monkeypatch, capsys):
+    """With a small model of random weights in the place of the released one."""
+    pytest.importorskip("transformers", reason="needs the lm extra")
+    (block,) = re.findall(r"```py\n(.*?)```", README, re.S)
+    block = re.sub(r'"XiaomiMiMo/MiMo-Audio-7B[^"]*"', repr(str(ROOT / "tests" / "golden" / "lm_base")), block)
+    block = block.replace('"XiaomiMiMo/MiMo-Audio-Tokenizer"', '"nano"')
+    monkeypatch.chdir(ROOT)
+    found: dict = {}
+    exec(block, found)
+    assert len(found["answers"]) == 2 and found["predictions"].audio_logits and capsys.readouterr().out.strip()
+
+
 def test_readme_commands_exist():
     from typer.main import get_command
 

@@ -17,6 +17,7 @@ from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
+from mimo_codec.lm.quantize import find_quantizer
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 
@@ -43,12 +44,13 @@ def find_language_model(name_or_path: str | Path, revision: str | None = None) -
 
 
 def load_language_model(
-    folder: Path, device: torch.device, dtype: torch.dtype | None
+    folder: Path, device: torch.device, dtype: torch.dtype | None = None, quantize: str | None = None
 ) -> tuple[SpeechLanguageModel, TextTokenizer]:
     """The networks on `device`, in evaluation mode, and the tokenizer.
 
     dtype: None keeps that of the files. Tensors go one by one from the file to the device, so that the weights never
-    exist twice. MimoError names whatever does not fit, and says what would fit when memory does not suffice.
+    exist twice; with `quantize` ("int8" or "int4") through the memory of the CPU. MimoError names whatever does not
+    fit, and says what would fit when memory does not suffice.
     """
     config, tokenizer = LMConfig.load(folder / CONFIG), TextTokenizer.load(folder)
     if len(tokenizer) > config.vocab_size:
@@ -56,6 +58,8 @@ def load_language_model(
     with torch.device("meta"):
         model = SpeechLanguageModel(config, tokenizer.special.empty)
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    quantizer = find_quantizer(quantize)
+    target, device = device, torch.device("cpu") if quantizer else device
     try:
         tensors = dict(_read(folder, expected, device, dtype))
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -67,7 +71,10 @@ def load_language_model(
         raise MimoError(f"{folder}: the weights do not fit the configuration: {'; '.join(missing)}")
     model.load_state_dict(tensors, assign=True)
     rebuild_rotary(model, device)
-    return model.eval(), tokenizer
+    if quantizer:
+        quantizer(model, target)
+        model.is_quantized = True
+    return model.to(target).eval(), tokenizer
 
 
 def _read(
@@ -105,6 +112,8 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
 def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenizer: TextTokenizer) -> None:
     """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
     folder = Path(folder)
+    if model.is_quantized:
+        raise MimoError(f"{folder}: a quantized model cannot be saved; load it without quantize")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -87,7 +87,7 @@ class Steps:
         self, tokens: Tensor, patches: Tensor, slot: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache,
         settings: Settings | None, forbidden: Tensor | None, uniform: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The new position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
+        """A position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
         cache.positions = slot
         embeddings = self.model.embed(tokens[:, None], patches[:, None])
         hidden = self.model.run_backbone(embeddings, mask, positions[:, None], cache)[:, 0]

@@ -40,8 +40,9 @@ class SpeechLanguageModel(nn.Module):
         """empty_id: the text token `<|empty|>`, which marks audio positions."""
         super().__init__()
         self.config, self.empty_id = config, empty_id
+        self.is_quantized = False
         c = config
-        self.model = _qwen2(c, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads,
+        self.model: Any = _qwen2(c, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads,
                             c.head_dim, c.intermediate_size, c.vocab_size)  # fmt: skip
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
         if c.tie_word_embeddings:
@@ -170,24 +171,25 @@ class SpeechLanguageModel(nn.Module):
 
 
 def _qwen2(config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int,
-           vocabulary: int) -> nn.Module:  # fmt: skip
+           vocabulary: int) -> Any:  # fmt: skip
     try:
         from transformers import Qwen2Config, Qwen2Model
     except ImportError:
         raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
-    return Qwen2Model(Qwen2Config(
+    shape: dict[str, Any] = dict(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, rope_theta=config.rope_theta,
         max_position_embeddings=config.max_position_embeddings, rms_norm_eps=config.rms_norm_eps, use_cache=False,
         attn_implementation="sdpa",
-    ))  # fmt: skip
+    )  # fmt: skip
+    return Qwen2Model(Qwen2Config(**shape))
 
 
-def _local(config: LMConfig, width: int, layers: int, ffn: int) -> nn.Module:
+def _local(config: LMConfig, width: int, layers: int, ffn: int) -> Any:
     """A Qwen2 stack without token embeddings."""
     heads = config.local_attn_heads
     stack = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
-    stack.embed_tokens = None  # type: ignore[assignment]
+    stack.embed_tokens = None
     return stack
 
 
@@ -206,5 +208,6 @@ def _run(
 def rebuild_rotary(model: nn.Module, device: torch.device) -> None:
     """Give every Qwen2 stack that was made on the meta device its rotary frequencies, which are in no checkpoint."""
     for stack in model.modules():
-        if hasattr(stack, "rotary_emb"):
-            stack.rotary_emb = type(stack.rotary_emb)(config=stack.config).to(device)
+        rotary: Any = getattr(stack, "rotary_emb", None)
+        if rotary is not None:
+            stack.rotary_emb = type(rotary)(config=stack.config).to(device)

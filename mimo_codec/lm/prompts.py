@@ -276,8 +276,7 @@ def _need_text(text: str, name: str = "text") -> None:
 @_task(speaks=False, text=_GREEDY, audio=_nucleus(0.9))
 def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Segment]:
     """Transcription: audio -> text."""
-    said = [Heard(audio), instruction or words.transcribe]
-    return [*_message("user", *said), *_assistant(NO_THINK)]
+    return [*_message("user", Heard(audio), instruction or words.transcribe), *_assistant(NO_THINK)]
 
 
 @_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))

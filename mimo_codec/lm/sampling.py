@@ -73,7 +73,7 @@ def sample(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
     """
     greedy = settings.temperature <= 0
     scaled = logits.float() / torch.where(greedy, 1.0, settings.temperature)[:, None]
-    probabilities, order = scaled.softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, order = scaled.softmax(-1).sort(stable=True, dim=-1, descending=True)
     before = probabilities.cumsum(-1) - probabilities
     rank = torch.arange(logits.shape[-1], device=logits.device)
     kept = (rank < settings.top_k[:, None]) & (before < settings.top_p[:, None])

@@ -45,7 +45,7 @@ class TextTokenizer:
         missing = [NAMES[field] for field, found in ids.items() if found is None]
         if missing:
             raise MimoError(f"{source}: the tokenizer has no {', '.join(missing)}, so it is not of such a model")
-        self.special = SpecialTokens(**ids)
+        self.special = SpecialTokens(**{field: int(found) for field, found in ids.items() if found is not None})
         added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len)
         self._marks = re.compile("|".join(map(re.escape, reversed(added))))
 

@@ -1,0 +1,51 @@
+"""The companion language model (arXiv 2512.23808, section 2.2): speech and text in, speech and text out.
+
+    lm = MimoAudioLM.from_pretrained("path/to/model", codec="nano")
+    print(lm.transcribe("speech.wav").text)
+    waveform = lm.speak("Good morning.", voice="speech.wav").waveform
+
+The files are the data flow: prompts -> layout -> model -> generate (sampling, cache) -> pipeline. Needs the extra `lm`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimo_codec.lm.config import LMConfig
+    from mimo_codec.lm.generate import Stop
+    from mimo_codec.lm.layout import Layout
+    from mimo_codec.lm.pipeline import Generation, MimoAudioLM, Piece
+    from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording
+    from mimo_codec.lm.sampling import Sampling
+
+_HOMES = {
+    "Example": "prompts",
+    "Generation": "pipeline",
+    "LMConfig": "config",
+    "Layout": "layout",
+    "MimoAudioLM": "pipeline",
+    "Piece": "pipeline",
+    "Sampling": "sampling",
+    "Stop": "generate",
+    "TASKS": "prompts",
+    "Turn": "prompts",
+    "WORDINGS": "prompts",
+    "Wording": "prompts",
+}
+__all__ = ["Example", "Generation", "LMConfig", "Layout", "MimoAudioLM", "Piece", "Sampling", "Stop", "TASKS", "Turn",
+           "WORDINGS", "Wording"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imported on first use, so that layout and prompts work where torch is not installed."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,46 @@
+"""Weights of 8 or 4 bits for the linear layers of the transformers, by torchao."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimo_codec.errors import MimoError
+
+KINDS = {"int8": "Int8WeightOnlyConfig", "int4": "Int4WeightOnlyConfig"}
+STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer.layers.")
+"""What is quantized; embeddings and heads are read one row at a time, or decide the tokens."""
+
+
+def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None] | None:
+    """ "int8" or "int4" -> a function that quantizes a model and moves it, layer by layer; None -> None.
+
+    MimoError for other kinds, and without torchao.
+    """
+    if kind is None:
+        return None
+    if kind not in KINDS:
+        raise MimoError(f"quantize: {kind!r} is not known; there is {', '.join(KINDS)}")
+    try:
+        from torchao import quantization
+    except ImportError:
+        raise MimoError("quantize needs torchao: pip install 'mimo-codec[lm,quantize]'") from None
+    config = getattr(quantization, KINDS[kind])()
+
+    def quantize(model: nn.Module, device: torch.device) -> None:
+        def wanted(module: nn.Module, name: str) -> bool:
+            return isinstance(module, nn.Linear) and name.startswith(STACKS)
+
+        try:
+            quantization.quantize_(model, config, filter_fn=wanted, device=device)
+        except (ImportError, RuntimeError, NotImplementedError, AssertionError, ValueError) as error:
+            raise MimoError(f"quantize: {kind} does not work on {device} ({_first_line(error)})") from None
+
+    return quantize
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

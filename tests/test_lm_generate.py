@@ -1,0 +1,254 @@
+"""Generation: golden answers, batches, seeds, ends, streams; and the tasks with a codec."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, make_speech
+
+pytest.importorskip("transformers", reason="needs the lm extra")
+
+from safetensors.torch import load_file
+
+from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
+from mimo_codec.lm import Generation, MimoAudioLM, Piece, Sampling, Stop
+from mimo_codec.lm.layout import Text
+
+FOLDER = GOLDEN / "lm_base"
+EXPECTED = load_file(FOLDER / "expected.safetensors")
+GENERATED = ("asr", "tts", "dialogue_speech_multiturn", "few_shot_speech_to_speech")
+PROMPTS = [EXPECTED[f"prompt.{name}"].long() for name in GENERATED]
+ANSWERS = [EXPECTED[f"generated.{name}"].long() for name in GENERATED]
+DRAWN = dict(text_sampling=Sampling(temperature=0.8, top_k=50), audio_sampling=Sampling(1.0, 0, 0.9, 1.3))
+
+
+@pytest.fixture(scope="module")
+def lm() -> MimoAudioLM:
+    return MimoAudioLM.from_pretrained(FOLDER, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def speaking(lm: MimoAudioLM) -> MimoAudioLM:
+    """With a codec, and a liking for audio, so that short answers have some."""
+    copy = MimoAudioLM.from_pretrained(FOLDER, device="cpu", codec="nano")
+    with torch.no_grad():
+        copy.model.lm_head.weight[copy.tokenizer.special.empty] *= 3
+    return copy
+
+
+# ---- greedy ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("i", range(4), ids=GENERATED)
+def test_golden_answers_alone(lm: MimoAudioLM, i: int) -> None:
+    found = lm.generate(PROMPTS[i], max_new_patches=24, greedy=True)
+    assert torch.equal(found.ids, ANSWERS[i]) and found.stop_reason == "max_new_patches"
+
+
+def test_golden_answers_in_one_batch(lm: MimoAudioLM) -> None:
+    for found, answer in zip(lm.generate(PROMPTS, max_new_patches=24, greedy=True), ANSWERS, strict=True):
+        assert torch.equal(found.ids, answer)
+
+
+@pytest.mark.slow
+def test_golden_answers_compiled(lm: MimoAudioLM) -> None:
+    """And drawn ones: the same tokens for the same seed."""
+    compiled = MimoAudioLM.from_pretrained(FOLDER, device="cpu", compile=True)
+    for found, answer in zip(compiled.generate(PROMPTS, max_new_patches=24, greedy=True), ANSWERS, strict=True):
+        assert torch.equal(found.ids, answer)
+    one, other = (model.generate(PROMPTS, max_new_patches=12, seed=1, **DRAWN) for model in (compiled, lm))
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(one, other, strict=True))
+
+
+def test_eight_prompts_of_different_tasks_are_each_as_if_alone(speaking: MimoAudioLM) -> None:
+    names = [key for key in EXPECTED if key.startswith("prompt.")][:8]
+    prompts = [EXPECTED[name].long() for name in names]
+    together = speaking.generate(prompts, max_new_patches=12, greedy=True)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = speaking.generate(prompt, max_new_patches=12, greedy=True)
+        assert torch.equal(found.ids, alone.ids) and found.text == alone.text
+        assert found.codes == alone.codes and found.stop_reason == alone.stop_reason
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_tokens_in_whatever_batch(speaking: MimoAudioLM) -> None:
+    together = speaking.generate(PROMPTS, max_new_patches=10, seed=[5, 6, 7, 8], **DRAWN)
+    assert [a.ids.tolist() for a in together] == [
+        a.ids.tolist() for a in speaking.generate(PROMPTS, max_new_patches=10, seed=5, **DRAWN)
+    ]
+    for i in (0, 3):
+        alone = speaking.generate(PROMPTS[i], max_new_patches=10, seed=5 + i, **DRAWN)
+        assert torch.equal(alone.ids, together[i].ids)
+    other = speaking.generate(PROMPTS[0], max_new_patches=10, seed=6, **DRAWN)
+    assert not torch.equal(other.ids, together[0].ids)
+    unseeded = [speaking.generate(PROMPTS[0], max_new_patches=10, **DRAWN).ids for _ in range(2)]
+    assert not torch.equal(*unseeded)
+
+
+def test_items_have_their_own_settings(lm: MimoAudioLM) -> None:
+    mixed = lm.generate(PROMPTS[:2], max_new_patches=6, seed=0, text_sampling=[Sampling(), DRAWN["text_sampling"]],
+                        audio_sampling=[Sampling(), DRAWN["audio_sampling"]])  # fmt: skip
+    assert torch.equal(mixed[0].ids, ANSWERS[0][:, :24])
+    alone = lm.generate(PROMPTS[1], max_new_patches=6, seed=1, **DRAWN)
+    assert torch.equal(mixed[1].ids, alone.ids)
+
+
+def test_forbidden_tokens_are_not_drawn(lm: MimoAudioLM) -> None:
+    first = int(ANSWERS[0][0, 0])
+    found = lm.generate(PROMPTS[0], max_new_patches=8, text_sampling=Sampling(forbidden=(first,)))
+    assert first not in found.ids[0]
+    assert all(0 <= row.max() < size for row, size in zip(found.ids[1:], lm.config.speech_vocab_size, strict=True))
+
+
+# ---- ends ------------------------------------------------------------------------------------------------------------
+
+
+def test_items_end_independently(lm: MimoAudioLM) -> None:
+    """At tokens that the golden answers have at different places."""
+    names = [lm.tokenizer.token(int(answer[0, 4 * place])) for answer, place in zip(ANSWERS, (3, 9, 1, 5), strict=True)]
+    found = lm.generate(PROMPTS, max_new_patches=24, greedy=True, stop=Stop(tuple(names)))
+    ids = [lm.tokenizer.token_id(name) for name in names]
+    for item, answer in zip(found, ANSWERS, strict=True):
+        first = next((n for n, token in enumerate(answer[0, ::4].tolist()) if token in ids), 23)
+        assert torch.equal(item.ids, answer[:, : 4 * (first + 1)])
+        assert item.stop_reason in (*names, "max_new_patches")
+    assert len({item.ids.shape for item in found}) > 1
+
+
+def test_seconds_of_audio_and_the_context_are_limits(speaking: MimoAudioLM) -> None:
+    found = speaking.generate(PROMPTS[1], max_new_patches=60, greedy=True, stop=Stop((), 0.48))
+    assert found.codes is not None and found.codes.num_frames == 12 and found.stop_reason == "max_seconds"
+    long = PROMPTS[0].repeat(1, 37)  # 999 positions of a context of 1024
+    found = speaking.generate(long, max_new_patches=60, greedy=True, stop=Stop(()))
+    assert found.ids.shape == (9, 4 * 25) and found.stop_reason == "context"
+    with pytest.raises(MimoError, match="1026 positions, 3 more than fit"):
+        speaking.generate(PROMPTS[0].repeat(1, 38), max_new_patches=1)
+
+
+def test_what_is_refused(lm: MimoAudioLM) -> None:
+    for given, words in [
+        ({"ids": PROMPTS[0][:5]}, "shape"),
+        ({"ids": []}, "empty"),
+        ({"ids": [PROMPTS[0], PROMPTS[1][:, :3]]}, r"ids\[1\]"),
+        ({"max_new_patches": 0}, "max_new_patches"),
+        ({"seed": -1}, "seed"),
+        ({"seed": [1, 2]}, "2 were given for 1"),
+        ({"text_sampling": [Sampling()] * 2}, "text_sampling"),
+        ({"stop": Stop(("<|nothing|>",))}, "nothing"),
+    ]:  # fmt: skip
+        with pytest.raises(MimoError, match=words):
+            lm.generate(**({"ids": PROMPTS[0], "max_new_patches": 3} | given))
+    with pytest.raises(MimoError, match="tuple"):
+        Stop("<|im_end|>")  # type: ignore[arg-type]
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_what_comes_at_once(speaking: MimoAudioLM) -> None:
+    options = dict(max_new_patches=16, seed=3, stop=Stop(()), **DRAWN)
+    at_once = speaking.generate(PROMPTS, **options)
+    pieces: list[Piece] = list(speaking.generate(PROMPTS, stream=True, **options))
+    for i, whole in enumerate(at_once):
+        own = [piece for piece in pieces if piece.item == i]
+        last = own[-1].generation
+        assert last is not None and torch.equal(last.ids, whole.ids) and last.text == whole.text
+        assert "".join(piece.text for piece in own).strip() == whole.text
+        assert whole.codes is not None and whole.waveform is not None and len(own) > 2
+        codes = torch.cat([torch.as_tensor(piece.codes.codes) for piece in own if piece.codes], dim=1)
+        assert torch.equal(codes, torch.as_tensor(whole.codes.codes))
+        waveform = torch.cat([piece.waveform for piece in own if piece.waveform is not None])
+        assert torch.allclose(waveform, whole.waveform, atol=1e-5) and torch.equal(waveform, last.waveform)
+        assert len(waveform) == whole.codes.num_samples
+
+
+def test_a_stream_yields_before_it_is_complete(speaking: MimoAudioLM) -> None:
+    stream = speaking.generate(PROMPTS[0], max_new_patches=1000, stream=True, greedy=True)
+    assert next(stream).generation is None
+    assert not torch.is_inference_mode_enabled()
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------------------
+
+SHORT = dict(max_new_patches=12, seed=0)
+
+
+def check_audio(found: Generation) -> None:
+    assert found.codes is not None and found.waveform is not None
+    assert found.codes.num_quantizers == 8 and found.waveform.shape == (found.codes.num_samples,)
+    assert found.waveform.isfinite().all()
+
+
+def test_tasks_that_answer_in_text(speaking: MimoAudioLM, tmp_path) -> None:
+    speech = make_speech(0.7)
+    save_audio(tmp_path / "a.wav", speech, 24000)
+    codes = speaking.codec.encode(speech, 24000)
+    codes.save(tmp_path / "a.mimo")
+    heard = [tmp_path / "a.wav", tmp_path / "a.mimo", codes, (speech, 24000)]
+    texts = [speaking.transcribe(audio, **SHORT) for audio in heard]
+    assert texts[0].text and texts[0].codes is None and texts[0].waveform is None
+    assert texts[1].text == texts[2].text == texts[3].text
+    for found in (speaking.understand(codes, "What is it?", thinking=True, **SHORT),
+                  speaking.chat([{"role": "user", "text": "Hello"}], speak=False, **SHORT),
+                  speaking.chat([{"role": "user", "audio": codes}], speak=False, thinking=True, **SHORT),
+                  speaking.few_shot("Copy.", [{"input_text": "a", "output_text": "b"}], text="c", speak=False,
+                                    **SHORT)):  # fmt: skip
+        assert found.codes is None and found.ids.shape[0] == 9
+
+
+def test_tasks_that_speak(speaking: MimoAudioLM) -> None:
+    codes = speaking.codec.encode(make_speech(0.7), 24000)
+    example = {"input_audio": codes, "output_audio": codes, "output_text": "hello"}
+    for found in (speaking.speak("Hello", **SHORT), speaking.speak("Hello", "calm", codes, **SHORT),
+                  speaking.chat([{"role": "user", "audio": codes}], voice=codes, **SHORT),
+                  speaking.few_shot("Copy.", [example], codes, **SHORT),
+                  speaking.continue_speech(codes, 0.5, **SHORT)):  # fmt: skip
+        check_audio(found)
+    again = speaking.speak("Hello", stream=True, **SHORT)
+    assert [piece.generation for piece in again][-1].waveform.shape == speaking.speak("Hello", **SHORT).waveform.shape
+
+
+def test_thoughts_are_told_from_the_answer(lm: MimoAudioLM, monkeypatch) -> None:
+    ids = lm.tokenizer.encode("so it is") + [lm.tokenizer.token_id("</think>")] + lm.tokenizer.encode("\nyes")
+    answer = lm.layout.build([Text(tuple(ids))])
+    from mimo_codec.lm import pipeline
+
+    def written(*_: object):
+        for n, token in enumerate(answer[0, ::4].tolist()):
+            yield [pipeline.Position(token, None, "max_new_patches" if n == len(ids) - 1 else None)]
+
+    monkeypatch.setattr(pipeline, "generate", written)
+    found = lm.understand(np.zeros((8, 8), np.int64), "Is it?", thinking=True)
+    assert found.thoughts == "so it is" and found.text == "yes"
+
+
+def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_path) -> None:
+    codes = speaking.codec.encode(make_speech(0.7), 24000)
+    other = AudioCodes(codes.codes, codes.num_samples, 24000, 25.0, codes.codebook_sizes, "other@00000000")
+    for call, words in [
+        (lambda: speaking.speak("Hello", voice=codes[:0.15]), "0.16 s is too short"),
+        (lambda: speaking.transcribe(other), "other@00000000"),
+        (lambda: speaking.transcribe(tmp_path / "none.wav"), "none.wav"),
+        (lambda: speaking.transcribe((make_speech(1),)), "sample rate"),
+        (lambda: speaking.speak(" "), "empty"),
+        (lambda: speaking.chat([{"role": "user", "txt": "a"}]), r"turns\[0\].*txt"),
+        (lambda: speaking.chat(["hello"]), r"turns\[0\]"),
+        (lambda: speaking.chat([{"role": "user", "text": "a"}], thinking=True), "speak=False"),
+        (lambda: speaking.run("singing", {}), "unknown task 'singing'"),
+        (lambda: speaking.run("asr", {}), "asr: missing"),
+        (lambda: lm.transcribe(tmp_path / "a.wav"), "without a codec"),
+        (lambda: lm.continue_speech(np.zeros((8, 3), np.int64)), "shorter than a patch"),
+    ]:  # fmt: skip
+        with pytest.raises(MimoError, match=words):
+            call()
+
+
+def test_a_codec_that_does_not_fit(lm: MimoAudioLM) -> None:
+    from mimo_codec import CodecConfig
+
+    codec = MimoCodec(CodecConfig.preset("tiny").replace(codebook_size=[64] * 8))
+    with pytest.raises(MimoError, match="codebooks of"):
+        MimoAudioLM(lm.model, lm.tokenizer, codec=codec)

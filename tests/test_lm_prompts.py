@@ -1,0 +1,120 @@
+"""Prompts of every task: the golden grids, the wording, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+
+pytest.importorskip("tokenizers", reason="needs the lm extra")
+
+from safetensors.numpy import load_file
+
+from mimo_codec import MimoError
+from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.layout import Layout
+from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording, render, wording
+from mimo_codec.lm.tokenizer import TextTokenizer
+
+FOLDER = GOLDEN / "lm_base"
+EXPECTED = load_file(FOLDER / "expected.safetensors")
+META = json.loads((FOLDER / "meta.json").read_text())
+CONFIG, TOKENIZER = LMConfig.load(FOLDER / "config.json"), TextTokenizer.load(FOLDER)
+LAYOUT = Layout(CONFIG.group_size, CONFIG.speech_zeroemb_idx, CONFIG.delay_pattern, TOKENIZER.special.empty)
+WORDS = WORDINGS["en"].replace(META["wording"])
+TASK_OF = {"few_shot_speech_to_speech": "few_shot", "dialogue_speech_multiturn": "dialogue_speech",
+           "understanding_thinking": "understanding", "tts_instruct_voice": "tts_instruct",
+           "tts_natural_voice": "tts_natural"}  # fmt: skip
+VOICE = np.zeros((8, 5), np.int64)
+
+
+def codes(name: str) -> np.ndarray:
+    return EXPECTED[f"audio.{name}"].astype(np.int64)
+
+
+def with_codes(value: dict) -> dict:
+    """Names of audio -> codes."""
+    return {k: codes(v) if isinstance(v, str) and (k in ("voice", "audio") or k.endswith("_audio")) else v
+            for k, v in value.items()}  # fmt: skip
+
+
+def arguments(name: str) -> dict:
+    """The arguments of a golden prompt, in the form that the task takes."""
+    found = with_codes({k: v for k, v in META["prompts"][name].items() if k != "note"})
+    if name == "dialogue_speech":
+        found["turns"] = [{"role": "user", "audio": found.pop("audio")}]
+    for key, kind in (("turns", Turn), ("examples", Example)):
+        if key in found:
+            found[key] = [kind(**with_codes(item)) for item in found[key]]
+    return found
+
+
+def grid(task: str, words: Wording = WORDS, **given) -> np.ndarray:
+    return LAYOUT.build(render(TASKS[task].segments(words, **given), TOKENIZER, LAYOUT))
+
+
+@pytest.mark.parametrize("name", META["prompts"])
+def test_golden_prompts(name: str) -> None:
+    assert np.array_equal(grid(TASK_OF.get(name, name), **arguments(name)), EXPECTED[f"prompt.{name}"])
+
+
+def test_every_task_has_a_golden_prompt_or_a_test_of_its_own() -> None:
+    assert set(TASKS) == {TASK_OF.get(name, name) for name in META["prompts"]} | {"continuation"}
+    assert all(task.doc for task in TASKS.values())
+
+
+def test_continuation_ends_inside_the_audio() -> None:
+    prompt = grid("continuation", audio=VOICE[:, :4])
+    assert LAYOUT.token_ids(prompt).tolist() == [TOKENIZER.special.audio_start, TOKENIZER.special.empty]
+
+
+def test_few_shot_in_text() -> None:
+    examples = [Example("Paris", input_text="France"), Example("Rome", input_text="Italy")]
+    prompt = grid("few_shot", instruction="Capitals.", examples=examples, text="Spain", speak=False)
+    said = TOKENIZER.decode(LAYOUT.token_ids(prompt).tolist())
+    assert said == "[Int]:Capitals.\nFrance\nParis \n\nItaly\nRome \n\nSpain\n"
+
+
+def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
+    chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", wording("zh"), text="你好")).tolist())
+    assert "请朗读下面的文字: 你好" in chinese
+    (tmp_path / "prompts.json").write_text('{"language": "zh", "transcribe": "Say it."}')
+    loaded = Wording.load(tmp_path / "prompts.json")
+    assert loaded.transcribe == "Say it." and loaded.speak == WORDINGS["zh"].speak
+    for content, words in [('{"speek": "a"}', "speek"), ('{"speak": 3}', "must be text"), ("[]", "object"),
+                           ("{", "JSON"), ('{"language": "xx"}', "en, zh")]:  # fmt: skip
+        (tmp_path / "prompts.json").write_text(content)
+        with pytest.raises(MimoError, match=words):
+            Wording.load(tmp_path / "prompts.json")
+
+
+@pytest.mark.parametrize(("turns", "words"), [
+    ([], "none"),
+    ([Turn("assistant", "a")], "takes? turns|the user first"),
+    ([Turn("user", "a"), Turn("user", "b")], "turn 1"),
+    ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
+    ([Turn("user")], "neither text nor audio"),
+    ([Turn("user", " ")], "is empty"),
+    ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
+    ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
+])  # fmt: skip
+def test_turns_in_a_wrong_order(turns: list[Turn], words: str) -> None:
+    with pytest.raises(MimoError, match=words):
+        grid("dialogue_speech", turns=turns)
+
+
+@pytest.mark.parametrize(("task", "given", "words"), [
+    ("tts", {"text": " "}, "text: is empty"),
+    ("tts_instruct", {"text": "a", "style": ""}, "style: is empty"),
+    ("tts_natural", {"text": ""}, "text: is empty"),
+    ("understanding", {"audio": VOICE, "text": ""}, "question: is empty"),
+    ("few_shot", {"instruction": "a", "examples": []}, "audio or text"),
+    ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
+    ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
+    ("few_shot", {"instruction": "a", "examples": [Example("b", VOICE)], "audio": VOICE}, "input_audio or"),
+])  # fmt: skip
+def test_what_tasks_refuse(task: str, given: dict, words: str) -> None:
+    with pytest.raises(MimoError, match=words):
+        grid(task, **given)
