@@ -185,6 +185,25 @@ def test_folders_that_are_no_language_model(tmp_path) -> None:
         MimoAudioLM.from_pretrained(FOLDER, dtype="int8")
 
 
+def test_layers_on_several_devices(lm) -> None:
+    """The disk as the second device: its layers are fetched when they are needed."""
+    pytest.importorskip("accelerate", reason="needs the lm extra")
+    places = {name: "cpu" for name, _ in lm.model.named_children()}
+    del places["model"]
+    places |= {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    places |= {f"model.layers.{i}": ("disk", "cpu", "disk")[i] for i in range(3)}
+    spread = MimoAudioLM.from_pretrained(FOLDER, device_map=places, device="cpu")
+    assert spread.model.model.layers[0].mlp.up_proj.weight.device.type == "meta"
+    prompt = EXPECTED["prompt.asr"]
+    assert torch.equal(spread.forward(prompt).text_logits, lm.forward(prompt).text_logits)
+    found = spread.generate(prompt, max_new_patches=24, greedy=True)
+    assert torch.equal(found.ids, EXPECTED["generated.asr"].long())
+    with pytest.raises(MimoError, match="device_map"):
+        MimoAudioLM.from_pretrained(FOLDER, device_map={"lm_head": "cpu"}, device="cpu")
+    with pytest.raises(MimoError, match="exclude"):
+        MimoAudioLM.from_pretrained(FOLDER, device_map="auto", quantize="int8")
+
+
 def test_too_little_memory_says_what_would_fit(monkeypatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,7 +1,7 @@
 """Speed of the language model with random weights: `python -m mimo_codec.lm.benchmark`.
 
 Every answer is all audio, so that the patch decoder runs at every position. One line per batch size and mode: seconds
-to the first patch (the prompt included), patches a second of the whole batch, seconds of audio per second of compute for
+to the first patch (the prompt included), patches a second of the whole batch, seconds of audio per second of compute of
 each item, the share of the time spent in the patch decoder, and the time of a step. On a GPU also the bandwidth that a
 backbone step reaches, as a share of what copying reaches.
 """
@@ -39,7 +39,7 @@ class Figures(NamedTuple):
 
 
 def make_model(config: LMConfig, device: torch.device, dtype: torch.dtype) -> SpeechLanguageModel:
-    """Random weights, never twice in memory. Text logits are all zero, so the likeliest token is 0, `<|empty|>` here."""
+    """Random weights, never twice in memory. Text logits are all zero: the likeliest token is 0, here `<|empty|>`."""
     with torch.device("meta"):
         model = SpeechLanguageModel(config, EMPTY_ID).to(dtype)
     model = model.to_empty(device=device)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +27,8 @@ from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
               "added_tokens.json", "prompts.json")  # fmt: skip
 SHARD_BYTES = 5 * 10**9
+DeviceMap = str | Mapping[str, str | int | torch.device]
+"""What accelerate calls a device map: "auto", "balanced", or a device for each module; layers may wait on the "disk"."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,13 +49,17 @@ def find_language_model(name_or_path: str | Path, revision: str | None = None) -
 
 
 def load_language_model(
-    folder: Path, device: torch.device, dtype: torch.dtype | None = None, quantize: str | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    quantize: str | None = None,
+    device_map: DeviceMap | None = None,
 ) -> tuple[SpeechLanguageModel, TextTokenizer]:
     """The networks on `device`, in evaluation mode, and the tokenizer.
 
     dtype: None keeps that of the files. Tensors go one by one from the file to the device, so that the weights never
-    exist twice; with `quantize` ("int8" or "int4") through the memory of the CPU. MimoError names whatever does not
-    fit, and says what would fit when memory does not suffice.
+    exist twice; with `quantize` ("int8" or "int4") through the memory of the CPU. device_map: layers on several devices
+    instead of one. MimoError names whatever does not fit, and says what would fit when memory does not suffice.
     """
     config, tokenizer = LMConfig.load(folder / CONFIG), TextTokenizer.load(folder)
     if len(tokenizer) > config.vocab_size:
@@ -58,6 +67,10 @@ def load_language_model(
     with torch.device("meta"):
         model = SpeechLanguageModel(config, tokenizer.special.empty)
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    if device_map is not None:
+        if quantize is not None:
+            raise MimoError("device_map and quantize exclude each other")
+        return _spread(folder, model, device_map, dtype, expected), tokenizer
     quantizer = find_quantizer(quantize)
     target, device = device, torch.device("cpu") if quantizer else device
     try:
@@ -66,9 +79,7 @@ def load_language_model(
         raise MimoError(_what_would_fit(folder, config, device, str(error))) from None
     if config.tie_word_embeddings and "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    missing = listed("missing", (name for name in expected if name not in tensors))
-    if missing:
-        raise MimoError(f"{folder}: the weights do not fit the configuration: {'; '.join(missing)}")
+    _check_complete(folder, tensors, expected)
     model.load_state_dict(tensors, assign=True)
     rebuild_rotary(model, device)
     if quantizer:
@@ -81,21 +92,65 @@ def _read(
     folder: Path, expected: Mapping[str, list[int]], device: torch.device, dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                problems = [
-                    *listed("unexpected", (name for name in names if name not in expected)),
-                    *listed("of a wrong shape", (
-                        f"{name} {shape} instead of {expected[name]}" for name in names
-                        if name in expected and (shape := file.get_slice(name).get_shape()) != expected[name])),
-                ]  # fmt: skip
-                if problems:
-                    raise MimoError(f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
-                for name in names:
-                    yield name, file.get_tensor(name).to(device=device, dtype=dtype)
-        except (SafetensorError, OSError) as error:
-            raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+        with _opened(path) as file:
+            for name in _checked_names(path, file, expected):
+                yield name, file.get_tensor(name).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _checked_names(path: Path, file: Any, expected: Mapping[str, list[int]]) -> list[str]:
+    """The tensors of a file; MimoError names all that are unexpected or of a wrong shape."""
+    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    problems = [
+        *listed("unexpected", (name for name in shapes if name not in expected)),
+        *listed("of a wrong shape", (f"{name} {shape} instead of {expected[name]}" for name, shape in shapes.items()
+                                     if shape != expected.get(name, shape))),
+    ]  # fmt: skip
+    if problems:
+        raise MimoError(f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
+    return list(shapes)
+
+
+def _check_complete(folder: Path, found: Iterable[str], expected: Mapping[str, list[int]]) -> None:
+    present = set(found)
+    missing = listed("missing", (name for name in expected if name not in present))
+    if missing:
+        raise MimoError(f"{folder}: the weights do not fit the configuration: {missing[0]}")
+
+
+def _spread(
+    folder: Path, model: SpeechLanguageModel, device_map: DeviceMap, dtype: torch.dtype | None,
+    expected: Mapping[str, list[int]],
+) -> SpeechLanguageModel:  # fmt: skip
+    """The model with its layers where a device map says, by accelerate."""
+    try:
+        from accelerate import load_checkpoint_and_dispatch
+    except ImportError:
+        raise MimoError("device_map needs accelerate: pip install 'mimo-codec[lm]'") from None
+    found: list[str] = []
+    for path in weight_files(folder):
+        with _opened(path) as file:
+            found += _checked_names(path, file, expected)
+    _check_complete(folder, found, expected)
+    rebuild_rotary(model, torch.device("cpu"))
+    offload = TemporaryDirectory(prefix="mimo-codec-")  # for layers on "disk", as long as the model lives
+    try:
+        model = load_checkpoint_and_dispatch(
+            model.eval(), str(folder), device_map=device_map, dtype=dtype, offload_folder=offload.name,
+            no_split_module_classes=["Qwen2DecoderLayer"],
+        )  # fmt: skip
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise MimoError(f"device_map: {str(error).splitlines()[0]}") from None
+    model.offload = offload  # type: ignore[assignment]
+    return model
 
 
 def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason: str) -> str:

@@ -17,7 +17,7 @@ from mimo_codec.checks import check_number
 from mimo_codec.errors import MimoError
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.layout import Grid, Layout
-from mimo_codec.lm.model import SpeechLanguageModel
+from mimo_codec.lm.model import SpeechLanguageModel, place_of
 from mimo_codec.lm.sampling import GREEDY, WINDOW, Sampling, Settings, penalised, sample
 from mimo_codec.lm.tokenizer import NAMES
 
@@ -287,7 +287,7 @@ class _Run:
 
 def _cache(stack: Any, batch_size: int, size: int, model: SpeechLanguageModel) -> KeyValueCache:
     config = stack.config
-    devices = [next(layer.parameters()).device for layer in stack.layers]
+    devices = [place_of(layer) for layer in stack.layers]
     return KeyValueCache(batch_size, config.num_key_value_heads, size, config.head_dim, model.dtype, devices)
 
 

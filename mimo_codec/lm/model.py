@@ -60,7 +60,8 @@ class SpeechLanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.speech_group_downcast.weight.device
+        """Where inputs are wanted."""
+        return place_of(self.speech_group_downcast)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,7 +76,7 @@ class SpeechLanguageModel(nn.Module):
         """
         is_audio = tokens == self.empty_id
         text = self.model.embed_tokens(tokens.clamp(min=0)).masked_fill(is_audio[..., None], 0)
-        if torch.compiler.is_compiling() or tokens.shape[1] == 1:
+        if torch.compiler.is_compiling():  # no shapes that depend on data
             return text + self.encode_patches(patches).masked_fill(~is_audio[..., None], 0)
         embeddings = text.clone()
         embeddings[is_audio] = self.encode_patches(patches[is_audio]).to(text.dtype)
@@ -203,6 +204,13 @@ def _run(
     positions = positions.expand(len(inputs), inputs.shape[1])
     return stack(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
                  use_cache=cache is not None).last_hidden_state  # fmt: skip
+
+
+def place_of(module: nn.Module) -> torch.device:
+    """The device that a module computes on, wherever its weights wait."""
+    hook = getattr(module, "_hf_hook", None)  # of accelerate, when layers are spread over devices
+    found = getattr(hook, "execution_device", None)
+    return torch.device(found) if found is not None else next(module.parameters()).device
 
 
 def rebuild_rotary(model: nn.Module, device: torch.device) -> None:

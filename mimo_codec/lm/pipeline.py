@@ -19,7 +19,7 @@ from torch import Tensor
 from mimo_codec.checks import check_integer
 from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
-from mimo_codec.lm.checkpoint import DTYPES, find_language_model, load_language_model, save_language_model
+from mimo_codec.lm.checkpoint import DTYPES, DeviceMap, find_language_model, load_language_model, save_language_model
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.generate import FRAME_RATE, SAMPLE_RATE, Position, Request, Steps, Stop, generate
 from mimo_codec.lm.layout import Grid, Layout
@@ -105,6 +105,7 @@ class MimoAudioLM:
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         quantize: str | None = None,
+        device_map: DeviceMap | None = None,
         compile: bool | None = None,
     ) -> MimoAudioLM:
         """Load a model, in evaluation mode.
@@ -112,12 +113,13 @@ class MimoAudioLM:
         name_or_path: a folder with config.json, safetensors and a text tokenizer, or a Hugging Face hub id.
         codec: one to hear and speak with, or its name; without it audio goes in and comes out as codes.
         device: None for CUDA where there is one, else the CPU. dtype: None keeps that of the files. quantize: "int8" or
-        "int4" weights (by torchao) for memory that the model would not fit into.
+        "int4" weights (by torchao), for little memory. device_map: "auto", or a device for each module, to spread the
+        layers over several devices (by accelerate).
         Raises MimoError for what cannot be found, read or used, and when memory does not suffice.
         """
         place = _device(device)
         folder = find_language_model(name_or_path, revision)
-        model, tokenizer = load_language_model(folder, place, _dtype(dtype), quantize)
+        model, tokenizer = load_language_model(folder, place, _dtype(dtype), quantize, device_map)
         if isinstance(codec, (str, Path)):
             from mimo_codec.codec import MimoCodec
 
