@@ -28,7 +28,7 @@ TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
               "added_tokens.json", "prompts.json")  # fmt: skip
 SHARD_BYTES = 5 * 10**9
 DeviceMap = str | Mapping[str, str | int | torch.device]
-"""What accelerate calls a device map: "auto", "balanced", or a device for each module; layers may wait on the "disk"."""
+"""What accelerate calls a device map: "auto", "balanced", or a device for each module; "disk" is one too."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

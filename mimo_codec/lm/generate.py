@@ -184,12 +184,13 @@ class _Run:
         self.cache = _cache(self.model.model, len(requests), -(-size // BLOCK) * BLOCK, self.model)
         self.patch_cache = _cache(self.model.local_transformer, len(requests), self.model.num_steps, self.model)
         texts, audios = [r.text for r in requests], [r.audio for r in requests]
-        self.text = None if all(s.temperature == 0 for s in texts) else Settings.of(texts, device)
-        greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in audios)
-        self.audio = None if greedy else Settings.of(audios, device)
-        self.recent: Tensor | None = None
-        if any(s.repetition_penalty != 1 for s in audios):
-            self.recent = torch.full((len(requests), c.audio_channels, WINDOW), -1, device=device)
+        draws = steps.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings
+        self.text = Settings.of(texts, device) if draws else None
+        penalises = steps.compiled or any(s.repetition_penalty != 1 for s in audios)
+        draws = penalises or any(s.temperature > 0 for s in audios)
+        self.audio = Settings.of(audios, device) if draws else None
+        shape = (len(requests), c.audio_channels, WINDOW)
+        self.recent = torch.full(shape, -1, device=device) if penalises else None
         self.forbidden = _forbidden(texts, c.vocab_size, device)
         self.is_over = [False] * len(requests)
         self.num_new, self.num_patches = 0, [0] * len(requests)
