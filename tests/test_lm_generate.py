@@ -172,6 +172,22 @@ def test_a_stream_yields_before_it_is_complete(speaking: MimoAudioLM) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+def test_streams_side_by_side_do_not_disturb_each_other(lm: MimoAudioLM) -> None:
+    streams = [lm.generate(PROMPTS[i], max_new_patches=24, greedy=True, stream=True) for i in (0, 1, 0)]
+    last: dict[int, Generation] = {}
+    next(streams[2])
+    streams[2].close()  # left alone in the middle
+    going = streams[:2]
+    while going:
+        for i, stream in enumerate(streams[:2]):
+            piece = next(stream, None) if stream in going else None
+            if piece is None and stream in going:
+                going.remove(stream)
+            if piece is not None and piece.generation is not None:
+                last[i] = piece.generation
+    assert torch.equal(last[0].ids, ANSWERS[0]) and torch.equal(last[1].ids, ANSWERS[1])
+
+
 # ---- tasks -----------------------------------------------------------------------------------------------------------
 
 SHORT = dict(max_new_patches=12, seed=0)

@@ -20,7 +20,7 @@ class KeyValueCache:
         shape = (batch_size, num_heads, size, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
-        self.size = size
+        self.batch_size, self.size = batch_size, size
         self.positions = torch.zeros(1, dtype=torch.long, device=devices[0])
         """Slots [n] that the next call writes, its n inputs in order."""
 

@@ -76,10 +76,45 @@ class Steps:
         self.model, self.compiled = model, compiled
         self.advance: Callable[..., tuple[Tensor, Tensor]] = self._advance
         self.patch_step: Callable[..., tuple[Tensor, Tensor]] = self._patch_step
+        self._graphs = compiled and model.device.type == "cuda"
+        self._spare: dict[str, KeyValueCache] = {}
         if compiled:
-            options: dict[str, Any] = {"mode": "reduce-overhead"} if model.device.type == "cuda" else {}
-            self.advance = torch.compile(self._advance, **options)
-            self.patch_step = torch.compile(self._patch_step, **options)
+            options: dict[str, Any] = {"mode": "reduce-overhead"} if self._graphs else {}
+            self.advance = self._replayed(torch.compile(self._advance, **options))
+            self.patch_step = self._replayed(torch.compile(self._patch_step, **options))
+
+    def _replayed(self, function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+        """CUDA graphs write every result where the one before was: it is copied before the next call."""
+        if not self._graphs:
+            return function
+
+        def call(*arguments: Any) -> tuple[Tensor, Tensor]:
+            torch.compiler.cudagraph_mark_step_begin()
+            one, other = function(*arguments)
+            return one.clone(), other.clone()
+
+        return call
+
+    # ---- caches --------------------------------------------------------------------------------------------------
+
+    def take_cache(self, name: str, batch_size: int, size: int) -> KeyValueCache:
+        """A cache for the stack of this name: the one that was given back last if it fits, so that graphs find their
+        memory again and runs side by side have each their own."""
+        spare = self._spare.pop(name, None)
+        if spare is not None and (spare.batch_size, spare.size) == (batch_size, size):
+            return spare
+        stack: Any = getattr(self.model, name)
+        devices = [place_of(layer) for layer in stack.layers]
+        shape = (batch_size, stack.config.num_key_value_heads, size, stack.config.head_dim)
+        cache = KeyValueCache(*shape, self.model.dtype, devices)
+        if self._graphs:
+            for tensor in (*cache.keys, *cache.values):
+                torch._dynamo.mark_static_address(tensor)
+        return cache
+
+    def give_back(self, name: str, cache: KeyValueCache) -> None:
+        """Keep a cache for the next run. What is in it does no harm: masks hide what a run has not written."""
+        self._spare[name] = cache
 
     # ---- backbone ------------------------------------------------------------------------------------------------
 
@@ -157,17 +192,21 @@ def _draw(logits: Tensor, settings: Settings | None, uniform: Tensor) -> Tensor:
 
 def generate(steps: Steps, layout: Layout, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
     """Yields, step by step, the new position of every item; None for those that have ended."""
-    run = _Run(steps, layout, requests)
     with torch.inference_mode():
+        run = _Run(steps, layout, requests)
         run.prefill()
-    while True:
-        with torch.inference_mode():  # never across a yield, where it would hold in the caller's code too
-            new = run.positions()
-        yield new
-        if run.ended:
-            return
-        with torch.inference_mode():
-            run.advance()
+    try:
+        while True:
+            with torch.inference_mode():  # never across a yield, where it would hold in the caller's code too
+                new = run.positions()
+            yield new
+            if run.ended:
+                return
+            with torch.inference_mode():
+                run.advance()
+    finally:
+        steps.give_back("model", run.cache)
+        steps.give_back("local_transformer", run.patch_cache)
 
 
 class _Run:
@@ -181,8 +220,8 @@ class _Run:
         self.longest = max(self.lengths)
         most = max(request.max_new for request in requests)
         size = self.longest + most
-        self.cache = _cache(self.model.model, len(requests), -(-size // BLOCK) * BLOCK, self.model)
-        self.patch_cache = _cache(self.model.local_transformer, len(requests), self.model.num_steps, self.model)
+        self.cache = steps.take_cache("model", len(requests), -(-size // BLOCK) * BLOCK)
+        self.patch_cache = steps.take_cache("local_transformer", len(requests), self.model.num_steps)
         texts, audios = [r.text for r in requests], [r.audio for r in requests]
         draws = steps.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings
         self.text = Settings.of(texts, device) if draws else None
@@ -284,12 +323,6 @@ class _Run:
             self.tokens, self.patches, slots, slot - self.pads, mask, self.cache, self.text, self.forbidden,
             self.uniform[:, 0],
         )  # fmt: skip
-
-
-def _cache(stack: Any, batch_size: int, size: int, model: SpeechLanguageModel) -> KeyValueCache:
-    config = stack.config
-    devices = [place_of(layer) for layer in stack.layers]
-    return KeyValueCache(batch_size, config.num_key_value_heads, size, config.head_dim, model.dtype, devices)
 
 
 def _forbidden(samplings: Sequence[Sampling], vocab_size: int, device: torch.device) -> Tensor | None:
