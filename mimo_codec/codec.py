@@ -74,7 +74,7 @@ class MimoCodec(nn.Module):
         (every missing, unexpected or wrongly shaped tensor is named).
         """
         wanted = check_dtype(dtype)
-        place = _check_device(device)
+        place = check_device(device)
         folder, name = find_checkpoint(name_or_path, revision)
         config = CodecConfig.load(folder / "config.json")
         tensors = read_tensors(folder, wanted)
@@ -480,7 +480,8 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return known[name]
 
 
-def _check_device(device: str | torch.device | None) -> torch.device:
+def check_device(device: str | torch.device | None) -> torch.device:
+    """The device meant by a name, None for CUDA where there is one; MimoError for what cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -14,16 +14,18 @@ import typer
 from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path, check_target
 from mimo_codec.jobs import AUDIO, CODES
-from mimo_codec.report import counter, print_error
+from mimo_codec.report import counter, print_error, print_line
 
 if TYPE_CHECKING:
     from mimo_codec.lm import Generation, MimoAudioLM
 
+TEXT = (".txt", ".md")
+
 generate = typer.Typer(rich_markup_mode=None)
 
-Heard = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.")]
-Spoken = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
-Written = Annotated[
+AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.")]
+SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
+WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Language model: folder or Hugging Face hub id.")]
@@ -33,13 +35,14 @@ System = Annotated[str | None, typer.Option(help="How to answer, said before the
 Thinking = Annotated[bool, typer.Option("--thinking", help="Think before the answer; thoughts go to stderr.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
 Greedy = Annotated[bool, typer.Option("--greedy", help="The likeliest tokens instead of drawn ones.")]
-MaxSeconds = Annotated[float, typer.Option(help="Longest answer.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.2, help="Longest speech of an answer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text of an answer.")]
+Language = Annotated[str | None, typer.Option(help="Of the instructions: en or zh.  [default: en, or the model's own]")]
+Compile = Annotated[bool | None, typer.Option(help="Compiled steps.  [default: on CUDA]", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1.  [default: cuda if there is one]")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.  [default: as in the files]")]
 Quantize = Annotated[str | None, typer.Option(help="int8 or int4 weights, for little memory.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-
-POSITIONS_PER_SECOND = 6.25
 
 
 @dataclass(frozen=True)
@@ -51,34 +54,52 @@ class _Session:
     device: str | None
     dtype: str | None
     quantize: str | None
+    language: str | None
+    compile: bool | None
     seed: int | None
     greedy: bool
-    max_seconds: float
 
     def load(self) -> MimoAudioLM:
         from mimo_codec.lm import MimoAudioLM
 
         return MimoAudioLM.from_pretrained(
-            self.model, codec=self.codec, device=self.device, dtype=self.dtype, quantize=self.quantize
-        )
+            self.model, codec=self.codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
+            wording=self.language, compile=self.compile,
+        )  # fmt: skip
 
     @property
     def options(self) -> dict[str, Any]:
-        if not 0 < self.max_seconds <= 86400:
-            raise MimoError(f"--max-seconds must be above 0, not {self.max_seconds:g}")
-        positions = max(1, round(self.max_seconds * POSITIONS_PER_SECOND))
-        return {"seed": self.seed, "greedy": self.greedy, "max_new_patches": positions, "stream": True}
+        return {"seed": self.seed, "greedy": self.greedy}
 
-    def run(self, ask: Callable[[MimoAudioLM, dict[str, Any]], Any]) -> Generation:
-        """The answer, with a count of its positions on stderr while it comes."""
-        options = self.options
+    def write(self, max_tokens: int, ask: Ask) -> Generation:
+        """An answer in text."""
+        return self._run(ask, {"max_new_patches": max_tokens})
+
+    def speak(self, max_seconds: float, ask: Ask) -> Generation:
+        """A spoken answer."""
+        from mimo_codec.lm import Stop
+
+        positions = round(2 * max_seconds * POSITIONS_PER_SECOND) + THOUGHTS  # as many of text as of speech
+        return self._run(ask, {"max_new_patches": positions, "stop": Stop(max_seconds=max_seconds)})
+
+    def _run(self, ask: Ask, limits: dict[str, Any]) -> Generation:
         lm = self.load()
         with counter("positions") as counted:
-            for piece in ask(lm, options):
-                counted()
-                if piece.generation is not None:
-                    return piece.generation
-        raise AssertionError("generation has an end")
+            found: Generation = ask(lm, {**self.options, **limits, "progress": counted})
+        warn_if_cut(found)
+        return found
+
+
+Ask = Callable[["MimoAudioLM", dict[str, Any]], Any]
+POSITIONS_PER_SECOND = 6.25
+THOUGHTS = 500
+"""Positions that a model may think for before it speaks."""
+
+
+def warn_if_cut(found: Generation) -> None:
+    """A line on stderr when an answer has not come to its end."""
+    if found.stop_reason in ("max_new_patches", "max_seconds", "context"):
+        print_line(f"the answer was cut at its limit ({found.stop_reason})")
 
 
 def _check_spoken(output: str, overwrite: bool) -> None:
@@ -135,52 +156,55 @@ def start(context: typer.Context) -> None:
 
 @generate.command()
 def transcribe(
-    audio: Heard, model: Model, output: Written = None, codec: Codec = "nano", seed: Seed = None,
-    greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, overwrite: Overwrite = False,
+    audio: AudioFile, model: Model, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
+    greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Write down what is said."""
     _check_written(output, overwrite)
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
-    _save_written(session.run(lambda lm, options: lm.transcribe(audio, **options)), output, overwrite)
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+    _save_written(session.write(max_tokens, lambda lm, options: lm.transcribe(audio, **options)), output, overwrite)
 
 
 @generate.command()
 def speak(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
-    output: Spoken, model: Model,
+    output: SpokenOutput, model: Model,
     style: Annotated[str | None, typer.Option(help="How to say it, in words.")] = None,
     natural: Annotated[bool, typer.Option("--natural", help="TEXT says itself how and what to speak.")] = False,
     voice: Voice = None, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
+    language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Say a text."""
     _check_spoken(output, overwrite)
     if natural and style is not None:
         raise MimoError("--natural and --style exclude each other")
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
 
     def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
         if natural:
             return lm.run("tts_natural", {"text": text, "voice": voice}, **options)
         return lm.speak(text, style, voice, **options)
 
-    _save_spoken(session.run(ask), output, overwrite)
+    _save_spoken(session.speak(max_seconds, ask), output, overwrite)
 
 
 @generate.command()
 def understand(
-    audio: Heard, model: Model,
+    audio: AudioFile, model: Model,
     question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.")] = None,
-    thinking: Thinking = False, output: Written = None, codec: Codec = "nano", seed: Seed = None,
-    greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, overwrite: Overwrite = False,
+    thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
+    greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Answer a question about audio."""
     _check_written(output, overwrite)
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
-    found = session.run(lambda lm, options: lm.understand(audio, question, thinking, **options))
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+    found = session.write(max_tokens, lambda lm, options: lm.understand(audio, question, thinking, **options))
     _save_written(found, output, overwrite)
 
 
@@ -192,8 +216,10 @@ def dialogue(
         str | None, typer.Option("--output", "-o", metavar="OUT", help="Audio, .mimo or text file.  [default: print]")
     ] = None,
     system: System = None, voice: Voice = None, thinking: Thinking = False, codec: Codec = "nano", seed: Seed = None,
-    greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, overwrite: Overwrite = False,
+    greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Answer a spoken question or a conversation, aloud when OUT is an audio or .mimo file.
 
@@ -202,25 +228,29 @@ def dialogue(
     speaks = output is not None and Path(output).suffix.lower() in (*AUDIO, *CODES)
     if output is not None:
         check_target(Path(output), overwrite)
+        if not speaks and Path(output).suffix.lower() not in TEXT:
+            raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES, *TEXT))}")
     is_json = turns.lower().endswith(".json")
     said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": turns}]
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
-    found = session.run(
-        lambda lm, options: lm.chat(said, system=system, voice=voice, thinking=thinking, speak=speaks, **options)
-    )
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+
+    def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
+        return lm.chat(said, system=system, voice=voice, thinking=thinking, speak=speaks, **options)
+
     if speaks and output is not None:
-        _save_spoken(found, output, overwrite)
+        _save_spoken(session.speak(max_seconds, ask), output, overwrite)
     else:
-        _save_written(found, output, overwrite)
+        _save_written(session.write(max_tokens, ask), output, overwrite)
 
 
 @generate.command("few-shot")
 def few_shot(
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.")],
-    audio: Heard,
+    audio: AudioFile,
     examples: Annotated[str, typer.Option("--examples", metavar="JSON", help="Examples of it.")],
-    model: Model, output: Spoken, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
+    model: Model, output: SpokenOutput, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
+    language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Do with speech what a few examples show.
@@ -229,22 +259,23 @@ def few_shot(
     """
     _check_spoken(output, overwrite)
     shown = _read_json(examples, "examples")
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
-    found = session.run(lambda lm, options: lm.few_shot(instruction, shown, audio, **options))
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+    found = session.speak(max_seconds, lambda lm, options: lm.few_shot(instruction, shown, audio, **options))
     _save_spoken(found, output, overwrite)
 
 
 @generate.command("continue")
 def continue_speech(
-    audio: Heard, output: Spoken, model: Model,
-    seconds: Annotated[float, typer.Option(help="Of new speech, at most.")] = 10.0,
+    audio: AudioFile, output: SpokenOutput, model: Model,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Of new speech, at most.")] = 10.0,
     codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, overwrite: Overwrite = False,
+    quantize: Quantize = None,
+    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Go on where speech ends; OUT has what is new."""
     _check_spoken(output, overwrite)
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max(2 * seconds, 10.0))
-    found = session.run(lambda lm, options: lm.continue_speech(audio, seconds, **options))
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+    found = session.speak(seconds, lambda lm, options: lm.continue_speech(audio, seconds, **options))
     _save_spoken(found, output, overwrite)
 
 
@@ -255,32 +286,57 @@ def chat(
         str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Spoken answers, into 1.wav, 2.wav, ...")
     ] = None,
     voice: Voice = None, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
-    max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
+    max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
+    quantize: Quantize = None, language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Talk on the terminal, line by line, with everything that was said before in mind.
 
     A line is what you say; @a.wav says what is in a file. An empty line, or the end of the input, ends it.
     """
+    from mimo_codec.lm import Stop
+
     if voice is not None and output is None:
         raise MimoError("--voice is for spoken answers, into a folder: --output")
-    session = _Session(model, codec, device, dtype, quantize, seed, greedy, max_seconds)
-    options = session.options
+    if thinking and output is not None:
+        raise MimoError("--thinking is for answers in text, without --output")
+    session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
+    lm = session.load()
+    options: dict[str, Any] = {**session.options, "system": system, "thinking": thinking}
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-    lm = session.load()
     turns: list[dict[str, Any]] = []
     while line := _read_line():
-        said = {"audio": line[1:].strip()} if line.startswith("@") else {"text": line}
         try:
-            asked = [*turns, {"role": "user", **said}]
-            answer = _answer(lm, asked, options, system, voice, thinking, output is not None)
-            if output is not None:
-                _save_spoken(answer, str(Path(output) / f"{len(turns) // 2 + 1}.wav"), overwrite)
+            asked = [*turns, {"role": "user", **_said(lm, line)}]
+            if output is None:
+                answer = _answer(lm, asked, {**options, "max_new_patches": max_tokens})
+            else:
+                target = str(Path(output) / f"{len(turns) // 2 + 1}.wav")
+                check_target(Path(target), overwrite)
+                most = round(2 * max_seconds * POSITIONS_PER_SECOND)
+                answer = lm.chat(
+                    asked, voice=voice, **options, max_new_patches=most, stop=Stop(max_seconds=max_seconds)
+                )
+                _save_spoken(answer, target, overwrite)
         except MimoError as error:  # the conversation goes on without this turn
             print_error(error)
             continue
+        warn_if_cut(answer)
         turns = [*asked, {"role": "assistant", "text": answer.text or "...", "audio": answer.codes}]
+
+
+def _said(lm: MimoAudioLM, line: str) -> dict[str, Any]:
+    """A line of the user: text, or @ and an audio file, which is encoded once."""
+    if not line.startswith("@"):
+        return {"text": line}
+    assert lm.codec is not None
+    path = line[1:].strip()
+    if path.lower().endswith(CODES):
+        from mimo_codec.codes import AudioCodes
+
+        return {"audio": AudioCodes.load(path)}
+    return {"audio": lm.codec.encode(path)}
 
 
 def _read_line() -> str:
@@ -289,14 +345,11 @@ def _read_line() -> str:
     return sys.stdin.readline().strip()
 
 
-def _answer(
-    lm: MimoAudioLM, turns: list[dict[str, Any]], options: dict[str, Any], system: str | None, voice: str | None,
-    thinking: bool, speak: bool,
-) -> Generation:  # fmt: skip
-    """The answer to the last turn; one in text is printed as it comes."""
-    for piece in lm.chat(turns, system, voice, thinking, speak, **options):
-        if not speak:
-            print(piece.text, end="" if piece.generation is None else "\n", flush=True)
+def _answer(lm: MimoAudioLM, turns: list[dict[str, Any]], options: dict[str, Any]) -> Generation:
+    """The answer to the last turn in text, printed as it comes; thoughts go to stderr."""
+    for piece in lm.chat(turns, speak=False, stream=True, **options):
+        print(piece.thoughts, end="", file=sys.stderr, flush=True)
+        print(piece.text, end="" if piece.generation is None else "\n", flush=True)
         if piece.generation is not None:
             return piece.generation
     raise AssertionError("generation has an end")

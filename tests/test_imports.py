@@ -109,7 +109,7 @@ LM_ALLOWED = {
     "lm.config": LM,
     "lm.layout": LM | {"codes"},
     "lm.tokenizer": LM,
-    "lm.prompts": LM | {"lm.layout", "lm.tokenizer"},
+    "lm.prompts": LM | {"files", "lm.layout", "lm.tokenizer"},
     "lm.sampling": LM,
     "lm.cache": set(),
     "lm.model": LM | {"lm.cache", "lm.config", "lm.layout"},

@@ -162,7 +162,7 @@ def test_a_stream_is_what_comes_at_once(speaking: MimoAudioLM) -> None:
         codes = torch.cat([torch.as_tensor(piece.codes.codes) for piece in own if piece.codes], dim=1)
         assert torch.equal(codes, torch.as_tensor(whole.codes.codes))
         waveform = torch.cat([piece.waveform for piece in own if piece.waveform is not None])
-        assert torch.allclose(waveform, whole.waveform, atol=1e-5) and torch.equal(waveform, last.waveform)
+        assert torch.allclose(waveform, whole.waveform, atol=1e-5) and torch.equal(whole.waveform, last.waveform)
         assert len(waveform) == whole.codes.num_samples
 
 

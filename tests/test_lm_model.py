@@ -94,6 +94,20 @@ def test_a_batch_of_padded_grids_gives_what_each_gives(lm: MimoAudioLM) -> None:
             assert torch.allclose(one[own], other, atol=1e-4)
 
 
+def test_a_list_of_grids_is_padded(lm: MimoAudioLM) -> None:
+    grids = [EXPECTED[f"prompt.{name}"] for name in ("asr", "few_shot_speech_to_speech")]
+    together = lm.forward(grids)
+    for i, grid in enumerate(grids):
+        alone = lm.forward(grid.numpy())
+        assert torch.allclose(together.text_logits[i, : grid.shape[1] // 4], alone.text_logits[0], atol=1e-4)
+    wrong = grids[0].clone()
+    wrong[0, 0] = 416
+    for ids, words in [([], "empty"), ([grids[0], wrong], r"ids\[1\]: text tokens are out of range"),
+                       ([[[1, 2], [3]]], "array of integers|shape")]:  # fmt: skip
+        with pytest.raises(MimoError, match=words):
+            lm.forward(ids)
+
+
 def test_gradients_reach_every_weight_of_a_model_with_two_local_widths() -> None:
     config = LMConfig.from_dict(
         {**LMConfig.preset("tiny").to_dict(), "input_local_dim": 16, "input_full_attention": False}
@@ -134,6 +148,28 @@ def test_saving_and_loading_is_exact_and_in_the_released_layout(lm, tmp_path, mo
     assert torch.equal(again.forward(prompt).text_logits, lm.forward(prompt).text_logits)
 
 
+def test_nothing_of_another_model_stays_in_the_folder(lm, tmp_path, monkeypatch) -> None:
+    """Its weights would be read instead of the new ones."""
+    lm.save_pretrained(tmp_path)
+    monkeypatch.setattr(checkpoints, "SHARD_BYTES", 200_000)
+    narrow = MimoAudioLM.from_pretrained(FOLDER, device="cpu", dtype="bfloat16", wording="zh")
+    narrow.save_pretrained(tmp_path)
+    again = MimoAudioLM.from_pretrained(tmp_path, device="cpu")
+    assert again.model.dtype == torch.bfloat16 and again.wording == narrow.wording != lm.wording
+    monkeypatch.undo()
+    lm.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_tied_embeddings_are_one_tensor(tmp_path) -> None:
+    same = load_file(FOLDER / "model.safetensors")["model.embed_tokens.weight"]
+    tied = MimoAudioLM.from_pretrained(copy_of(FOLDER, tmp_path, drop="lm_head.weight", tie_word_embeddings=True))
+    assert tied.model.lm_head.weight is tied.model.model.embed_tokens.weight
+    assert torch.equal(tied.model.lm_head.weight.cpu(), same)
+    with pytest.raises(MimoError, match="tie_word_embeddings"):
+        MimoAudioLM.from_pretrained(copy_of(FOLDER, tmp_path, tie_word_embeddings=True))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_dtypes(lm, dtype: str) -> None:
     narrow = MimoAudioLM.from_pretrained(FOLDER, device="cpu", dtype=dtype)
@@ -169,6 +205,8 @@ def copy_of(folder, tmp_path, drop: str = "", **changed):
     ({"speech_zeroemb_idx": "0-1024-128-128-128-128-128-128"}, "speech_zeroemb_idx"),
     ({"vocab_size": 400}, "vocab_size|tokens"),
     ({"num_key_value_heads": 3}, "num_key_value_heads"),
+    ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
+    ({"hidden_size": "64"}, "hidden_size"),
 ])  # fmt: skip
 def test_checkpoints_that_do_not_fit(tmp_path, changes: dict, words: str) -> None:
     with pytest.raises(MimoError, match=words) as error:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mimo_codec import MimoError
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Layout
-from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording, render, wording
+from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording, find_wording, render
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 FOLDER = GOLDEN / "lm_base"
@@ -78,7 +78,7 @@ def test_few_shot_in_text() -> None:
 
 
 def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
-    chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", wording("zh"), text="你好")).tolist())
+    chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", find_wording("zh"), text="你好")).tolist())
     assert "请朗读下面的文字: 你好" in chinese
     (tmp_path / "prompts.json").write_text('{"language": "zh", "transcribe": "Say it."}')
     loaded = Wording.load(tmp_path / "prompts.json")
@@ -97,6 +97,7 @@ def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
     ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
     ([Turn("user")], "neither text nor audio"),
     ([Turn("user", " ")], "is empty"),
+    ([Turn("user", 5)], "no text"),
     ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
     ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
 ])  # fmt: skip
@@ -114,6 +115,9 @@ def test_turns_in_a_wrong_order(turns: list[Turn], words: str) -> None:
     ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
     ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
     ("few_shot", {"instruction": "a", "examples": [Example("b", VOICE)], "audio": VOICE}, "input_audio or"),
+    ("few_shot", {"instruction": "a", "examples": [Example(None, VOICE, "c")], "audio": VOICE}, "output_text"),
+    ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
+    ("tts", {"text": "\udcff"}, "no Unicode text"),
 ])  # fmt: skip
 def test_what_tasks_refuse(task: str, given: dict, words: str) -> None:
     with pytest.raises(MimoError, match=words):

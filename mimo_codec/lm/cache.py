@@ -16,13 +16,18 @@ class KeyValueCache:
 
     def __init__(self, batch_size: int, num_heads: int, size: int, head_dim: int,
                  dtype: torch.dtype, devices: list[torch.device]):  # fmt: skip
-        """devices: of every layer; zeros, because a mask hides scores but not NaN in values."""
+        """devices: of every layer."""
         shape = (batch_size, num_heads, size, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
         self.batch_size, self.size = batch_size, size
         self.positions = torch.zeros(1, dtype=torch.long, device=devices[0])
         """Slots [n] that the next call writes, its n inputs in order."""
+
+    def reset(self) -> None:
+        """Forget everything: a mask hides scores, but a NaN in a value would still come through it."""
+        torch._foreach_zero_(self.keys)
+        torch._foreach_zero_(self.values)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep keys and values [B', heads, n, head_dim]; B' may be less than B. -> all keys, all values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,6 @@ TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 SHARD_BYTES = 5 * 10**9
 DeviceMap = str | Mapping[str, str | int | torch.device]
 """What accelerate calls a device map: "auto", "balanced", or a device for each module; "disk" is one too."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def find_language_model(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -75,12 +74,18 @@ def load_language_model(
     target, device = device, torch.device("cpu") if quantizer else device
     try:
         tensors = dict(_read(folder, expected, device, dtype))
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
         raise MimoError(_what_would_fit(folder, config, device, str(error))) from None
     if config.tie_word_embeddings and "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     _check_complete(folder, tensors, expected)
     model.load_state_dict(tensors, assign=True)
+    if config.tie_word_embeddings:
+        if not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight):
+            raise MimoError(f"{folder}: tie_word_embeddings, but lm_head.weight is not model.embed_tokens.weight")
+        model.lm_head.weight = model.model.embed_tokens.weight
     rebuild_rotary(model, device)
     if quantizer:
         quantizer(model, target)
@@ -140,11 +145,15 @@ def _spread(
         with _opened(path) as file:
             found += _checked_names(path, file, expected)
     _check_complete(folder, found, expected)
+    with _opened(weight_files(folder)[0]) as file:
+        dtype = dtype or file.get_tensor(found[0]).dtype
+    model.to(dtype)  # on the meta device: what is placed takes the type of what it replaces
     rebuild_rotary(model, torch.device("cpu"))
+    index = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)  # never a pickle beside them
     offload = TemporaryDirectory(prefix="mimo-codec-")  # for layers on "disk", as long as the model lives
     try:
         model = load_checkpoint_and_dispatch(
-            model.eval(), str(folder), device_map=device_map, dtype=dtype, offload_folder=offload.name,
+            model.eval(), str(index), device_map=device_map, dtype=dtype, offload_folder=offload.name,
             no_split_module_classes=["Qwen2DecoderLayer"],
         )  # fmt: skip
     except (ValueError, KeyError, RuntimeError) as error:
@@ -160,7 +169,7 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
                       (("float32", 4), ("bfloat16", 2), ("int8", 1)))  # fmt: skip
     return (
         f"{folder}: not enough memory on {device} for {count / 1e9:.1f} B weights ({sizes}): choose a narrower dtype,"
-        f" quantize, or another device ({reason.splitlines()[0] if reason else 'out of memory'})"
+        f" quantize, a device_map, or another device ({reason.splitlines()[0] if reason else 'out of memory'})"
     )
 
 
@@ -174,6 +183,8 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     except OSError as error:
         raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
     state = model.state_dict()
+    if any(value.is_meta for value in state.values()):
+        raise MimoError(f"{folder}: layers of this model are on the disk; load it on one device to save it")
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
     shards = _shards(state)
@@ -182,13 +193,21 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
         _write_shard(folder / name, {key: state[key] for key in shard})
+    _remove_others(folder, names)
     if len(shards) > 1:
         total = sum(value.nbytes for value in state.values())
         placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
     _write_json(folder / CONFIG, model.config.to_dict())
     with atomic_path(folder / "tokenizer.json") as temporary:
-        tokenizer.tokenizer.save(str(temporary))
+        temporary.write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def _remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Weights of a model that was in this folder before; they would be read instead of the new ones."""
+    for path in (folder / WEIGHTS, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _shards(state: Mapping[str, Tensor]) -> list[list[str]]:

@@ -106,10 +106,17 @@ class LMConfig:
         """The released flat dictionary -> LMConfig; keys that have no meaning here are kept in `extra`."""
         if not isinstance(flat, Mapping) or "audio_channels" not in flat or "local_dim" not in flat:
             raise MimoError("config: no audio_channels and local_dim, so not a MiMo-Audio language model")
+        for name, plain in (("rope_scaling", None), ("use_sliding_window", False), ("hidden_act", "silu")):
+            if flat.get(name, plain) != plain:
+                raise MimoError(f"config: {name} = {flat[name]!r} is not supported")
+        rope = flat.get("rope_parameters")
+        if isinstance(rope, Mapping) and "rope_theta" in rope:
+            flat = {**flat, "rope_theta": rope["rope_theta"]}
         known = {f.name for f in fields(cls)} - {"extra"}
         values = {name: _per_channel(name, value) for name, value in flat.items() if name in known}
         if "head_dim" not in values and "hidden_size" in values and "num_attention_heads" in values:
-            values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+            heads = check_integer("config: num_attention_heads", values["num_attention_heads"], 1, MAX_SIZE)
+            values["head_dim"] = check_integer("config: hidden_size", values["hidden_size"], 1, MAX_SIZE) // heads
         if "input_local_dim" not in values and "local_dim" in values:
             values["input_local_dim"] = values["local_dim"]
         return cls(**values, extra=MappingProxyType({k: v for k, v in flat.items() if k not in known}))

@@ -102,7 +102,9 @@ class Steps:
         memory again and runs side by side have each their own."""
         spare = self._spare.pop(name, None)
         if spare is not None and (spare.batch_size, spare.size) == (batch_size, size):
+            spare.reset()
             return spare
+        del spare  # before there is another
         stack: Any = getattr(self.model, name)
         devices = [place_of(layer) for layer in stack.layers]
         shape = (batch_size, stack.config.num_key_value_heads, size, stack.config.head_dim)
@@ -113,7 +115,7 @@ class Steps:
         return cache
 
     def give_back(self, name: str, cache: KeyValueCache) -> None:
-        """Keep a cache for the next run. What is in it does no harm: masks hide what a run has not written."""
+        """Keep a cache for the next run."""
         self._spare[name] = cache
 
     # ---- backbone ------------------------------------------------------------------------------------------------
@@ -150,15 +152,14 @@ class Steps:
         model = self.model
         cache.positions = step
         hidden = model.run_local(inputs[:, None], mask, step, cache)[:, 0]
-        codes, total = [torch.zeros_like(inputs[:, 0], dtype=torch.long)] * model.config.audio_channels, None
+        codes = [torch.zeros_like(inputs[:, 0], dtype=torch.long)] * model.config.audio_channels
+        total = inputs.new_zeros(len(inputs), model.config.input_local_dim)
         for r in channels:
             logits = model.local_transformer_lm_heads[r](hidden)[:, :-1].float()  # the last is the empty code
             if recent is not None and settings is not None:
                 logits = penalised(logits, recent[:, r], settings.penalty)
             codes[r] = _draw(logits, settings, uniform[:, r])
-            embedding = model.embed_channel(r, codes[r]) * active[r].to(inputs.dtype)
-            total = embedding if total is None else total + embedding
-        assert total is not None
+            total = total + model.embed_channel(r, codes[r]) * active[r].to(inputs.dtype)
         return torch.stack(codes, 1), model.to_local(total)
 
     def decode_patches(
@@ -167,6 +168,7 @@ class Steps:
         """Seeds [N, D] -> patches [N, C, G], channel r at steps delay r <= t < delay r + G; uniform: [N, C, G]."""
         c = self.model.config
         group, num_steps, device = c.group_size, self.model.num_steps, seeds.device
+        cache.reset()
         delays = torch.tensor(c.delay_pattern, device=device)
         steps = torch.arange(num_steps, device=device)
         patches = torch.zeros(len(seeds), c.audio_channels, group, dtype=torch.long, device=device)

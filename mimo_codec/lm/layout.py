@@ -60,6 +60,8 @@ class Layout:
     delays: tuple[int, ...]
     empty_id: int
     """The text token `<|empty|>`."""
+    vocab_size: int = 2**31
+    """Text tokens."""
 
     @property
     def num_channels(self) -> int:
@@ -126,17 +128,23 @@ class Layout:
 
     def check_grid(self, grid: object, where: str = "ids") -> Grid:
         """`grid` as int64 [1 + C, G P]; MimoError when it is none, or codes are out of range."""
-        array = np.asarray(grid)
+        try:
+            array = np.asarray(grid)
+        except ValueError:  # nested lists of unequal lengths
+            raise MimoError(f"{where}: an array of integers is needed") from None
         rows = 1 + self.num_channels
         if array.ndim != 2 or array.shape[0] != rows or array.shape[1] % self.group_size or not array.shape[1]:
             raise MimoError(f"{where}: has shape {list(array.shape)}; [{rows}, {self.group_size} P] is needed")
         if array.dtype.kind not in "iu":
             raise MimoError(f"{where}: integers are needed, not {array.dtype}")
         array = array.astype(np.int64)
+        ids = self.token_ids(array)
+        if (ids < 0).any() or (ids >= self.vocab_size).any():
+            raise MimoError(f"{where}: text tokens are out of range; there are {self.vocab_size}")
         codes, most = array[1:], np.array(self.empty_codes)[:, None]
         if (codes < 0).any() or (codes > most).any():
             raise MimoError(f"{where}: audio codes are out of range; their codebooks have {list(self.empty_codes)}")
-        at_audio = self.patches(array)[self.token_ids(array) == self.empty_id]
+        at_audio = self.patches(array)[ids == self.empty_id]
         if (at_audio == np.array(self.empty_codes)[:, None]).any():
             raise MimoError(f"{where}: an audio position holds empty codes")
         return array

@@ -7,34 +7,35 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mimo_codec.audio import audio_info
 from mimo_codec.checks import check_integer
+from mimo_codec.codec import MimoCodec, check_device, check_dtype
 from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
-from mimo_codec.lm.checkpoint import DTYPES, DeviceMap, find_language_model, load_language_model, save_language_model
-from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
 from mimo_codec.lm.generate import FRAME_RATE, SAMPLE_RATE, Position, Request, Steps, Stop, generate
 from mimo_codec.lm.layout import Grid, Layout
 from mimo_codec.lm.model import Output, SpeechLanguageModel
-from mimo_codec.lm.prompts import MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, render
-from mimo_codec.lm.sampling import GREEDY, Sampling
+from mimo_codec.lm.prompts import MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, find_wording, render
+from mimo_codec.lm.sampling import Sampling
 from mimo_codec.lm.tokenizer import TextTokenizer
-
-if TYPE_CHECKING:
-    from mimo_codec.codec import MimoCodec
 
 Audio = str | os.PathLike[str] | AudioCodes | np.ndarray | Tensor | tuple[Any, int]
 """A file, codes, or a waveform with its sample rate: (waveform, Hz). Bare arrays are codes [Q, T]."""
 Samplings = Sampling | Sequence[Sampling] | None
+Grids = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
+"""One grid [1 + C, G P], or a list of them."""
 DEFAULT_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
+PROMPTS = "prompts.json"
 MAX_NEW = 750
 """Most positions of an answer, two minutes of audio, unless something else is asked for."""
 
@@ -46,9 +47,9 @@ class Generation:
     ids: Tensor
     """The new positions, int64 [1 + C, G N]; text tokens fill all G columns."""
     text: str
-    """Of all text tokens, special ones left out, thoughts too."""
+    """Of the text tokens, without special ones and thoughts."""
     thoughts: str | None
-    """What stood before `</think>`."""
+    """What was thought before, up to `</think>`."""
     codes: AudioCodes | None
     """Of all patches, in order; None when there are none."""
     waveform: Tensor | None
@@ -64,6 +65,7 @@ class Piece:
     item: int
     """Of the batch."""
     text: str = ""
+    thoughts: str = ""
     codes: AudioCodes | None = None
     """A patch."""
     waveform: Tensor | None = None
@@ -87,8 +89,9 @@ class MimoAudioLM:
         """compile: torch.compile for the steps of generation, CUDA graphs included; None for on CUDA only."""
         self.model, self.tokenizer, self.config = model, tokenizer, model.config
         self.layout = Layout(
-            self.config.group_size, self.config.speech_zeroemb_idx, self.config.delay_pattern, tokenizer.special.empty
-        )
+            self.config.group_size, self.config.speech_zeroemb_idx, self.config.delay_pattern, tokenizer.special.empty,
+            self.config.vocab_size,
+        )  # fmt: skip
         self.wording = wording or WORDINGS["en"]
         self.codec = codec
         if codec is not None:
@@ -106,6 +109,7 @@ class MimoAudioLM:
         revision: str | None = None,
         quantize: str | None = None,
         device_map: DeviceMap | None = None,
+        wording: Wording | str | None = None,
         compile: bool | None = None,
     ) -> MimoAudioLM:
         """Load a model, in evaluation mode.
@@ -114,22 +118,28 @@ class MimoAudioLM:
         codec: one to hear and speak with, or its name; without it audio goes in and comes out as codes.
         device: None for CUDA where there is one, else the CPU. dtype: None keeps that of the files. quantize: "int8" or
         "int4" weights (by torchao), for little memory. device_map: "auto", or a device for each module, to spread the
-        layers over several devices (by accelerate).
+        layers over several devices (by accelerate). wording: of the instructions, or a language ("en", "zh"); None for
+        the prompts.json of the checkpoint, or English. compile: None for CUDA only.
         Raises MimoError for what cannot be found, read or used, and when memory does not suffice.
         """
-        place = _device(device)
+        place = check_device(device)
+        wanted = None if dtype is None else check_dtype(dtype)
         folder = find_language_model(name_or_path, revision)
-        model, tokenizer = load_language_model(folder, place, _dtype(dtype), quantize, device_map)
+        if isinstance(wording, str):
+            wording = find_wording(wording)
+        elif wording is None and (folder / PROMPTS).is_file():
+            wording = Wording.load(folder / PROMPTS)
         if isinstance(codec, (str, Path)):
-            from mimo_codec.codec import MimoCodec
-
             codec = MimoCodec.from_pretrained(codec, device=place)
-        words = Wording.load(folder / "prompts.json") if (folder / "prompts.json").is_file() else None
-        return cls(model, tokenizer, codec=codec, wording=words, compile=compile)
+        spread = device_map is not None
+        model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
+        return cls(model, tokenizer, codec=codec, wording=wording, compile=False if spread else compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, safetensors and tokenizer.json in the released layout."""
+        """Write config.json, safetensors and tokenizer.json in the released layout; prompts.json for other wording."""
         save_language_model(folder, self.model, self.tokenizer)
+        if self.wording != WORDINGS["en"]:
+            self.wording.save(Path(folder) / PROMPTS)
 
     def _check_codec(self, codec: MimoCodec) -> None:
         sizes = tuple(codec.codebook_sizes[: self.config.audio_channels])
@@ -142,11 +152,16 @@ class MimoAudioLM:
     # ---- for those who build their own ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def forward(self, ids: Tensor | np.ndarray) -> Output:
-        """One grid [1 + C, G P], or a batch of equal length -> predictions of every next position from true ones."""
-        array = np.asarray(ids)
-        grids = [self.layout.check_grid(item) for item in (array if array.ndim == 3 else array[None])]
-        return self.model(torch.from_numpy(np.stack(grids)).to(self.model.device))
+    def forward(self, ids: Grids) -> Output:
+        """One grid [1 + C, G P], or a list -> predictions of every next position from the true ones before it.
+
+        Shorter grids of a list are padded at their ends, where what comes out means nothing.
+        """
+        grids = [self.layout.check_grid(_as_array(item), where) for where, item in _named(ids)]
+        lengths = torch.tensor([grid.shape[1] // self.config.group_size for grid in grids])
+        longest = max(grid.shape[1] for grid in grids)
+        padded = np.stack([np.pad(grid, ((0, 0), (0, longest - grid.shape[1]))) for grid in grids])
+        return self.model(torch.from_numpy(padded).to(self.model.device), lengths.to(self.model.device))
 
     __call__ = forward
 
@@ -167,7 +182,7 @@ class MimoAudioLM:
 
     def generate(
         self,
-        ids: Tensor | np.ndarray | Sequence[Tensor | np.ndarray],
+        ids: Grids,
         *,
         max_new_patches: int,
         greedy: bool = False,
@@ -176,29 +191,26 @@ class MimoAudioLM:
         stop: Stop | None = None,
         seed: int | Sequence[int] | None = None,
         stream: bool = False,
+        progress: Callable[[], None] | None = None,
     ) -> Any:
         """Go on with one grid [1 + C, G P], or a list -> Generation, or a list; with `stream` an iterator of Piece.
 
         max_new_patches: most new positions, text tokens and patches alike. greedy: the likeliest tokens, whatever the
         samplings say. text_sampling, audio_sampling: one for all items, or one each; temperature 0.6 and top-p 0.95
         when None. stop: end of text, `<|im_end|>` and `<|eostm|>` when None. seed: item i draws with seed + i, or with
-        the i-th of several; the same seed gives the same tokens, in whatever batch.
+        the i-th of several; the same seed gives the same tokens, in whatever batch. progress: called at every step.
         Raises MimoError for bad grids and for prompts that do not fit into the context, before anything is computed.
         """
-        single = not isinstance(ids, (list, tuple))
-        grids = [ids] if single else list(ids)
-        if not grids:
-            raise MimoError("ids: the list is empty")
-        requests = self._requests(grids, max_new_patches, greedy, text_sampling, audio_sampling, stop or Stop(), seed)
-        pieces = self._pieces(requests, bool(stream))
+        requests = self._requests(ids, max_new_patches, greedy, text_sampling, audio_sampling, stop or Stop(), seed)
+        pieces = self._pieces(requests, stream, progress)
         if stream:
             return pieces
         found = {piece.item: piece.generation for piece in pieces if piece.generation is not None}
-        return found[0] if single else [found[i] for i in range(len(grids))]
+        return [found[i] for i in range(len(requests))] if isinstance(ids, (list, tuple)) else found[0]
 
     def _requests(
         self,
-        grids: Sequence[Any],
+        ids: Grids,
         max_new: int,
         greedy: bool,
         text: Samplings,
@@ -207,17 +219,19 @@ class MimoAudioLM:
         seed: int | Sequence[int] | None,
     ) -> list[Request]:
         check_integer("max_new_patches", max_new, 1, 2**20)
+        grids = _named(ids)
         count, context = len(grids), self.config.max_position_embeddings
-        texts, audios = (_each(name, GREEDY if greedy else value, count)
-                         for name, value in (("text_sampling", text), ("audio_sampling", audio)))  # fmt: skip
+        texts, audios = _each("text_sampling", text, count), _each("audio_sampling", audio, count)
+        if greedy:
+            texts, audios = ([replace(s, temperature=0.0, repetition_penalty=1.0) for s in both]
+                             for both in (texts, audios))  # fmt: skip
         seeds = _seeds(seed, count)
         stop_ids = tuple(self.tokenizer.token_id(token) for token in stop.tokens)
         seconds = stop.max_seconds
-        patches = None if seconds is None else max(1, round(seconds * FRAME_RATE / self.config.group_size))
+        patches = None if seconds is None else max(1, int(seconds * FRAME_RATE / self.config.group_size))
         requests = []
-        for i, item in enumerate(grids):
-            where = "ids" if count == 1 else f"ids[{i}]"
-            grid = self.layout.check_grid(item.cpu() if isinstance(item, Tensor) else item, where)
+        for i, (where, item) in enumerate(grids):
+            grid = self.layout.check_grid(_as_array(item), where)
             length = grid.shape[1] // self.config.group_size
             if length >= context:
                 raise MimoError(f"{where}: the prompt has {length} positions, {length - context + 1} more than fit into"
@@ -227,9 +241,13 @@ class MimoAudioLM:
             requests.append(Request(grid, room, texts[i], audios[i], stop_ids, patches, generator))
         return requests
 
-    def _pieces(self, requests: Sequence[Request], stream: bool) -> Iterator[Piece]:
+    def _pieces(
+        self, requests: Sequence[Request], stream: bool, progress: Callable[[], None] | None
+    ) -> Iterator[Piece]:
         writers = [_Writer(self, i, request, stream) for i, request in enumerate(requests)]
         for step in generate(self._steps, self.layout, requests):
+            if progress is not None:
+                progress()
             for writer, position in zip(writers, step, strict=True):
                 if position is not None:
                     yield from writer.add(position)
@@ -299,7 +317,9 @@ class MimoAudioLM:
         if not whole:
             raise MimoError("audio: shorter than a patch of 0.16 s")
         stop = Stop((*Stop().tokens, "<|eosp|>"), seconds)
-        return self.run("continuation", {"audio": codes[:, :whole]}, **{"stop": stop, **options})
+        most = 2 * int(seconds * FRAME_RATE / self.config.group_size) + 16  # text may come in between
+        options = {"max_new_patches": most, **options, "stop": stop}
+        return self.run("continuation", {"audio": codes[:, :whole]}, **options)
 
     def run(
         self,
@@ -313,6 +333,7 @@ class MimoAudioLM:
         stop: Stop | None = None,
         seed: int | None = None,
         stream: bool = False,
+        progress: Callable[[], None] | None = None,
     ) -> Any:
         """Any task of the registry by name. Samplings are the task's own when None; tasks that answer in text draw no
         audio. The rest is as in `generate`."""
@@ -320,18 +341,19 @@ class MimoAudioLM:
         entry = TASKS[task]
         text = text_sampling or Sampling(**entry.text)  # type: ignore[arg-type]
         audio = audio_sampling or Sampling(**entry.audio)  # type: ignore[arg-type]
-        text = GREEDY if greedy else text
         if not entry.speaks or arguments.get("speak") is False:
             special = self.tokenizer.special
             text = replace(text, forbidden=(*text.forbidden, special.empty, special.speech_start))
         return self.generate(
             grid,
             max_new_patches=max_new_patches,
+            greedy=greedy,
             text_sampling=text,
-            audio_sampling=GREEDY if greedy else audio,
+            audio_sampling=audio,
             stop=stop,
             seed=seed,
             stream=stream,
+            progress=progress,
         )
 
     # ---- audio that goes in --------------------------------------------------------------------------------------
@@ -343,9 +365,10 @@ class MimoAudioLM:
         if name == "audio":
             return self._codes(name, value)
         if name == "voice":
-            codes = self._codes(name, value)
-            if codes.shape[1] < MIN_VOICE_SECONDS * FRAME_RATE:
-                seconds = codes.shape[1] / FRAME_RATE
+            audio = self._encoded(name, value)
+            codes = self.layout.check_codes(audio, FRAME_RATE, name)
+            seconds = audio.duration if isinstance(audio, AudioCodes) else codes.shape[1] / FRAME_RATE
+            if seconds < MIN_VOICE_SECONDS:
                 raise MimoError(f"voice: {seconds:.2f} s is too short for a sample; at least {MIN_VOICE_SECONDS} s")
             return codes
         if name in ("turns", "examples"):
@@ -369,24 +392,35 @@ class MimoAudioLM:
 
     def _codes(self, where: str, audio: Audio) -> np.ndarray:
         """Codes [C, T] of whatever audio is; MimoError when they are of another codec, or one is needed."""
-        if isinstance(audio, AudioCodes):
-            known = self.codec.model_id.rpartition("@")[2] if self.codec is not None else None
-            if known and audio.model and audio.model.rpartition("@")[2] != known:
-                raise MimoError(f"{where}: codes of {audio.model}; the codec attached is {self.codec.model_id}")  # type: ignore[union-attr]
-            return self.layout.check_codes(audio, FRAME_RATE, where)
+        return self.layout.check_codes(self._encoded(where, audio), FRAME_RATE, where)
+
+    def _encoded(self, where: str, audio: Audio) -> AudioCodes | np.ndarray:
         if isinstance(audio, (str, os.PathLike)) and str(audio).lower().endswith(".mimo"):
-            return self._codes(where, AudioCodes.load(audio))
+            audio = AudioCodes.load(audio)
+        if isinstance(audio, AudioCodes):
+            if self.codec is not None and audio.model:
+                own = self.codec.model_id
+                if audio.model.rpartition("@")[2] != own.rpartition("@")[2]:
+                    raise MimoError(f"{where}: codes of {audio.model}; the codec attached is {own}")
+            return audio
         if isinstance(audio, (np.ndarray, Tensor)):
-            return self.layout.check_codes(audio.cpu() if isinstance(audio, Tensor) else audio, FRAME_RATE, where)
+            return _as_array(audio)
         if self.codec is None:
             raise MimoError(f"{where}: only codes can be read without a codec: from_pretrained(..., codec='nano')")
-        if isinstance(audio, tuple):
-            if len(audio) != 2:
-                raise MimoError(f"{where}: a waveform comes with its sample rate: (waveform, Hz)")
-            return self.layout.check_codes(self.codec.encode(*audio, self.config.audio_channels), FRAME_RATE, where)
-        return self.layout.check_codes(
-            self.codec.encode(audio, num_quantizers=self.config.audio_channels), FRAME_RATE, where
-        )
+        if not isinstance(audio, tuple):
+            info = audio_info(audio)
+            self._check_seconds(where, (info.num_samples or 0) / info.sample_rate)
+            return self.codec.encode(audio, num_quantizers=self.config.audio_channels)
+        if len(audio) != 2:
+            raise MimoError(f"{where}: a waveform comes with its sample rate: (waveform, Hz)")
+        return self.codec.encode(*audio, self.config.audio_channels)
+
+    def _check_seconds(self, where: str, seconds: float) -> None:
+        """MimoError for audio that cannot fit into the context, before it is encoded."""
+        most = self.config.max_position_embeddings * self.config.group_size / FRAME_RATE
+        if seconds > most:
+            raise MimoError(f"{where}: {seconds:.0f} s of audio, {seconds - most:.0f} more than the context of"
+                            f" {self.config.max_position_embeddings} positions holds")  # fmt: skip
 
     # ---- audio that comes out ------------------------------------------------------------------------------------
 
@@ -405,69 +439,95 @@ class _Writer:
 
     def __init__(self, lm: MimoAudioLM, item: int, request: Request, stream: bool):
         self.lm, self.item, self.request, self.stream = lm, item, request, stream
-        self.tokens: list[int] = []
         self.patches: list[Tensor] = []
         self.columns: list[Tensor] = []
-        self.samples: list[Tensor] = []
         self.state: Any = None
         self.empty = torch.tensor(lm.config.speech_zeroemb_idx)[:, None].expand(-1, lm.config.group_size)
-        self.shown = ""
+        self.think, self.answer = (lm.tokenizer.tokenizer.token_to_id(name) for name in ("<think>", "</think>"))
+        self.thoughts, self.text = _Text(lm.tokenizer), _Text(lm.tokenizer)
+        self.is_thinking = False
+        for token in lm.layout.token_ids(request.grid).tolist():
+            self._turn(token)
+
+    def _turn(self, token: int) -> bool:
+        """Thinking begins or ends with this token."""
+        turns = token in (self.think, self.answer)
+        self.is_thinking = token == self.think if turns else self.is_thinking
+        return turns
 
     def add(self, position: Position) -> Iterator[Piece]:
         """A new position -> what can be shown of it, and the generation when it is the last."""
         group = self.lm.config.group_size
         codes = self.empty if position.patch is None else position.patch
         self.columns.append(torch.cat((torch.full((1, group), position.token), codes)))
-        if position.patch is None:
-            self.tokens.append(position.token)
-        else:
+        if position.patch is not None:
             self.patches.append(position.patch)
+        elif not self._turn(position.token):
+            (self.thoughts if self.is_thinking else self.text).tokens.append(position.token)
         if self.stream:
             piece = self._piece(position)
-            if piece.text or piece.codes is not None:
+            if piece.text or piece.thoughts or piece.codes is not None:
                 yield piece
         if position.end is not None:
             yield self._last(position.end)
 
     def _piece(self, position: Position) -> Piece:
-        if position.patch is not None:
-            waveform = None
-            if self.lm.codec is not None:
-                waveform, self.state = self.lm.codec.decode_chunk(position.patch, self.state)
-                self.samples.append(waveform.cpu())
-            return Piece(self.item, codes=self.lm._wrap([position.patch]), waveform=waveform)
-        whole = self.lm.tokenizer.decode(self.tokens)
-        if whole.endswith("\ufffd"):  # a character of which bytes are still to come
-            return Piece(self.item)
-        new, self.shown = whole[len(self.shown) :], whole
-        return Piece(self.item, text=new)
+        if position.patch is None:
+            return Piece(self.item, self.text.new(), self.thoughts.new())
+        waveform = None
+        if self.lm.codec is not None:
+            waveform, self.state = self.lm.codec.decode_chunk(position.patch, self.state)
+            waveform = waveform.cpu()
+        return Piece(self.item, codes=self.lm._wrap([position.patch]), waveform=waveform)
 
     def _last(self, end: int | str) -> Piece:
         lm = self.lm
-        text, thoughts = lm.tokenizer.decode(self.tokens), None
-        if "</think>" in text:
-            thoughts, _, text = text.partition("</think>")
-            thoughts = thoughts.removeprefix("<think>").strip()
         codes = lm._wrap(self.patches)
-        waveform, rest = self._waveform(codes)
         reason = end if isinstance(end, str) else lm.tokenizer.token(end)
         length = self.request.grid.shape[1] // lm.config.group_size + len(self.columns)
         if reason == "max_new_patches" and length >= lm.config.max_position_embeddings:
             reason = "context"
-        left = lm.tokenizer.decode(self.tokens)[len(self.shown) :] if self.stream else ""
-        generation = Generation(torch.cat(self.columns, dim=1), text.strip(), thoughts, codes, waveform, reason)
-        return Piece(self.item, left, waveform=rest, generation=generation)
-
-    def _waveform(self, codes: AudioCodes | None) -> tuple[Tensor | None, Tensor | None]:
-        """All samples, and of a stream those that have not been shown."""
-        codec = self.lm.codec
-        if codes is None or codec is None:
-            return None, None
+        waveform = rest = None
+        if codes is not None and lm.codec is not None:
+            waveform = lm.codec.decode(codes)
+            if self.stream:
+                rest = lm.codec.decode_chunk(self.patches[-1][:, :0], self.state, last=True)[0].cpu()
+        text, thoughts = self.text.whole().strip(), self.thoughts.whole().strip() or None
+        generation = Generation(torch.cat(self.columns, dim=1), text, thoughts, codes, waveform, reason)
         if not self.stream:
-            return codec.decode(codes), None
-        empty = codes.codes[:, :0]
-        rest = codec.decode_chunk(empty, self.state, last=True)[0].cpu()  # type: ignore[arg-type]
-        return torch.cat([*self.samples, rest]), rest
+            return Piece(self.item, generation=generation)
+        return Piece(self.item, self.text.new(True), self.thoughts.new(True), waveform=rest, generation=generation)
+
+
+class _Text:
+    """Tokens as they come -> text as far as its characters are complete."""
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self.tokenizer, self.tokens, self.shown = tokenizer, [0][:0], ""
+
+    def whole(self) -> str:
+        return self.tokenizer.decode(self.tokens)
+
+    def new(self, last: bool = False) -> str:
+        """What has not been shown yet."""
+        whole = self.whole()
+        if whole.endswith("\ufffd") and not last:  # a character of which bytes are still to come
+            return ""
+        new, self.shown = whole[len(self.shown) :], whole
+        return new
+
+
+def _named(ids: Grids) -> list[tuple[str, Any]]:
+    """One grid or several -> each with what errors call it."""
+    if not isinstance(ids, (list, tuple)):
+        return [("ids", ids)]
+    if not ids:
+        raise MimoError("ids: the list is empty")
+    return [(f"ids[{i}]", item) for i, item in enumerate(ids)]
+
+
+def _as_array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
 
 
 def _each(name: str, value: Samplings, count: int) -> list[Sampling]:
@@ -489,25 +549,3 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
         return [check_integer("seed", item, 0, 2**63 - 1) for item in seed]
     first = check_integer("seed", seed, 0, 2**62)
     return [first + i for i in range(count)]
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MimoError(f"device: {device!s} cannot be used ({str(error).splitlines()[0]})") from None
-    return torch.device(device)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    known = DTYPES | {str(value): value for value in DTYPES.values()}
-    if str(dtype) not in known:
-        raise MimoError(f"dtype: {dtype!r} is not supported: float32, bfloat16 or float16")
-    return known[str(dtype)]
-
-
-__all__ = ["Audio", "Generation", "LMConfig", "MimoAudioLM", "Piece"]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
 from mimo_codec.lm.layout import Audio, Layout, Run, Text
 from mimo_codec.lm.tokenizer import TextTokenizer
 
@@ -54,6 +55,12 @@ class Wording:
             raise MimoError(f"wording: there is no {', '.join(map(str, unknown))}; there is {', '.join(known)}")
         return dataclasses.replace(self, **changes)
 
+    def save(self, path: Path) -> None:
+        """Write a prompts.json."""
+        with atomic_path(path) as temporary:
+            content = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+            temporary.write_text(content + "\n", encoding="utf-8")
+
     @classmethod
     def load(cls, path: str | Path) -> Wording:
         """Read a prompts.json: {"language": "en" or "zh", and pieces by name}."""
@@ -65,7 +72,7 @@ class Wording:
             raise MimoError(f"{path}: an object with pieces of wording is needed")
         language = content.pop("language", "en")
         try:
-            return wording(language).replace(content)
+            return find_wording(language).replace(content)
         except MimoError as error:
             raise MimoError(f"{path}: {error}") from None
 
@@ -85,9 +92,9 @@ WORDINGS: Mapping[str, Wording] = MappingProxyType({
 """Language -> our own wording."""
 
 
-def wording(language: str) -> Wording:
+def find_wording(language: str) -> Wording:
     """Our wording in a language; MimoError lists the languages there are."""
-    if language not in WORDINGS:
+    if not isinstance(language, str) or language not in WORDINGS:
         raise MimoError(f"language: {language!r} is not known; there is {', '.join(WORDINGS)}")
     return WORDINGS[language]
 
@@ -207,8 +214,8 @@ def _check_turns(turns: Sequence[Turn], spoken: bool) -> None:
             raise MimoError(f"turns: turn {i} is of {turn.role!r}; user and assistant take turns, the user first")
         if turn.text is None and turn.audio is None:
             raise MimoError(f"turns: turn {i} has neither text nor audio")
-        if turn.text is not None and not turn.text.strip():
-            raise MimoError(f"turns: the text of turn {i} is empty")
+        if turn.text is not None:
+            _need_text(turn.text, f"turns: the text of turn {i}")
         if role == "assistant" and turn.text is None:
             raise MimoError(f"turns: turn {i} of the assistant needs its text")
         if role == "assistant" and spoken and turn.audio is None:
@@ -269,14 +276,21 @@ def _nucleus(temperature: float) -> dict[str, float]:
 
 
 def _need_text(text: str, name: str = "text") -> None:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise MimoError(f"{name}: is {text!r}, no text")
+    if not text.strip():
         raise MimoError(f"{name}: is empty")
 
 
 @_task(speaks=False, text=_GREEDY, audio=_nucleus(0.9))
 def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Segment]:
     """Transcription: audio -> text."""
-    return [*_message("user", Heard(audio), instruction or words.transcribe), *_assistant(NO_THINK)]
+    if instruction is not None:
+        _need_text(instruction, "instruction")
+    return [
+        *_message("user", Heard(audio), words.transcribe if instruction is None else instruction),
+        *_assistant(NO_THINK),
+    ]
 
 
 @_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))
@@ -284,7 +298,11 @@ def tts(words: Wording, text: str, voice: Codes | None = None, instruction: str 
     """Speech synthesis: text -> speech, with a voice sample or without."""
     _need_text(text)
     system = _message("system", words.voice_system, Heard(voice)) if voice is not None else []
-    return [*system, *_message("user", f"{instruction or words.speak}: {text}"), *_assistant(SPEECH)]
+    return [
+        *system,
+        *_message("user", f"{words.speak if instruction is None else instruction}: {text}"),
+        *_assistant(SPEECH),
+    ]
 
 
 @_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))
@@ -294,7 +312,7 @@ def tts_instruct(
     """Speech synthesis in a style that is described."""
     _need_text(text)
     _need_text(style, "style")
-    said = f"{instruction or words.speak}: {text}({style})"
+    said = f"{words.speak if instruction is None else instruction}: {text}({style})"
     return [*_style_system(words, voice), *_message("user", said), *_assistant(THINK)]
 
 
@@ -316,7 +334,10 @@ def understanding(words: Wording, audio: Codes, text: str | None = None, thinkin
     """A question about audio -> text."""
     if text is not None:
         _need_text(text, "question")
-    return [*_message("user", Heard(audio), text or words.understand), *_assistant(_thinking(thinking))]
+    return [
+        *_message("user", Heard(audio), words.understand if text is None else text),
+        *_assistant(_thinking(thinking)),
+    ]
 
 
 @_task(speaks=True, text=_nucleus(0.6), audio=_nucleus(0.6))
@@ -361,6 +382,7 @@ def few_shot(
     for i, example in enumerate(examples):
         if (example.input_audio is None) == (example.input_text is None):
             raise MimoError(f"examples: example {i} needs input_audio or input_text, and not both")
+        _need_text(example.output_text, f"examples: output_text of example {i}")
         if speak and example.output_audio is None:
             raise MimoError(f"examples: example {i} needs output_audio, for the answer is to be spoken")
         out: Segment = example.output_text

@@ -67,7 +67,8 @@ class TextTokenizer:
         return cls(found, folder)
 
     def __len__(self) -> int:
-        return int(self.tokenizer.get_vocab_size())
+        """One more than the highest id."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def split(self, markup: str) -> list[str | int]:
         """Markup -> plain text and ids of the special tokens that it names, in order."""
@@ -80,6 +81,10 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids; no special token comes of it, whatever names are in it."""
+        try:
+            text.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            raise MimoError(f"text: {text!r} is no Unicode text") from None
         ids, start = [], 0
         for match in self._marks.finditer(text):  # cut inside the name, so that it is no name any more
             ids += self._encode(text[start : match.start() + 1])
