@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, assert_one_line_error, make_speech
+from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
 
 pytest.importorskip("transformers", reason="needs the lm extra")
 
@@ -110,21 +111,20 @@ def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr, done
 
 
-def chat(lines: str, *options: object, model: Path) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "mimo_codec", "generate", "chat", "--model", str(model), *SAME,
-            "--max-tokens", "12", "--max-seconds", "0.5", *map(str, options)]  # fmt: skip
-    return subprocess.run(call, input=lines, capture_output=True, text=True, timeout=120)
+def test_a_chat_remembers_and_survives_mistakes(run, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
+    def chat(lines: str, *options: object) -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        outcome = run("generate", "chat", "--model", model, *SAME, "--max-tokens", 12, "--max-seconds", 0.5, *options)
+        assert outcome.code == 0, outcome
+        return outcome
 
-
-def test_a_chat_remembers_and_survives_mistakes(folder: Path, model: Path, tmp_path: Path) -> None:
-    done = chat("Hello\nHello\n", model=model)
-    assert done.returncode == 0, done
-    alone, again = chat("Hello\n", model=model), chat("Other\nHello\n", model=model)
-    assert done.stdout.startswith(alone.stdout) and len(done.stdout) > len(alone.stdout)
-    assert done.stdout[len(alone.stdout) :] != again.stdout[len(chat("Other\n", model=model).stdout) :]
-    spoken = chat(f"@{folder / 'nothing.wav'}\n@{folder / 'a.wav'}\nHello\n", "-o", tmp_path / "out", model=model)
-    errors = [line for line in spoken.stderr.splitlines() if "error" in line]
-    assert spoken.returncode == 0 and len(errors) == 1 and "nothing.wav" in errors[0], spoken
+    both, first = chat("Hello\nHello\n").out, chat("Hello\n").out
+    assert both.startswith(first) and len(both) > len(first)
+    other, other_first = chat("Other\nHello\n").out, chat("Other\n").out
+    assert both[len(first) :] != other[len(other_first) :]
+    spoken = chat(f"@{folder / 'nothing.wav'}\n@{folder / 'a.wav'}\nHello\n", "-o", tmp_path / "out")
+    errors = [line for line in spoken.err.splitlines() if "error" in line]
+    assert len(errors) == 1 and "nothing.wav" in errors[0], spoken
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.wav", "2.wav"]
 
 
