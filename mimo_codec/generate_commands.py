@@ -86,7 +86,6 @@ class _Session:
         lm = self.load()
         with counter("positions") as counted:
             found: Generation = ask(lm, {**self.options, **limits, "progress": counted})
-        warn_if_cut(found)
         return found
 
 
@@ -108,7 +107,9 @@ def _check_spoken(output: str, overwrite: bool) -> None:
     check_target(Path(output), overwrite)
 
 
-def _save_spoken(found: Generation, output: str, overwrite: bool) -> None:
+def _save_spoken(found: Generation, output: str, overwrite: bool, wanted_end: str = "") -> None:
+    if found.stop_reason != wanted_end:
+        warn_if_cut(found)
     if found.codes is None or found.waveform is None:
         raise MimoError(f"{output}: the model answered without speech, which ended with {found.stop_reason}")
     if Path(output).suffix.lower() in CODES:
@@ -122,6 +123,7 @@ def _save_spoken(found: Generation, output: str, overwrite: bool) -> None:
 
 
 def _save_written(found: Generation, output: str | None, overwrite: bool) -> None:
+    warn_if_cut(found)
     if found.thoughts:
         print(found.thoughts, file=sys.stderr)
     if output is None:
@@ -158,8 +160,7 @@ def start(context: typer.Context) -> None:
 def transcribe(
     audio: AudioFile, model: Model, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None,
-    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
+    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Write down what is said."""
     _check_written(output, overwrite)
@@ -198,8 +199,7 @@ def understand(
     question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.")] = None,
     thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None,
-    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
+    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Answer a question about audio."""
     _check_written(output, overwrite)
@@ -217,9 +217,8 @@ def dialogue(
     ] = None,
     system: System = None, voice: Voice = None, thinking: Thinking = False, codec: Codec = "nano", seed: Seed = None,
     greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
+    dtype: Dtype = None, quantize: Quantize = None, language: Language = None, compile: Compile = None,
+    overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Answer a spoken question or a conversation, aloud when OUT is an audio or .mimo file.
 
@@ -269,14 +268,13 @@ def continue_speech(
     audio: AudioFile, output: SpokenOutput, model: Model,
     seconds: Annotated[float, typer.Option(min=0.2, help="Of new speech, at most.")] = 10.0,
     codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None,
-    language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
+    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Go on where speech ends; OUT has what is new."""
     _check_spoken(output, overwrite)
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
     found = session.speak(seconds, lambda lm, options: lm.continue_speech(audio, seconds, **options))
-    _save_spoken(found, output, overwrite)
+    _save_spoken(found, output, overwrite, wanted_end="max_seconds")
 
 
 @generate.command()
@@ -322,7 +320,8 @@ def chat(
         except MimoError as error:  # the conversation goes on without this turn
             print_error(error)
             continue
-        warn_if_cut(answer)
+        if output is None:
+            warn_if_cut(answer)
         turns = [*asked, {"role": "assistant", "text": answer.text or "...", "audio": answer.codes}]
 
 
