@@ -335,8 +335,11 @@ class MimoAudioLM:
         stream: bool = False,
         progress: Callable[[], None] | None = None,
     ) -> Any:
-        """Any task of the registry by name. Samplings are the task's own when None; tasks that answer in text draw no
-        audio. The rest is as in `generate`."""
+        """Any task of the registry by name -> Generation, or an iterator of Piece with `stream`.
+
+        max_new_patches: most new positions, 0.16 s each where they are audio. Samplings are the task's own when None;
+        tasks that answer in text draw no audio. The rest is as in `generate`. Raises what `prompt` and `generate` do.
+        """
         grid = self.prompt(task, **arguments)
         entry = TASKS[task]
         text = text_sampling or Sampling(**entry.text)  # type: ignore[arg-type]
@@ -503,7 +506,9 @@ class _Text:
     """Tokens as they come -> text as far as its characters are complete."""
 
     def __init__(self, tokenizer: TextTokenizer):
-        self.tokenizer, self.tokens, self.shown = tokenizer, [0][:0], ""
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.shown = ""
 
     def whole(self) -> str:
         return self.tokenizer.decode(self.tokens)
