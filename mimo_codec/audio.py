@@ -9,7 +9,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,13 @@ def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) ->
 def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
     try:
         _check_readable(path)
-        raw = (_EndlessFile if _is_mp3_of_unknown_length(path) else io.FileIO)(path)
+        endless = _EndlessFile(path) if _is_mp3_of_unknown_length(path) else None
     except OSError as error:
         raise MimoError(f"{path}: cannot be read: {error.strerror}") from error
-    with raw:
+    with endless or nullcontext():
         try:
-            file = _ForwardFile(raw)
+            # By its path where possible: libsndfile reads others through callbacks, and Ctrl-C is lost in those.
+            file = _ForwardFile(path if endless is None else endless)
         except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
             raise MimoError(f"{path}: is not audio in a known format; wav, flac, ogg, opus and mp3 are") from error
         with file:
