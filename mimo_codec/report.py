@@ -34,7 +34,7 @@ def progress_bar(action: str, lengths: Mapping[Key, float]) -> Iterator[Callable
     from rich.console import Console
 
     known = {job: seconds for job, seconds in lengths.items() if math.isfinite(seconds)}
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)  # or lines printed meanwhile would be cut at the width
     bar = progress.Progress(
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description} {task.fields[done]}/{task.fields[files]}"),
@@ -60,7 +60,7 @@ def counter(what: str) -> Iterator[Callable[[], None]]:
     from rich import progress
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     columns = (progress.SpinnerColumn(), progress.TextColumn("{task.completed:.0f} {task.description}"),
                progress.TimeElapsedColumn())  # fmt: skip
     with progress.Progress(*columns, console=console, redirect_stdout=False, transient=True,

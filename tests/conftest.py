@@ -1,11 +1,16 @@
 """Fixtures: a small streaming codec with random weights, speech-like audio, and the command in this process."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one test on each core instead of all cores for each test
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from mimo_codec import CodecConfig, MimoCodec, save_audio
