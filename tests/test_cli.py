@@ -159,7 +159,7 @@ def test_interrupted_encode_leaves_whole_files_only(tmp_path, tiny_folder):
         (tmp_path / "in" / f"{i:03}.wav").hardlink_to(first)
     out = tmp_path / "out"
     process = start("encode", tmp_path / "in", "-o", out, "-m", tiny_folder, "--batch-seconds", 1)
-    wait_until(lambda: len(list(out.glob("*.mimo"))) > 1, process)
+    wait_until(lambda: len(list(out.glob("[0-9]*.mimo"))) > 1, process)  # none of the temporary ones, .*.mimo
     process.send_signal(signal.SIGINT)
     outcome = Outcome(process.wait(60), *process.communicate())
     assert_one_line_error(outcome, "interrupted", code=130)
