@@ -27,3 +27,10 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
         got = reprlib.repr(value)
         raise MimoError(f"{name} must be a number from {low} to {high}, not {got}")
     return float(value)
+
+
+def check_count(num_quantizers: object, most: int) -> None:
+    """MimoError unless 1 <= num_quantizers <= most."""
+    is_integer = isinstance(num_quantizers, (int, np.integer)) and not isinstance(num_quantizers, bool)
+    if not is_integer or not 1 <= num_quantizers <= most:  # type: ignore[operator]
+        raise MimoError(f"num_quantizers = {num_quantizers!r}: this model has {most} codebooks, ask for 1..{most}")

@@ -13,20 +13,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mimo_codec.audio import check_waveform, iter_audio
 from mimo_codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
-from mimo_codec.checks import check_number
 from mimo_codec.codes import MAX_MODEL_LENGTH, AudioCodes
 from mimo_codec.config import CodecConfig
 from mimo_codec.decoder import Decoder
 from mimo_codec.encoder import Encoder
 from mimo_codec.errors import MimoError
+from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, groups, with_last
 from mimo_codec.mel import LogMel
 from mimo_codec.quantizer import ResidualQuantizer
 from mimo_codec.resampling import resample
 from mimo_codec.transformer import State
 
 AudioLike = str | os.PathLike[str] | np.ndarray | Tensor
-BLOCK_SECONDS = 20.0
-"""Audio worked on at a time by models that stream, and read from files by all."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -215,7 +213,7 @@ class MimoCodec(nn.Module):
         segment = self.config.segment_frames * self.config.mels_per_frame
         state = self.mel.initial_state(1)
         waiting = torch.zeros(1, 0, self.config.mel.n_mels, device=self.device)
-        for block, last in _with_last(blocks):
+        for block, last in with_last(blocks):
             mel, state = self.mel.step(block[None], state, last)
             waiting = torch.cat((waiting, mel), dim=1)
             while waiting.shape[1] >= segment or (last and waiting.shape[1] > 0):
@@ -224,7 +222,7 @@ class MimoCodec(nn.Module):
 
     def _stream_features(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         mel_state, state = self.mel.initial_state(1), self.encoder.initial_state(1)
-        for block, last in _with_last(blocks):
+        for block, last in with_last(blocks):
             mel, mel_state = self.mel.step(block[None], mel_state, last)
             features, state = self.encoder.step(mel, state, last)
             yield features
@@ -245,7 +243,7 @@ class MimoCodec(nn.Module):
         through the model at a time; items longer than a segment (or a minute) go alone.
         """
         self.quantizer.check_count(num_quantizers)
-        _check_batch("audio", audio, batch_seconds)
+        check_batch("audio", audio, batch_seconds)
         if isinstance(sample_rate, (np.ndarray, Tensor)):
             sample_rate = sample_rate.tolist()
         rates = sample_rate if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
@@ -259,7 +257,7 @@ class MimoCodec(nn.Module):
                 short[i] = waveform
             else:
                 results[i] = self.encode(waveform, self.sample_rate, num_quantizers)
-        for indices in _groups({i: len(w) for i, w in short.items()}, batch_seconds * self.sample_rate):
+        for indices in groups({i: len(w) for i, w in short.items()}, batch_seconds * self.sample_rate):
             mels = [self.mel(short[i][None].to(self.device))[0] for i in indices]
             lengths = torch.tensor([len(m) for m in mels], device=self.device)
             features = self.encoder(pad_sequence(mels, batch_first=True).to(self.dtype), lengths)
@@ -346,7 +344,7 @@ class MimoCodec(nn.Module):
         decoder = self.require_decoder()
         size = self.config.segment_frames or round(BLOCK_SECONDS * self.frame_rate)
         state: State | None = None
-        for piece, last in _with_last(ids.split(size, dim=1)):
+        for piece, last in with_last(ids.split(size, dim=1)):
             if self.config.segment_frames is None:
                 waveform, state = self.decode_chunk(piece, state, last)
                 yield waveform
@@ -360,13 +358,13 @@ class MimoCodec(nn.Module):
         Models in bfloat16 or float16 round differently in a batch, so there the items go one by one.
         """
         decoder = self.require_decoder()
-        _check_batch("codes", codes, batch_seconds)
+        check_batch("codes", codes, batch_seconds)
         wrapped = [self._as_codes(item) for item in codes]
         longest = self.config.segment_frames or round(60 * self.frame_rate)
         longest = longest if self.dtype == torch.float32 else 0
         results = {i: self.decode(item) for i, item in enumerate(wrapped) if item.num_frames > longest}
         short = {i: item.num_frames for i, item in enumerate(wrapped) if i not in results}
-        for indices in _groups(short, batch_seconds * self.frame_rate):
+        for indices in groups(short, batch_seconds * self.frame_rate):
             rows = [self.quantizer.decode(self._code_tensor(wrapped[i])) for i in indices]
             lengths = torch.tensor([len(r) for r in rows], device=self.device)
             waveforms = decoder(pad_sequence(rows, batch_first=True).to(self.dtype), lengths).cpu()
@@ -455,18 +453,7 @@ class MimoCodec(nn.Module):
             self._check_array(codes)  # AudioCodes are never empty, a chunk of a stream may be
             return torch.zeros(codes.shape, dtype=torch.int64, device=self.device)
         codes = self._as_codes(codes)
-        if codes.model is not None and codes.model.rpartition("@")[2] != self.quantizer.fingerprint():
-            raise MimoError(f"codes: made by {codes.model}, this model is {self.model_id}: use the one that made them")
-        if codes.codebook_sizes != self.codebook_sizes[: codes.num_quantizers]:
-            raise MimoError(
-                f"codes: codebook sizes {list(codes.codebook_sizes)} do not fit {self.model_id}, which has"
-                f" {list(self.codebook_sizes)}"
-            )
-        if (codes.sample_rate, codes.frame_rate) != (self.sample_rate, self.frame_rate):
-            raise MimoError(
-                f"codes: {codes.frame_rate:g} frames of audio at {codes.sample_rate} Hz a second do not fit"
-                f" {self.model_id}, which has {self.frame_rate:g} at {self.sample_rate} Hz"
-            )
+        check_fit(codes, self.model_id, self.codebook_sizes, self.sample_rate, self.frame_rate)
         ids = codes.codes if isinstance(codes.codes, Tensor) else torch.from_numpy(codes.to_numpy())
         return ids.to(self.device)
 
@@ -496,34 +483,3 @@ def _check_state(state: object, initial: State, function: str) -> State:
     if not isinstance(state, dict) or state.keys() != initial.keys():
         raise MimoError(f"state: is not what {function} of this model returned; None starts a new stream")
     return state
-
-
-def _check_batch(name: str, items: object, batch_seconds: float) -> None:
-    if isinstance(items, (str, bytes, os.PathLike, AudioCodes, np.ndarray, Tensor)):
-        raise MimoError(f"{name}: is a single {type(items).__name__}; a list of items is needed")
-    check_number("batch_seconds", batch_seconds, 0, float("inf"))
-
-
-def _with_last(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """Each item, and whether it is the last."""
-    iterator = iter(items)
-    try:
-        current = next(iterator)
-    except StopIteration:
-        return
-    for following in iterator:
-        yield current, False
-        current = following
-    yield current, True
-
-
-def _groups(sizes: Mapping[int, int], most: float) -> Iterator[list[int]]:
-    """Indices in groups of similar size, padded size at most `most` (or one item)."""
-    group: list[int] = []
-    for index in sorted(sizes, key=lambda i: sizes[i]):
-        if group and (len(group) + 1) * sizes[index] > most:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 from vector_quantize_pytorch import ResidualVQ
 
+from mimo_codec.checks import check_count
 from mimo_codec.config import QuantizerConfig
 from mimo_codec.errors import MimoError
 from mimo_codec.precision import Float32Module
@@ -56,10 +56,7 @@ class ResidualQuantizer(Float32Module):
 
     def check_count(self, num_quantizers: int) -> None:
         """MimoError unless 1 <= num_quantizers <= Q."""
-        is_integer = isinstance(num_quantizers, (int, np.integer)) and not isinstance(num_quantizers, bool)
-        if not is_integer or not 1 <= num_quantizers <= self.config.num_quantizers:
-            most = self.config.num_quantizers
-            raise MimoError(f"num_quantizers = {num_quantizers!r}: this model has {most} codebooks, ask for 1..{most}")
+        check_count(num_quantizers, self.config.num_quantizers)
 
     @torch.no_grad()
     def encode(self, features: Tensor, num_quantizers: int) -> Tensor:

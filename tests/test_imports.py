@@ -26,18 +26,19 @@ ALLOWED = {
     "config": BASE,
     "bitstream": BASE | {"checks"},
     "codes": VALUES | {"bitstream"},
+    "interface": VALUES | {"codes"},
     "resampling": BASE,
     "audio": BASE | {"files", "resampling"},
     "mel": FRONT | {"transformer"},
     "transformer": FRONT,
-    "quantizer": FRONT,
+    "quantizer": FRONT | {"checks"},
     "encoder": LAYERS,
     "vocoder": LAYERS,
     "decoder": LAYERS | {"vocoder"},
     "weights": BASE,
     "checkpoint": BASE | {"config", "files", "weights"},
     "codec": LAYERS
-    | {"audio", "checkpoint", "checks", "codes", "decoder", "encoder", "mel", "quantizer", "resampling", "vocoder"},
+    | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
 }
 TORCH_FREE = ("errors", "checks", "files", "config", "bitstream", "codes", "lm.config", "lm.layout", "lm.prompts",
               "lm.tokenizer")  # fmt: skip

@@ -1,0 +1,238 @@
+"""A MimoCodec -> a folder of ONNX files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimo_codec import __version__
+from mimo_codec.checks import check_count, check_integer
+from mimo_codec.codec import MimoCodec
+from mimo_codec.errors import MimoError
+from mimo_codec.onnx.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
+from mimo_codec.onnx.session import METADATA, NEW
+
+OPSET = 20
+"""The newest of which ONNX Runtime's CUDA provider has every operator that is used here."""
+DTYPES = ("float32", "float16", "int8")
+MAX_INLINE_BYTES = 2**30
+"""Larger graphs keep their weights in a file beside them; one file can hold 2 GB."""
+Check = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One file: a module, inputs that show their types and ranks, and which sizes are free."""
+
+    module: nn.Module
+    inputs: Mapping[str, Any]
+    """Name of each argument -> example; a dictionary of tensors is a state."""
+    free: Mapping[str, Any]
+    """Name of each argument -> {dimension: name}."""
+    outputs: tuple[str, ...]
+    """In front of the new state, if there is one."""
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        return self.inputs.get("state", {})
+
+
+def export_codec(
+    codec: MimoCodec,
+    folder: str | Path,
+    *,
+    num_quantizers: int | None = None,
+    dtype: str = "float32",
+    opset: int = OPSET,
+    overwrite: bool = False,
+    check: Check | None = None,
+) -> list[Path]:
+    """Write encoder.onnx and decoder.onnx, and the steps of streams where the codec streams exactly.
+
+    num_quantizers: codebooks in the graphs; None: all. dtype: of encoder and decoder: float32; float16, the front end,
+    quantization and inverse STFT still in float32; or int8, weights and products of their matrices (for CPUs).
+    check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
+    Returns the files. Raises MimoError for an existing folder without `overwrite`, and for bad values.
+    """
+    folder = Path(folder)
+    count = codec.num_quantizers if num_quantizers is None else num_quantizers
+    check_count(count, codec.num_quantizers)
+    check_integer("opset", opset, 18, 25)
+    if dtype not in DTYPES:
+        raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
+    graphs = codec_graphs(_converted(codec, dtype), count)
+    metadata = describe(codec, count, dtype, list(graphs))
+    with new_folder(folder, overwrite) as temporary:
+        for name, graph in graphs.items():
+            write_graph(graph, temporary / f"{name}.onnx", {"graph": name, **metadata}, opset)
+            if dtype == "int8":
+                _quantize(temporary / f"{name}.onnx")
+        if check is not None:
+            check(temporary)
+        names = sorted(path.name for path in temporary.iterdir())
+    return [folder / name for name in names]
+
+
+def describe(codec: MimoCodec, num_quantizers: int, dtype: str, graphs: list[str]) -> dict[str, Any]:
+    """What every file says of itself; `export_id` tells which files belong together."""
+    digest = hashlib.sha256(json.dumps([num_quantizers, dtype, codec.config.to_dict()]).encode())
+    for name, value in codec.state_dict().items():
+        digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return {
+        "version": __version__,
+        "export_id": digest.hexdigest()[:16],
+        "model_id": codec.model_id,
+        "config": codec.config.to_dict(),
+        "num_quantizers": num_quantizers,
+        "dtype": dtype,
+        "graphs": graphs,
+        "decode_delay": codec.decoder.vocoder.delay if codec.decoder is not None else None,
+        "licence": codec.config.source.get("license", "that of the weights"),
+    }
+
+
+def codec_graphs(codec: MimoCodec, num_quantizers: int) -> dict[str, Graph]:
+    """The graphs that a codec has, by name."""
+    batch, frames, samples = "batch", "frames", "samples"
+    config = codec.config
+    streams = config.segment_seconds is None
+    waveform = torch.zeros(2, 2 * config.samples_per_frame + config.mel.n_fft)
+    lengths = torch.tensor([waveform.shape[1], config.samples_per_frame])
+    codes = torch.zeros(2, max(num_quantizers - 1, 1), 3, dtype=torch.int64)
+    graphs = {
+        "encoder": Graph(
+            EncoderGraph(codec, num_quantizers),
+            {"waveform": waveform, "lengths": lengths, "context": torch.zeros(2, dtype=torch.int64)},
+            {"waveform": {0: batch, 1: samples}, "lengths": {0: batch}, "context": None},
+            ("codes", "num_frames"),
+        )
+    }
+    if streams and config.streams_encode:
+        step = EncoderStepGraph(codec, num_quantizers)
+        hops = 3 * config.mels_per_frame + 4 - config.encoder.stride - (-config.mel.n_fft // config.mel.hop_length)
+        state, free = _batched(step.initial_state())
+        graphs["encoder_step"] = Graph(
+            step,
+            {"waveform": torch.zeros(2, hops * config.mel.hop_length), "num_mels": torch.tensor(99), "state": state},
+            {"waveform": {0: batch, 1: samples}, "num_mels": None, "state": free},
+            ("codes",),
+        )
+    if codec.decoder is None:
+        return graphs
+    codebooks = {1: "codebooks"} if num_quantizers > 2 else {}
+    graphs["decoder"] = Graph(
+        DecoderGraph(codec, num_quantizers),
+        {"codes": codes, "lengths": torch.tensor([3, 2])},
+        {"codes": {0: batch, **codebooks, 2: frames}, "lengths": {0: batch}},
+        ("waveform", "num_samples"),
+    )
+    if streams and config.streams_decode:
+        step = DecoderStepGraph(codec, num_quantizers)
+        state, free = _batched(step.initial_state())
+        graphs["decoder_step"] = Graph(
+            step,
+            {"codes": codes, "num_valid": torch.tensor(3), "state": state},
+            {"codes": {0: batch, **codebooks, 2: frames}, "num_valid": None, "state": free},
+            ("waveform",),
+        )
+    return graphs
+
+
+def _batched(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state of batch 1 -> one of batch 2, and its free sizes."""
+    two = {name: value.repeat(2, *[1] * (value.ndim - 1)) if value.ndim else value for name, value in state.items()}
+    return two, {name: {0: "batch"} if value.ndim else None for name, value in state.items()}
+
+
+def _converted(codec: MimoCodec, dtype: str) -> MimoCodec:
+    """A copy in evaluation mode on the CPU."""
+    codec = copy.deepcopy(codec).cpu().float().eval()
+    if dtype == "float16":
+        codec.encoder.half()
+        if codec.decoder is not None:
+            codec.decoder.half()
+    return codec.requires_grad_(False)
+
+
+def write_graph(graph: Graph, path: Path, metadata: Mapping[str, Any], opset: int) -> None:
+    """Trace a module and write it, its weights in a file of their own when they are large."""
+    names = [*(name for name in graph.inputs if name != "state"), *graph.state]
+    outputs = [*graph.outputs, *(NEW + name for name in graph.state)]
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module.eval(), kwargs=dict(graph.inputs), dynamic_shapes=dict(graph.free), input_names=names,
+            output_names=outputs, opset_version=opset, dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.model.metadata_props[METADATA] = json.dumps(metadata)
+    size = sum(parameter.nbytes for parameter in graph.module.state_dict().values())
+    program.save(str(path), external_data=size > MAX_INLINE_BYTES)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells what it does not find, such as torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _quantize(path: Path) -> None:
+    """Matrices of the networks to 8 bits; not those of the Fourier transforms, the mel filters and the codebooks."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path, load_external_data=False)
+    kept = [node.name for node in model.graph.node if node.op_type == "MatMul" and not _is_of_network(node)]
+    large = (path.parent / f"{path.name}.data").exists()
+    target = path.with_suffix(".int8.onnx")
+    quantize_dynamic(
+        path, target, op_types_to_quantize=["MatMul"], per_channel=True, nodes_to_exclude=kept,
+        weight_type=QuantType.QInt8, use_external_data_format=large,
+    )  # fmt: skip
+    os.replace(target, path)
+
+
+def _is_of_network(node: Any) -> bool:
+    scopes = " ".join(entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes")
+    return not any(part in scopes for part in ("fourier", "mel", "quantizer", "head"))
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` whose files take their places there when the block ends well.
+
+    When it raises, nothing is left. Raises MimoError when `folder` holds anything and `overwrite` is False.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
+        raise MimoError(f"{folder} already exists; pass overwrite=True (--overwrite)")
+    temporary = folder.parent / f".mimo-codec-{secrets.token_hex(8)}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.onnx*"):
+            old.unlink()
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise MimoError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

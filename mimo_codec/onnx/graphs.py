@@ -1,0 +1,448 @@
+"""The codec as torch modules that export to ONNX: waveform in, codes out, and back, with nothing left to do outside.
+
+They hold the networks of a MimoCodec and do what it does, in operations that every provider of ONNX Runtime has: real
+arithmetic, no loop or branch over lengths, attention in blocks where its window is limited. Batch, time and number of
+codebooks are dynamic; every item of a batch gives what it gives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mimo_codec.codec import MimoCodec
+from mimo_codec.config import MelConfig, Window
+from mimo_codec.decoder import UpsampleConv
+from mimo_codec.mel import LOG_FLOOR, mel_filters
+from mimo_codec.onnx.fourier import InverseRealFourier, RealFourier
+from mimo_codec.quantizer import ResidualQuantizer
+from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate
+from mimo_codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
+
+HIDDEN = -1e4
+"""Added to the scores of keys that a query may not see: nothing remains after the softmax, in float16 too."""
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def band(queries: Tensor, keys: Tensor, window: Window) -> Tensor:
+    """bool [..., queries, keys]: which key positions each query position may see; -1: unlimited."""
+    distance = keys[..., None, :] - queries[..., :, None]
+    left, right = (distance.shape[-1] + distance.shape[-2] if side < 0 else side for side in window)
+    return (distance >= -left) & (distance <= right)
+
+
+def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k^T) v over the keys that `mask` leaves, queries already scaled: [..., Tq, D]."""
+    weights = torch.where(mask, q @ k.transpose(-1, -2), HIDDEN).float().softmax(-1)
+    return weights.to(v.dtype) @ v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, valid: Tensor) -> Tensor:
+    """Self-attention [B, H, T, D] within a window; valid: bool [B, T], False on keys that nobody may see.
+
+    A query always sees its own key. With a limited window, queries are taken in blocks of the window's size and see
+    the block before and the first frames of the one after, so that work and memory grow with T, not with T^2.
+    """
+    left, right = window
+    size = max(left, right)
+    length = q.shape[2]
+    if left < 0 or right < 0:
+        positions = torch.arange(length, device=q.device)
+        mask = band(positions, positions, window) & valid[:, None, :] | band(positions, positions, (0, 0))
+        return weigh(q, k, v, mask[:, None])
+    if size == 0:
+        return v
+    num_blocks = (length + size - 1) // size
+    after = num_blocks * size - length
+    q = F.pad(q, (0, 0, 0, after)).unflatten(2, (num_blocks, size))
+    k, v = (_neighbours(F.pad(x, (0, 0, size, after + size)), num_blocks, size, right) for x in (k, v))
+    seen = _neighbours(F.pad(valid, (size, after + size))[:, None, :, None], num_blocks, size, right)[..., 0]
+    queries = torch.arange(size, 2 * size, device=q.device)
+    keys = torch.arange(2 * size + right, device=q.device)
+    mask = band(queries, keys, window) & seen[:, :, :, None] | band(queries, keys, (0, 0))
+    return weigh(q, k, v, mask).flatten(2, 3)[:, :, :length]
+
+
+def _neighbours(x: Tensor, num_blocks: int, size: int, right: int) -> Tensor:
+    """[B, H, (N + 2) size, D] -> [B, H, N, 2 size + right, D]: of each block but the outer two, what it may see."""
+    blocks = x.unflatten(2, (num_blocks + 2, size))
+    seen = [blocks[:, :, :num_blocks], blocks[:, :, 1 : num_blocks + 1]]
+    if right:
+        seen.append(blocks[:, :, 2:, :right])
+    return torch.cat(seen, dim=3)
+
+
+class LayerGraph(nn.Module):
+    """As TransformerLayer; queries, keys and values come from one product."""
+
+    def __init__(self, layer: TransformerLayer):
+        super().__init__()
+        attention = layer.self_attn
+        self.num_heads, self.window, self.rope_theta = attention.num_heads, attention.window, attention.rope_theta
+        self.norm, self.mlp, self.out_proj = layer.self_attn_layer_norm, layer.mlp, attention.out_proj
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        scale = (q.out_features // self.num_heads) ** -0.5
+        self.qkv = nn.Linear(q.in_features, 3 * q.out_features, dtype=q.weight.dtype)
+        self.qkv.weight.data = torch.cat((q.weight * scale, k.weight, v.weight)).detach()
+        self.qkv.bias.data = torch.cat((q.bias * scale, torch.zeros_like(q.bias), v.bias)).detach()
+        self.layer = layer  # holds what `mlp` uses
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, D] -> q (scaled), k, v, each [B, H, T, D / H], without positions."""
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b t (n h d) -> n b h t d", n=3, h=self.num_heads).unbind(0)
+        return q, k, v
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return self.mlp(x + self.out_proj(rearrange(mixed, "b h t d -> b t (h d)")))
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
+        q, k, v = self.project(x)
+        q, k = rotate(q, self.rope_theta), rotate(k, self.rope_theta)
+        return self._finish(x, attend(q, k, v, self.window, valid))
+
+    def step(self, x: Tensor, cache: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
+        """As TransformerLayer.step, for limited windows, with start and end as tensors []."""
+        left, right = self.window
+        num_new = x.shape[1]
+        waiting = torch.cat((cache["x"], x), dim=1) if right else x
+        q, k, v = self.project(waiting)
+        keys = torch.cat((cache["k"], k[:, :, right:]), dim=2)
+        values = torch.cat((cache["v"], v[:, :, right:]), dim=2)
+        steps = torch.arange(left + right + num_new, device=x.device)  # key i is at position start - left - right + i
+        positions, own = start - (left + right) + steps, left + steps[:num_new]
+        mask = band(own, steps, self.window) & (positions >= 0) & (positions < end) | band(own, steps, (0, 0))
+        q = rotate(F.pad(q[:, :, :num_new], (0, 0, left, 0)), self.rope_theta)[:, :, left:]
+        out = self._finish(waiting[:, :num_new], weigh(q, rotate(keys, self.rope_theta), values, mask))
+        new_cache = {"k": keys[:, :, num_new:], "v": values[:, :, num_new:]}
+        return out, new_cache | ({"x": waiting[:, num_new:]} if right else {})
+
+
+class StackGraph(nn.ModuleList):
+    """As Transformer."""
+
+    def __init__(self, stack: Transformer):
+        super().__init__(LayerGraph(layer) for layer in stack.layers)
+        self.skip_layer, self.look_ahead = stack.skip_layer, stack.look_ahead
+
+    def _after(self, number: int, x: Tensor, skipped: Tensor | None) -> Tensor | None:
+        return x if number == self.skip_layer else skipped
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
+        skipped = None
+        for number, layer in enumerate(self, start=1):
+            x = layer(x, valid)
+            skipped = self._after(number, x, skipped)
+        return x if skipped is None else x + skipped
+
+    def step(self, x: Tensor, state: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
+        """As Transformer.step, with start and end as tensors []."""
+        new_state: State = {}
+        skipped = None
+        for number, layer in enumerate(self, start=1):
+            x, cache = layer.step(x, scoped(state, str(number - 1)), start, end)
+            new_state |= scope(cache, str(number - 1))
+            start = start - layer.window[1]
+            skipped = self._after(number, x, skipped)
+        return (x if skipped is None else x + skipped), new_state
+
+
+def scoped(state: Mapping[str, Tensor], name: str) -> State:
+    """The part of a state that is called `name.*`, without that."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def scope(state: Mapping[str, Tensor], name: str) -> State:
+    """The inverse of `scoped`."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def present(state: State) -> State:
+    """Without what is empty, and without the statistics of norms that models which stream do not have."""
+    return {key: value for key, value in state.items() if value.numel() and not key.endswith("stats")}
+
+
+# ---- waveform -> log-mel ---------------------------------------------------------------------------------------------
+
+
+class MelGraph(nn.Module):
+    """As LogMel, for waveforms of different lengths in one batch."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: MelConfig):
+        super().__init__()
+        self.config, self.pad = config, config.n_fft // 2
+        window = torch.hann_window(config.window_size)
+        before = (config.n_fft - config.window_size) // 2
+        self.register_buffer("window", F.pad(window, (before, config.n_fft - config.window_size - before)))
+        filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
+        self.register_buffer("filters", filters)
+        self.fourier = RealFourier(config.n_fft)
+
+    def of_frames(self, samples: Tensor, num_frames: int) -> Tensor:
+        """Samples [B, (M + r - 1) hop] that hold M frames, r hops each -> log-mel [B, M, n_mels]."""
+        hop = self.config.hop_length
+        hops = samples.unflatten(1, (-1, hop))
+        num_hops = -(-self.config.n_fft // hop)
+        frames = torch.cat([hops[:, i : i + num_frames] for i in range(num_hops)], dim=-1)[..., : self.config.n_fft]
+        real, imaginary = self.fourier(frames * self.window)
+        mel = (real * real + imaginary * imaginary).sqrt() @ self.filters
+        return mel.clamp(min=LOG_FLOOR).log()
+
+    def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
+
+        context: how many samples at the start and at the end of every item are no sound of its own but surround it,
+        either none, then reflections surround it, or at least n_fft / 2.
+        """
+        hop, before, after = self.config.hop_length, context[0], context[1]
+        num_frames = 1 + waveform.shape[1] // hop
+        samples = F.pad(waveform * length_mask(lengths, waveform.shape[1]), (0, self.pad + 1))
+        ends = torch.clamp(lengths, min=self.pad + 1)[:, None] - 1  # what is too short to reflect sees zeros after it
+        size = (num_frames - 1 + -(-self.config.n_fft // hop)) * hop
+        index = (torch.arange(size, device=waveform.device) - self.pad + before).abs()[None]
+        index = (ends - (ends - index).abs()).clamp(min=0)
+        mel = self.of_frames(samples.gather(1, index), num_frames)
+        return mel, 1 + (lengths - before - after) // hop
+
+
+# ---- encoder ---------------------------------------------------------------------------------------------------------
+
+
+class QuantizerGraph(nn.Module):
+    """As ResidualQuantizer, all codebooks in one table."""
+
+    table: Tensor
+    starts: Tensor
+
+    def __init__(self, quantizer: ResidualQuantizer, num_quantizers: int):
+        super().__init__()
+        codebooks = [quantizer.codebook(i).detach().clone() for i in range(num_quantizers)]
+        self.sizes = [len(codebook) for codebook in codebooks]
+        self.register_buffer("table", torch.cat(codebooks))
+        self.register_buffer("starts", torch.tensor([sum(self.sizes[:i]) for i in range(num_quantizers)]))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """features [B, T, D] -> codes [B, Q, T]."""
+        residual, codes = features.float(), []
+        for entries in self.table.split(self.sizes):
+            distance = entries.square().sum(-1) - 2 * residual @ entries.T
+            chosen = distance.argmin(-1)
+            residual = residual - F.embedding(chosen, entries)
+            codes.append(chosen)
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes [B, q, T] of the first q codebooks -> [B, T, D]."""
+        rows = codes + self.starts[: codes.shape[1], None]
+        return F.embedding(rows, self.table).sum(1)
+
+
+class EncoderGraph(nn.Module):
+    """encoder.onnx: waveforms -> codes."""
+
+    def __init__(self, codec: MimoCodec, num_quantizers: int):
+        super().__init__()
+        self.mel = MelGraph(codec.config.mel)
+        self.encoder, self.layers = codec.encoder, StackGraph(codec.encoder.layers)
+        self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
+
+    def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """waveform [B, S] at the codec's rate, lengths [B] samples, context [2] -> codes [B, Q, T], code frames [B].
+
+        Codes beyond the end of an item are 0. context: see MelGraph.
+        """
+        mel, num_mels = self.mel(waveform, lengths, context)
+        encoder = self.encoder
+        mel = (mel * length_mask(num_mels, mel.shape[1])[..., None]).to(encoder.conv1.weight.dtype)
+        x = encoder._convolve(mel, True, True, num_mels)
+        num_hidden = (num_mels - 1) // encoder.stride + 1
+        x = self.layers(x, length_mask(num_hidden, x.shape[1]))
+        num_frames = (num_hidden + encoder.pool - 1) // encoder.pool
+        codes = self.quantizer.encode(encoder._pool(x, num_hidden))
+        return codes * length_mask(num_frames, codes.shape[2])[:, None], num_frames
+
+
+class EncoderStepGraph(nn.Module):
+    """encoder_step.onnx: a chunk of a stream -> its codes, for causal encoders.
+
+    Frame f of a stream needs its samples from (s f - 2) hop - n_fft / 2 to (s (f + 1) + 2 - stride) hop + n_fft / 2,
+    s = stride pool mel frames a code frame; what lies outside the stream is reflected by the caller.
+    """
+
+    def __init__(self, codec: MimoCodec, num_quantizers: int):
+        super().__init__()
+        self.mel = MelGraph(codec.config.mel)
+        self.encoder, self.layers = codec.encoder, StackGraph(codec.encoder.layers)
+        self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
+
+    def initial_state(self) -> State:
+        """Named tensors, all zero, that the first step reads; batch 1."""
+        layers = self.encoder.layers.initial_state(1, self.encoder.conv1.weight)
+        return present({"num_frames": torch.zeros((), dtype=torch.int64), **scope(layers, "layers")})
+
+    def forward(self, waveform: Tensor, num_mels: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """waveform [B, (s n + 4 - stride + r) hop] samples of n frames, as above; num_mels []: mel frames of the whole
+        stream, or any large number as long as they are not known -> codes [B, Q, n] and the new state."""
+        encoder, hop = self.encoder, self.mel.config.hop_length
+        per_frame = encoder.stride * encoder.pool
+        num_hops = -(-self.mel.config.n_fft // hop)
+        count = waveform.shape[1] // hop - num_hops + 1
+        start = state["num_frames"]
+        mel = self.mel.of_frames(waveform, count)
+        positions = start * per_frame - 2 + torch.arange(count, device=waveform.device)
+        inside = (positions >= 0) & (positions < num_mels)
+        x = (mel * inside[:, None]).transpose(1, 2).to(encoder.conv1.weight.dtype)
+        x = encoder.activation(encoder.conv1(x)) * inside[1:-1]
+        x = encoder.activation(encoder.conv2(x)).transpose(1, 2)
+        first = start * encoder.pool
+        x, layers = self.layers.step(x, scoped(state, "layers"), first, first + x.shape[1])
+        num_hidden = (num_mels - 1) // encoder.stride + 1 - first
+        features = encoder._pool(x, num_hidden.reshape(1))
+        return self.quantizer.encode(features), {"num_frames": start + features.shape[1], **scope(layers, "layers")}
+
+
+# ---- decoder ---------------------------------------------------------------------------------------------------------
+
+
+def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
+    """As UpsampleConv.forward: x [B, T, D], input frames [B] -> [B, stride T, D_out]."""
+    x = x * length_mask(lengths, x.shape[1])[..., None]
+    y = block.conv(x.transpose(1, 2)).transpose(1, 2)
+    if block.per_frame:
+        y = F.layer_norm(y, y.shape[2:], block.norm.weight, block.norm.bias, block.norm.eps)
+    else:
+        ends = lengths * block.stride + block.extra
+        inside = length_mask(ends, y.shape[1])[..., None].float()
+        count = (ends * y.shape[2])[:, None, None].float()
+        mean = (y.float() * inside).sum((1, 2), keepdim=True) / count
+        deviation = (y.float() - mean) * inside
+        variance = deviation.square().sum((1, 2), keepdim=True) / count
+        y = block._scale(y, torch.cat((count, mean, variance * count), dim=1)[..., 0])
+    return y[:, : y.shape[1] - block.extra]
+
+
+class HeadGraph(nn.Module):
+    """As SpectrumHead and InverseSTFT: hidden frames -> waveform."""
+
+    def __init__(self, vocoder: Vocoder):
+        super().__init__()
+        self.out, istft = vocoder.head.out, vocoder.head.istft
+        self.hop, self.n_fft, self.cut = istft.hop_length, istft.n_fft, istft.cut
+        self.num_hops = -(-self.n_fft // self.hop)
+        self.register_buffer("window", istft.window.detach().float().clone())
+        self.fourier = InverseRealFourier(self.n_fft)
+
+    def overlap_add(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, M, D], valid [B or 1, M] -> signal and envelope [B or 1, (M + r - 1) hop], not yet divided."""
+        magnitude, phase = self.out(x).float().chunk(2, dim=-1)
+        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
+        frames = self.fourier(magnitude * phase.cos(), magnitude * phase.sin()) * self.window * valid[..., None]
+        return self._add(frames), self._add(valid[..., None] * self.window.square())
+
+    def _add(self, frames: Tensor) -> Tensor:
+        frames = F.pad(frames, (0, self.num_hops * self.hop - self.n_fft)).unflatten(-1, (self.num_hops, self.hop))
+        parts = [F.pad(frames[:, :, i], (0, 0, i, self.num_hops - 1 - i)) for i in range(self.num_hops)]
+        return torch.stack(parts).sum(0).flatten(1)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x [B, M, D], mel frames [B] -> [B, M hop]."""
+        signal, envelope = self.overlap_add(x, length_mask(lengths, x.shape[1]).float())
+        return (signal / envelope.clamp(min=ENVELOPE_FLOOR))[:, self.cut : self.cut + x.shape[1] * self.hop]
+
+
+class _DecoderParts(nn.Module):
+    """What both decoder graphs are made of."""
+
+    def __init__(self, codec: MimoCodec, num_quantizers: int):
+        super().__init__()
+        self.decoder = codec.require_decoder()
+        self.vocoder = self.decoder.vocoder
+        self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
+        self.layers, self.vocoder_layers = StackGraph(self.decoder.layers), StackGraph(self.vocoder.layers)
+        self.head = HeadGraph(self.vocoder)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """codes [B, q, T] -> [B, T, D] in the dtype of the decoder."""
+        return self.quantizer.decode(codes).to(self.decoder.dconv2.conv.weight.dtype)
+
+
+class DecoderGraph(_DecoderParts):
+    """decoder.onnx: codes -> waveforms."""
+
+    def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """codes [B, q, T] of the first q codebooks, lengths [B] code frames -> waveform [B, S], samples [B].
+
+        Samples beyond the end of an item are 0.
+        """
+        decoder, vocoder = self.decoder, self.vocoder
+        x, frames = self.dequantize(codes), lengths
+        if decoder.pool > 1:
+            x, frames = upsample(decoder.dconv1, x, frames), frames * decoder.pool
+        x = self.layers(x, length_mask(frames, x.shape[1]))
+        mel = upsample(decoder.dconv2, decoder.layer_norm(x), frames)
+        num_mels = lengths * decoder.mels_per_frame
+        x = self.vocoder_layers(vocoder.embeddings(mel), length_mask(num_mels, mel.shape[1]))
+        waveform = self.head(vocoder.layer_norm(x), num_mels)
+        num_samples = num_mels * self.head.hop
+        return waveform * length_mask(num_samples, waveform.shape[1]), num_samples
+
+
+class DecoderStepGraph(_DecoderParts):
+    """decoder_step.onnx: a chunk of codes -> as many samples, `delay` samples late, for models that stream exactly.
+
+    The stream is brought to its end by frames after the last one, of any codes, that `num_valid` does not count.
+    """
+
+    def initial_state(self) -> State:
+        """Named tensors, all zero, that the first step reads; batch 1."""
+        return present(self.decoder.initial_state(1))
+
+    def forward(self, codes: Tensor, num_valid: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """codes [B, q, n], num_valid []: how many of the n frames belong to the stream -> waveform [B, n frames] and
+        the new state. Sample i of the first chunk is number i - delay of the stream; those before 0 are silence."""
+        decoder, start = self.decoder, state["num_frames"]
+        x, new_state = self.dequantize(codes), {"num_frames": start + codes.shape[2]}
+        if decoder.pool > 1:
+            x, part = _step_upsample(decoder.dconv1, x, scoped(state, "dconv1"))
+            new_state |= scope(part, "dconv1")
+        first = start * decoder.pool
+        x, part = self.layers.step(x, scoped(state, "layers"), first, first + x.shape[1])
+        new_state |= scope(part, "layers")
+        mel, part = _step_upsample(decoder.dconv2, decoder.layer_norm(x), scoped(state, "dconv2"))
+        new_state |= scope(part, "dconv2")
+        first, end = start * decoder.mels_per_frame, (start + num_valid) * decoder.mels_per_frame
+        waveform, part = self._step_vocoder(mel, scoped(state, "vocoder"), first, end)
+        return waveform, new_state | scope(part, "vocoder")
+
+    def _step_vocoder(self, mel: Tensor, state: State, start: Tensor, end: Tensor) -> tuple[Tensor, State]:
+        layers, hop = self.vocoder_layers, self.head.hop
+        x, part = layers.step(self.vocoder.embeddings(mel), scoped(state, "layers"), start, end)
+        positions = start - layers.look_ahead + torch.arange(mel.shape[1], device=mel.device)
+        valid = ((positions >= 0) & (positions < end)).float().expand(mel.shape[0], -1)
+        parts = self.head.overlap_add(self.vocoder.layer_norm(x), valid)
+        signal, envelope = (
+            torch.cat((new[:, : old.shape[1]] + old, new[:, old.shape[1] :]), dim=1)
+            for new, old in zip(parts, (state["signal"], state["envelope"]), strict=True)
+        )
+        done = mel.shape[1] * hop
+        waveform = signal[:, :done] / envelope[:, :done].clamp(min=ENVELOPE_FLOOR)
+        return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **scope(part, "layers")}
+
+
+def _step_upsample(block: UpsampleConv, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """As UpsampleConv.step with norms of each frame."""
+    joined = torch.cat((state["x"], x), dim=1) if block.extra else x
+    y = block.conv(joined.transpose(1, 2)).transpose(1, 2)
+    y = y[:, (joined.shape[1] - x.shape[1]) * block.stride : joined.shape[1] * block.stride]
+    y = F.layer_norm(y, y.shape[2:], block.norm.weight, block.norm.bias, block.norm.eps)
+    return y, {"x": joined[:, x.shape[1] :]} if block.extra else {}
