@@ -1,6 +1,7 @@
 """Audio files and arrays <-> waveforms: load, check, save; files also piece by piece.
 
-Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3.
+Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3. Nothing here needs torch: what
+returns tensors returns numpy arrays where torch cannot be imported.
 """
 
 from __future__ import annotations
@@ -8,20 +9,23 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile as sf
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from mimo_codec.arrays import FLOAT_DTYPES, dtype_name, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.resampling import StreamResampler, check_finite, check_sample_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AnyPath = str | os.PathLike[str]
 
@@ -66,7 +70,7 @@ def load_audio(path: AnyPath, start: float = 0.0, end: float | None = None) -> t
     not audio, damaged, without samples, or has NaN or infinite samples.
     """
     with _open_audio(path) as file:
-        return torch.cat(list(_mono_blocks(file, path, _LOAD_BLOCK, start, end))), file.samplerate
+        return to_tensor(np.concatenate(list(_mono_blocks(file, path, _LOAD_BLOCK, start, end)))), file.samplerate
 
 
 def iter_audio(
@@ -82,13 +86,36 @@ def iter_audio(
     None, but only one block is in memory at a time. Raises what `load_audio` and `resample` do, as
     the iteration comes to it, and MimoError for `block_seconds` that are not in (0, 3600].
     """
+    return _resampled_blocks(path, block_seconds, sample_rate, start, end, convert=to_tensor)
+
+
+def iter_arrays(
+    path: AnyPath,
+    block_seconds: float = 10.0,
+    sample_rate: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """`iter_audio` in numpy arrays, without importing torch; resampled ones differ by float32's rounding."""
+    return _resampled_blocks(path, block_seconds, sample_rate, start, end, convert=np.asarray)
+
+
+def _resampled_blocks(
+    path: AnyPath,
+    block_seconds: float,
+    sample_rate: int | None,
+    start: float,
+    end: float | None,
+    convert: Callable[[NDArray[np.float32]], Any],
+) -> Iterator[Any]:
+    """What `convert` makes of the file's blocks, resampled in that form, as `resample` would resample the whole."""
     if not 0 < block_seconds <= _MAX_BLOCK_SECONDS:
         raise MimoError(f"block_seconds: {block_seconds!r} is not in (0, {_MAX_BLOCK_SECONDS:g}]")
     with _open_audio(path) as file:
         new_rate = file.samplerate if sample_rate is None else sample_rate
         resampler = StreamResampler(file.samplerate, new_rate)
         for block in _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate)), start, end):
-            resampled = resampler.push(block)
+            resampled = resampler.push(convert(block))
             if len(resampled):
                 yield resampled
         rest = resampler.finish()
@@ -98,15 +125,15 @@ def iter_audio(
 
 def _mono_blocks(
     file: sf.SoundFile, path: AnyPath, block_size: int, start_seconds: float, end_seconds: float | None
-) -> Iterator[Tensor]:
+) -> Iterator[NDArray[np.float32]]:
     start = round(start_seconds * file.samplerate)
     stop = math.inf if end_seconds is None else round(end_seconds * file.samplerate)
     position = _seek(file, path, start)
     while position < stop:
         block = _read(file, path, position, int(min(block_size, stop - position)))
-        if not len(block):
+        if not block.size:
             break
-        mono = torch.from_numpy(block).mean(dim=1)
+        mono = block.mean(axis=0)
         check_finite(mono, os.fspath(path), offset=position)
         position += len(mono)
         yield mono
@@ -124,17 +151,17 @@ def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
             raise MimoError(f"{path}: is damaged before sample {start} ({_reason(error)})") from error
     position = 0
     while position < start:
-        skipped = len(_read(file, path, position, min(_LOAD_BLOCK, start - position)))
+        skipped = _read(file, path, position, min(_LOAD_BLOCK, start - position)).shape[1]
         if not skipped:
             break
         position += skipped
     return position
 
 
-def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) -> np.ndarray:
-    """The next samples [S, channels] of a file that stands at sample `position`."""
+def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) -> NDArray[np.float32]:
+    """The next samples [channels, S] of a file that stands at sample `position`."""
     try:
-        return file.read(num_samples, dtype="float32", always_2d=True)
+        return np.ascontiguousarray(file.read(num_samples, dtype="float32", always_2d=True).T)
     except sf.LibsndfileError as error:
         raise MimoError(f"{path}: is damaged near sample {position} ({_reason(error)})") from error
 
@@ -277,20 +304,20 @@ class AudioWriter:
         """Append samples, [S] or [num_channels, S]; none is fine."""
         if self._file is None:
             raise RuntimeError("AudioWriter.write works inside its `with` block only")
-        channels = _as_channels(waveform, "waveform")
+        channels = to_numpy(_as_channels(waveform, "waveform"))
         if len(channels) != self._num_channels:
             raise MimoError(f"waveform: has {len(channels)} channels; {self._num_channels} are written here")
         check_finite(channels, "waveform", offset=self._num_samples)
-        for block in channels.split(_WRITE_BLOCK, dim=1):
-            self._write_block(self._file, block)
+        for start in range(0, channels.shape[1], _WRITE_BLOCK):
+            self._write_block(self._file, channels[:, start : start + _WRITE_BLOCK])
         self._num_samples += channels.shape[1]
 
-    def _write_block(self, file: sf.SoundFile, block: Tensor) -> None:
-        samples = block.detach().cpu().T.clamp(-1, 1)
+    def _write_block(self, file: sf.SoundFile, block: NDArray[np.float32]) -> None:
+        samples = block.T.clip(-1, 1)
         if self._subtype == "PCM_16":  # libsndfile's own scale is 32767: 16-bit files would change
-            samples = (samples * 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
+            samples = np.rint(samples * 2**15).clip(max=2**15 - 1).astype(np.int16)
         with self._errors_named():
-            file.write(samples.contiguous().numpy())
+            file.write(np.ascontiguousarray(samples))
 
     def _create(self, temporary: Path) -> sf.SoundFile:
         with self._errors_named():
@@ -331,56 +358,52 @@ def check_waveform(waveform: np.ndarray | Tensor, sample_rate: int | None, where
     Raises MimoError, which starts with `where`, for a missing or absurd `sample_rate`, other types
     and shapes, an array that looks like [S, channels], no samples, and NaN or infinite samples.
     """
+    return to_tensor(_mono(waveform, sample_rate, where))
+
+
+def check_array(waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform") -> NDArray[np.float32]:
+    """`check_waveform` -> mono [S] float32 as a numpy array, without importing torch."""
+    return to_numpy(_mono(waveform, sample_rate, where))
+
+
+def _mono(waveform: object, sample_rate: int | None, where: str) -> Any:
+    """[S] float32, a tensor or an array as `waveform` is."""
     if sample_rate is None:
         raise MimoError(f"{where}: its sample rate is not known; pass sample_rate=... in Hz")
     check_sample_rate(sample_rate, f"{where}: sample_rate")
     channels = _as_channels(waveform, where)
-    if not channels.numel():
+    if 0 in channels.shape:
         raise MimoError(f"{where}: holds no samples")
-    mono = channels.mean(dim=0)
+    mono = channels.mean(axis=0)
     check_finite(mono, where)
     return mono
 
 
 # Level of silence and distance from it to full scale.
-_PCM = {
-    torch.int8: (0, 2**7),
-    torch.uint8: (2**7, 2**7),
-    torch.int16: (0, 2**15),
-    torch.int32: (0, 2**31),
-}
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PCM = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 
 
-def _as_channels(waveform: object, where: str) -> Tensor:
-    """[S] or [channels, S], numpy or torch, float or PCM -> [channels, S] float32."""
-    x = _as_tensor(waveform, where)
-    if x.ndim not in (1, 2):
-        raise MimoError(f"{where}: has shape {list(x.shape)}; [S] or [channels, S] is needed")
-    if x.ndim == 2 and x.shape[0] > 64 and 0 < x.shape[1] <= 8:
-        raise MimoError(
-            f"{where}: shape {list(x.shape)} looks like [S, channels]; [channels, S] is needed: transpose it"
-        )
-    if x.dtype in _PCM:
-        silence, full_scale = _PCM[x.dtype]
-        x = (x.float() - silence) / full_scale
-    elif x.dtype not in _FLOATS:
-        raise MimoError(f"{where}: {_dtype_error(x.dtype)}")
-    return x.float() if x.ndim == 2 else x.float()[None]
-
-
-def _as_tensor(waveform: object, where: str) -> Tensor:
-    if isinstance(waveform, Tensor):
-        return waveform
-    if not isinstance(waveform, np.ndarray):
+def _as_channels(waveform: object, where: str) -> Any:
+    """[S] or [channels, S], tensor or array, float or PCM -> [channels, S] float32 of the same kind."""
+    if not is_array(waveform):
         kind = type(waveform).__name__
         raise MimoError(f"{where}: is a {kind}; a numpy array or a torch tensor is needed")
-    try:  # a copy, because torch takes no foreign byte order and no negative strides
-        return torch.from_numpy(waveform.astype(waveform.dtype.newbyteorder("="), order="C"))
-    except TypeError as error:
-        raise MimoError(f"{where}: {_dtype_error(waveform.dtype)}") from error
+    shape, dtype = list(waveform.shape), dtype_name(waveform)
+    if len(shape) not in (1, 2):
+        raise MimoError(f"{where}: has shape {shape}; [S] or [channels, S] is needed")
+    if len(shape) == 2 and shape[0] > 64 and 0 < shape[1] <= 8:
+        raise MimoError(f"{where}: shape {shape} looks like [S, channels]; [channels, S] is needed: transpose it")
+    if dtype not in (*_PCM, *FLOAT_DTYPES):
+        raise MimoError(f"{where}: has dtype {dtype}; float samples or int8, uint8, int16 or int32 PCM is needed")
+    x = _as_float32(waveform)
+    if dtype in _PCM:
+        silence, full_scale = _PCM[dtype]
+        x = (x - silence) / full_scale
+    return x if len(shape) == 2 else x[None]
 
 
-def _dtype_error(dtype: object) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return f"has dtype {name}; float samples or int8, uint8, int16 or int32 PCM is needed"
+def _as_float32(x: Any) -> Any:
+    if is_tensor(x):
+        return x.float()
+    with np.errstate(over="ignore"):  # infinity is named where samples are checked
+        return np.asarray(x, np.float32)

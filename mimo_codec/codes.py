@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-import sys
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec import bitstream
+from mimo_codec.arrays import dtype_name, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
 from mimo_codec.checks import check_integer, check_number
 from mimo_codec.errors import MimoError
@@ -100,7 +100,7 @@ class AudioCodes:
             return NotImplemented
         names = [field.name for field in fields(self) if field.name != "codes"]
         return all(getattr(self, name) == getattr(other, name) for name in names) and (
-            np.array_equal(_as_numpy(self.codes), _as_numpy(other.codes))
+            np.array_equal(to_numpy(self.codes), to_numpy(other.codes))
         )
 
     def __repr__(self) -> str:
@@ -148,12 +148,12 @@ class AudioCodes:
 
     def to_numpy(self) -> NDArray[np.int64]:
         """A copy of the codes, int64 [Q, T]."""
-        return np.array(_as_numpy(self.codes), dtype=np.int64)
+        return np.array(to_numpy(self.codes), dtype=np.int64)
 
     def to_bytes(self) -> bytes:
         """The content of a .mimo file. Raises MimoError above 2**27 codes."""
         return bitstream.encode(
-            codes=_as_numpy(self.codes),
+            codes=to_numpy(self.codes),
             num_samples=self.num_samples,
             sample_rate=self.sample_rate,
             frame_rate=self.frame_rate,
@@ -169,7 +169,7 @@ class AudioCodes:
         """
         try:
             content = bitstream.decode(data)
-            return cls(**content | {"codes": _to_tensor(content["codes"])})
+            return cls(**content | {"codes": to_tensor(content["codes"])})
         except MimoError as error:
             raise MimoError(f"{source}: {error}") from None
 
@@ -222,39 +222,20 @@ def _check_model(model: object) -> str | None:
 
 def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArray[np.int64]:
     """int64 [Q, T] of the same kind, every value inside its codebook."""
-    if not (_is_tensor(codes) or isinstance(codes, np.ndarray)):
+    if not is_array(codes):
         got = type(codes).__name__
         raise MimoError(f"codes must be a torch tensor or a numpy array, not {got}")
-    dtype = codes.dtype.name if isinstance(codes, np.ndarray) else str(codes.dtype)
-    if dtype.removeprefix("torch.") not in _INTEGER_DTYPES:
-        raise MimoError(f"codes must be integers, not {dtype}")
+    if dtype_name(codes) not in _INTEGER_DTYPES:
+        raise MimoError(f"codes must be integers, not {codes.dtype}")
     shape = tuple(codes.shape)
     if len(shape) != 2 or 0 in shape:
         raise MimoError(f"codes must be [Q, T], at least one codebook and frame, not {shape}")
     if shape[0] != len(sizes):
         raise MimoError(f"codes has {shape[0]} codebooks, codebook_sizes has {len(sizes)}")
-    values = _as_numpy(codes)
+    values = to_numpy(codes)
     bad = (values < 0) | (values >= np.array(sizes)[:, None])
     if bad.any():
         codebook, frame = np.unravel_index(bad.argmax(), shape)
         where = f"codebook {codebook}, frame {frame}: {values[codebook, frame]}"
         raise MimoError(f"code out of range at {where} is not in 0..{sizes[codebook] - 1}")
-    return codes.long() if _is_tensor(codes) else values.astype(np.int64, copy=False)
-
-
-def _is_tensor(codes: object) -> TypeGuard[torch.Tensor]:
-    """Without importing torch: where nobody has imported it there are no tensors."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(codes, torch.Tensor)
-
-
-def _as_numpy(codes: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
-    return codes.cpu().numpy() if _is_tensor(codes) else np.asarray(codes)
-
-
-def _to_tensor(codes: NDArray[np.int64]) -> torch.Tensor | NDArray[np.int64]:
-    try:
-        import torch
-    except ImportError:
-        return codes
-    return torch.from_numpy(codes)
+    return codes.long() if is_tensor(codes) else values.astype(np.int64, copy=False)

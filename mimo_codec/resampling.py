@@ -1,17 +1,23 @@
-"""Waveform at one sample rate -> waveform at another, at once or as a stream."""
+"""Waveform at one sample rate -> waveform at another, at once or as a stream.
+
+Tensors stay tensors, on their device and with their gradient; numpy arrays need no torch.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
+from mimo_codec.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.errors import MimoError
 
 MIN_SAMPLE_RATE = 1_000
@@ -24,8 +30,8 @@ _MIN_PHASES = 4096
 _GATHERED_PER_STEP = 2**18
 
 
-def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
-    """Change the sample rate: float [..., S] -> [..., ceil(S * new_rate / orig_rate)].
+def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
+    """Change the sample rate: float [..., S] -> [..., ceil(S * new_rate / orig_rate)], tensor or numpy array.
 
     Band-limited interpolation with a Hann-windowed sinc of 6 zero crossings on either side that
     rolls off at 0.99 of the lower Nyquist frequency; beyond its ends the waveform counts as zero.
@@ -36,12 +42,14 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     """
     orig, new = _reduced_rates(orig_rate, new_rate)
     _check_samples(waveform, "resample")
-    if not waveform.numel():
+    if 0 in waveform.shape:
         raise MimoError(f"resample: shape {list(waveform.shape)} holds no samples")
     if orig == new:
         return waveform
-    interpolate = _interpolator(orig, new, waveform.dtype)
-    padded = F.pad(waveform.reshape(-1, waveform.shape[-1]), interpolate.padding)
+    interpolate = _interpolator(orig, new, dtype_name(waveform))
+    rows = waveform.reshape(-1, waveform.shape[-1])
+    before, after = (_zeros(rows, len(rows), count) for count in interpolate.padding)
+    padded = _concatenate([before, rows, after])
     num_outputs = interpolate.num_outputs(padded.shape[-1])
     return interpolate(padded, 0, 0, num_outputs).reshape(*waveform.shape[:-1], num_outputs)
 
@@ -53,7 +61,7 @@ class StreamResampler:
     Output lags behind input by 6 zero crossings of the lower rate: 0.4 ms from 16 to 24 kHz.
     """
 
-    _pending: Tensor | None  # padded samples that outputs to come depend on
+    _pending: Any  # None or tensor or array: padded samples that outputs to come depend on
     _num_dropped: int  # padded samples before those
     _num_outputs: int
 
@@ -61,8 +69,8 @@ class StreamResampler:
         self._orig, self._new = _reduced_rates(orig_rate, new_rate)
         self._restart()
 
-    def push(self, chunk: Tensor) -> Tensor:
-        """The next samples, float [S] -> the outputs [S'] that they complete, perhaps none.
+    def push(self, chunk: ArrayT) -> ArrayT:
+        """The next samples, float [S] -> the outputs [S'] that they complete, perhaps none, of the same kind.
 
         Raises MimoError for another shape or dtype and for NaN or infinite samples.
         """
@@ -70,14 +78,15 @@ class StreamResampler:
         if chunk.ndim != 1:
             raise MimoError(f"StreamResampler: chunk has shape {list(chunk.shape)}, not [S]")
         if self._pending is None:
-            self._pending = chunk.new_zeros(self._padding(chunk)[0])
+            self._pending = _zeros(chunk, self._padding(chunk)[0])
         return chunk if self._orig == self._new else self._advance(self._pending, chunk)
 
-    def finish(self) -> Tensor:
-        """The last outputs [S']; what is pushed next begins another waveform."""
+    def finish(self) -> Any:
+        """The last outputs [S'], of the kind that was pushed; what is pushed next begins another waveform."""
         if self._pending is None:
-            return torch.empty(0)
-        after = self._pending.new_zeros(self._padding(self._pending)[1])
+            nothing = np.empty(0, np.float32)
+            return to_tensor(nothing) if "torch" in sys.modules else nothing
+        after = _zeros(self._pending, self._padding(self._pending)[1])
         rest = after if self._orig == self._new else self._advance(self._pending, after)
         self._restart()
         return rest
@@ -85,18 +94,18 @@ class StreamResampler:
     def _restart(self) -> None:
         self._pending, self._num_dropped, self._num_outputs = None, 0, 0
 
-    def _padding(self, like: Tensor) -> tuple[int, int]:
+    def _padding(self, like: Any) -> tuple[int, int]:
         if self._orig == self._new:
             return 0, 0
-        return _interpolator(self._orig, self._new, like.dtype).padding
+        return _interpolator(self._orig, self._new, dtype_name(like)).padding
 
-    def _advance(self, pending: Tensor, samples: Tensor) -> Tensor:
-        interpolate = _interpolator(self._orig, self._new, samples.dtype)
-        padded = torch.cat([pending, samples])
+    def _advance(self, pending: ArrayT, samples: ArrayT) -> ArrayT:
+        interpolate = _interpolator(self._orig, self._new, dtype_name(samples))
+        padded = _concatenate([pending, samples])
         stop = interpolate.num_outputs(self._num_dropped + len(padded))
         outputs = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
         spent = min(stop * self._orig // self._new - self._num_dropped, len(padded))
-        self._pending = padded[spent:].clone()
+        self._pending = _concatenate([padded[spent:]])  # a copy, so that what is spent is freed
         self._num_dropped += spent
         self._num_outputs = stop
         return outputs
@@ -115,22 +124,23 @@ def check_sample_rate(rate: SupportsIndex, where: str = "sample_rate") -> int:
     return hertz
 
 
-def check_finite(waveform: Tensor, where: str, offset: int = 0) -> None:
-    """MimoError that names the first NaN or infinite sample of [..., S].
+def check_finite(waveform: Any, where: str, offset: int = 0) -> None:
+    """MimoError that names the first NaN or infinite sample of [..., S], tensor or numpy array.
 
     `offset` is the index of the waveform's first sample in what the user knows.
     """
-    bad = ~torch.isfinite(waveform)
-    if bad.any():
-        first = int(bad.reshape(-1, bad.shape[-1]).any(dim=0).nonzero()[0])
-        kind = "NaN" if waveform[..., first].isnan().any() else "infinite"
-        raise MimoError(f"{where}: sample {offset + first} is {kind}")
+    finite = abs(waveform) < math.inf
+    if not finite.all():
+        bad = ~to_numpy(finite).reshape(-1, finite.shape[-1]).all(axis=0)
+        first = int(bad.argmax())
+        is_nan = (waveform[..., first] != waveform[..., first]).any()
+        raise MimoError(f"{where}: sample {offset + first} is {'NaN' if is_nan else 'infinite'}")
 
 
-def _check_samples(waveform: Tensor, where: str) -> None:
-    if not isinstance(waveform, Tensor) or not waveform.is_floating_point():
+def _check_samples(waveform: object, where: str) -> None:
+    if not is_array(waveform) or dtype_name(waveform) not in FLOAT_DTYPES:
         kind = getattr(waveform, "dtype", type(waveform).__name__)
-        raise MimoError(f"{where}: samples are {kind}; a torch tensor of floats is needed")
+        raise MimoError(f"{where}: samples are {kind}; a torch tensor or a numpy array of floats is needed")
     if waveform.ndim == 0:
         raise MimoError(f"{where}: a single number has no samples; [..., S] is needed")
     check_finite(waveform, where)
@@ -153,8 +163,8 @@ class _Interpolator:
 
     orig: int
     new: int
-    starts: Tensor  # [new] int64: where the windows of one cycle start
-    taps: Tensor  # [new, K]
+    starts: NDArray[np.int64]  # [new]: where the windows of one cycle start
+    taps: NDArray[np.floating[Any]]  # [new, K]
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -167,14 +177,13 @@ class _Interpolator:
         num_windows = max(num_padded - self.taps.shape[1] + 1, 0)
         return -(-num_windows * self.new // self.orig)
 
-    def __call__(self, padded: Tensor, offset: int, first: int, stop: int) -> Tensor:
+    def __call__(self, padded: ArrayT, offset: int, first: int, stop: int) -> ArrayT:
         """Padded samples [B, S'], from the `offset`-th on -> outputs first..stop [B, S]."""
-        outputs = padded.new_empty(len(padded), stop - first)
+        outputs = _zeros(padded, len(padded), stop - first)
         if first == stop:
             return outputs
-        starts, taps = self.starts.to(padded.device), self.taps.to(padded.device)
-        num_taps = taps.shape[1]
-        windows = padded.unfold(-1, num_taps, 1)
+        num_taps = self.taps.shape[1]
+        starts, taps, windows = _like(self.starts, padded), _like(self.taps, padded), _windows(padded, num_taps)
         max_step = max(1, _GATHERED_PER_STEP // (num_taps * len(padded)))
         n = first
         while n < stop:
@@ -182,27 +191,53 @@ class _Interpolator:
             step = min(max_step, self.new - phase, stop - n)
             phases = slice(phase, phase + step)
             gathered = windows[:, starts[phases] + (cycle * self.orig - offset)]
-            outputs[:, n - first : n - first + step] = (gathered * taps[phases]).sum(dim=-1)
+            outputs[:, n - first : n - first + step] = _weighted_sums(gathered, taps[phases])
             n += step
         return outputs
 
 
 @lru_cache(maxsize=8)
-def _interpolator(orig: int, new: int, dtype: torch.dtype) -> _Interpolator:
+def _interpolator(orig: int, new: int, dtype: str) -> _Interpolator:
     # torchaudio places the taps in the precision of the waveform, and released models have met its
     # rounding. In long cycles, those of odd rates, float32 would leave noise of up to -50 dB.
-    in_float32 = dtype == torch.float32 and max(orig, new) <= _MAX_FLOAT32_CYCLE
-    precision = torch.float32 if in_float32 else torch.float64
+    in_float32 = dtype == "float32" and max(orig, new) <= _MAX_FLOAT32_CYCLE
+    precision = np.float32 if in_float32 else np.float64
     cutoff = min(orig, new) * _ROLLOFF  # in half cycles per `orig` input samples
     half = math.ceil(_ZERO_CROSSINGS * orig / cutoff)
-    with torch.inference_mode(False):  # what is cached must also serve callers that train
-        phase = torch.arange(new)[:, None]
-        place = phase * orig // new + torch.arange(1 - half, 1 + half)
-        t = (place.to(precision) / orig - phase.to(precision) / new) * cutoff
-        window = torch.cos(t * (math.pi / 2 / _ZERO_CROSSINGS)).square()
-        weights = torch.sinc(t) * window * (cutoff / orig)
-        taps = torch.where(t.abs() < _ZERO_CROSSINGS, weights, 0.0).to(dtype)
-        # The same filter in a longer cycle, where a step of `_Interpolator` is worth its overhead.
-        repeats = -(-_MIN_PHASES // new)
-        starts = torch.arange(new * repeats) * orig // new
-        return _Interpolator(orig * repeats, new * repeats, starts, taps.repeat(repeats, 1))
+    phase = np.arange(new)[:, None]
+    place = phase * orig // new + np.arange(1 - half, 1 + half)
+    t = (place.astype(precision) / orig - phase.astype(precision) / new) * cutoff
+    window = np.square(np.cos(t * (math.pi / 2 / _ZERO_CROSSINGS)))
+    weights = np.sinc(t) * window * (cutoff / orig)
+    taps = np.where(abs(t) < _ZERO_CROSSINGS, weights, 0).astype("float64" if dtype == "float64" else "float32")
+    # The same filter in a longer cycle, where a step of `_Interpolator` is worth its overhead.
+    repeats = -(-_MIN_PHASES // new)
+    starts = np.arange(new * repeats) * orig // new
+    return _Interpolator(orig * repeats, new * repeats, starts, np.tile(taps, (repeats, 1)))
+
+
+# ---- what torch and numpy call by other names ------------------------------------------------------------------------
+
+
+def _like(array: NDArray[Any], x: Any) -> Any:
+    """`array` as what `x` is: a tensor on its device, or a numpy array."""
+    return to_tensor(array).to(x.device) if is_tensor(x) else array
+
+
+def _zeros(like: Any, *shape: int) -> Any:
+    return like.new_zeros(shape) if is_tensor(like) else np.zeros(shape, like.dtype)
+
+
+def _concatenate(parts: Sequence[Any]) -> Any:
+    """[..., S1], [..., S2], ... -> [..., S1 + S2 + ...]"""
+    return (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
+
+
+def _windows(x: Any, size: int) -> Any:
+    """[B, S] -> [B, S - size + 1, size], without a copy"""
+    return x.unfold(-1, size, 1) if is_tensor(x) else sliding_window_view(x, size, axis=-1)
+
+
+def _weighted_sums(windows: Any, taps: Any) -> Any:
+    """[B, N, K] and [N, K] -> [B, N]"""
+    return (windows * taps).sum(dim=-1) if is_tensor(windows) else np.einsum("bnk,nk->bn", windows, taps)

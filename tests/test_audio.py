@@ -22,7 +22,9 @@ from mimo_codec.audio import (
     AudioInfo,
     AudioWriter,
     audio_info,
+    check_array,
     check_waveform,
+    iter_arrays,
     iter_audio,
     load_audio,
     save_audio,
@@ -160,9 +162,33 @@ def test_resample_serves_training_after_inference_mode() -> None:
     assert x.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("orig", [16_000, 44_100, 44_101])
+def test_arrays_are_resampled_as_tensors_are(orig: int, dtype: torch.dtype) -> None:
+    x = noise(2, 2, 3000, dtype=dtype)
+    expected = resample(x, orig, 24_000)
+    arrays = resample(x.numpy(), orig, 24_000)
+    assert isinstance(arrays, np.ndarray) and arrays.dtype == x.numpy().dtype
+    step = torch.finfo(dtype).eps
+    assert_close_to_peak(torch.from_numpy(arrays), expected, 8 * step)  # the sums are taken in another order
+    resampler = StreamResampler(orig, 24_000)
+    pieces = [*(resampler.push(piece.numpy()) for piece in x[0, 0].split(700)), resampler.finish()]
+    assert all(isinstance(piece, np.ndarray) and piece.dtype == arrays.dtype for piece in pieces)
+    assert_close_to_peak(torch.from_numpy(np.concatenate(pieces)), expected[0, 0], 8 * step)
+
+
+def test_bfloat16_stays_bfloat16() -> None:
+    x = noise(1000)
+    y = resample(x.bfloat16(), 16_000, 24_000)
+    assert y.dtype == torch.bfloat16
+    assert_close_to_peak(y, resample(x, 16_000, 24_000), 2**-7)
+
+
 def test_equal_rates_return_the_input() -> None:
     x = noise(10)
     assert resample(x, 16_000, 16_000) is x
+    array = x.numpy()
+    assert resample(array, 16_000, 16_000) is array
 
 
 @pytest.mark.parametrize(("orig", "new"), [(16_000, 24_000), (48_000, 24_000), (44_100, 24_000)])
@@ -252,7 +278,7 @@ def test_sample_rate_may_be_any_integer_type() -> None:
     ("waveform", "message"),
     [
         (torch.ones(5, dtype=torch.int16), "int16"),
-        (np.ones(5), "float64; a torch tensor"),
+        (np.ones(5, dtype=np.int16), "int16; a torch tensor or a numpy array"),
         ([0.0, 1.0], "list"),
         (torch.tensor(1.0), "a single number"),
         (torch.tensor([0.0, math.nan, math.inf]), "sample 1 is NaN"),
@@ -280,8 +306,10 @@ def test_resample_refuses_no_samples_and_a_stream_two_dimensions() -> None:
 def test_check_waveform_scales_pcm(make: Callable[..., np.ndarray | Tensor]) -> None:
     def check(*samples: int, dtype: str) -> list[float]:
         kinds = np if make is np.asarray else torch
-        x = check_waveform(make(samples, dtype=getattr(kinds, dtype)), 16_000)
-        assert x.dtype == torch.float32 and x.ndim == 1
+        pcm = make(samples, dtype=getattr(kinds, dtype))
+        x, array = check_waveform(pcm, 16_000), check_array(pcm, 16_000)
+        assert isinstance(x, Tensor) and x.dtype == torch.float32 and x.ndim == 1
+        assert isinstance(array, np.ndarray) and array.dtype == np.float32 and array.tolist() == x.tolist()
         return x.tolist()
 
     assert check(-128, 64, dtype="int8") == [-1, 0.5]
@@ -326,8 +354,9 @@ def test_check_waveform_takes_any_memory_layout() -> None:
     ],
 )
 def test_waveforms_that_are_refused(waveform: np.ndarray, message: str) -> None:
-    with pytest.raises(MimoError, match=f"^speaker: .*{message}"):
-        check_waveform(waveform, 16_000, where="speaker")
+    for check in (check_waveform, check_array):
+        with pytest.raises(MimoError, match=f"^speaker: .*{message}"):
+            check(waveform, 16_000, where="speaker")
 
 
 def test_check_waveform_needs_a_sample_rate() -> None:
@@ -432,6 +461,10 @@ def test_iter_audio_resamples(tmp_path: Path, new: int) -> None:
     for seconds in (0.01, 10.0):
         blocks = list(iter_audio(path, seconds, sample_rate=new))
         assert_close_to_peak(torch.cat(blocks), expected, 1e-6)
+        arrays = list(iter_arrays(path, seconds, sample_rate=new))
+        assert [len(array) for array in arrays] == [len(block) for block in blocks]
+        assert all(isinstance(array, np.ndarray) and array.dtype == np.float32 for array in arrays)
+        assert_close_to_peak(torch.from_numpy(np.concatenate(arrays)), expected, 1e-6)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read in /proc")

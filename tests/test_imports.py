@@ -25,10 +25,11 @@ ALLOWED = {
     "precision": set(),
     "config": BASE,
     "bitstream": BASE | {"checks"},
-    "codes": VALUES | {"bitstream"},
+    "arrays": set(),
+    "codes": VALUES | {"arrays", "bitstream"},
     "interface": VALUES | {"codes"},
-    "resampling": BASE,
-    "audio": BASE | {"files", "resampling"},
+    "resampling": BASE | {"arrays"},
+    "audio": BASE | {"arrays", "files", "resampling"},
     "mel": FRONT | {"transformer"},
     "transformer": FRONT,
     "quantizer": FRONT | {"checks"},
@@ -40,8 +41,8 @@ ALLOWED = {
     "codec": LAYERS
     | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
 }
-TORCH_FREE = ("errors", "checks", "files", "config", "bitstream", "codes", "lm.config", "lm.layout", "lm.prompts",
-              "lm.tokenizer")  # fmt: skip
+TORCH_FREE = ("errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes", "interface",
+              "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts", "lm.tokenizer")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -182,6 +183,59 @@ assert loaded == codes and isinstance(loaded.codes, np.ndarray)
 print(loaded[0.04:].num_frames)
 """)
     assert out == "2"
+
+
+def test_audio_works_with_numpy_and_soundfile_alone(tmp_path):
+    """Read, resampled, coded and written in a process where torch and its company cannot be imported."""
+    names = [f"mimo_codec.{name}" for name in TORCH_FREE]
+    out = python(f"""
+import importlib, os, sys
+blocked = ["torch", "einops", "vector_quantize_pytorch", "safetensors", "huggingface_hub", "transformers", "scipy"]
+sys.modules.update(dict.fromkeys(blocked))
+for name in {names}:
+    importlib.import_module(name)
+import numpy as np
+from mimo_codec import AudioCodes, MimoError, load_audio, resample, save_audio
+from mimo_codec.audio import AudioWriter, check_array, check_waveform, iter_arrays, iter_audio
+
+os.chdir({str(tmp_path)!r})
+pcm = (8000 * np.sin(np.arange(40_000) / 20)).astype(np.int16)
+save_audio("a.wav", np.stack([pcm, pcm]), 16_000)
+whole, rate = load_audio("a.wav")
+assert rate == 16_000 and np.array_equal(whole, pcm / np.float32(2**15)) and whole.dtype == np.float32
+assert np.array_equal(check_array(pcm, rate), whole) and np.array_equal(check_waveform(pcm, rate), whole)
+with AudioWriter("b.wav", 24_000) as writer:
+    for block in iter_arrays("a.wav", 0.3, 24_000):
+        writer.write(block)
+expected = resample(whole, rate, 24_000)
+blocks = list(iter_audio("a.wav", 0.3, 24_000))
+assert all(type(x) is np.ndarray for x in (expected, *blocks))
+assert np.abs(np.concatenate(blocks) - expected).max() < 1e-6
+assert np.abs(load_audio("b.wav")[0] - expected).max() <= 2**-16
+codes = AudioCodes(np.arange(6).reshape(2, 3), 2880, 24_000, 25.0, (1024, 128))
+codes.save("a.mimo")
+assert AudioCodes.load("a.mimo") == codes
+assert not any(sys.modules[name] for name in blocked)
+print(len(expected))
+""")
+    assert out == "60000"
+
+
+def test_arrays_are_read_without_importing_torch(tmp_path):
+    """In a process where torch could be imported."""
+    out = python(f"""
+import sys
+import numpy as np
+from mimo_codec.audio import check_array, iter_arrays, save_audio
+from mimo_codec.resampling import StreamResampler, resample
+path = {str(tmp_path / "a.wav")!r}
+save_audio(path, np.ones(16_000), 16_000)
+blocks = list(iter_arrays(path, 0.1, 24_000))
+resample(check_array(blocks[0], 24_000), 24_000, 16_000)
+assert StreamResampler(16_000, 24_000).finish().shape == (0,)
+print(sum(map(len, blocks)), "torch" in sys.modules)
+""")
+    assert out == "24000 False"
 
 
 def test_public_names():

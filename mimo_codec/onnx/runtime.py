@@ -28,9 +28,7 @@ UNKNOWN = 2**40
 class OnnxCodec:
     """An exported codec: the methods and results of MimoCodec, with numpy arrays instead of tensors."""
 
-    def __init__(
-        self, folder: str | Path, providers: Sequence[str] | None = None, *, num_threads: int | None = None
-    ):
+    def __init__(self, folder: str | Path, providers: Sequence[str] | None = None, *, num_threads: int | None = None):
         """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"]; None: TensorRT,
         CUDA or CPU, the first that is there. num_threads: on the CPU.
 
@@ -39,16 +37,22 @@ class OnnxCodec:
         self.folder, self._providers, self._num_threads = Path(folder), providers, num_threads
         self._sessions: dict[str, Session] = {}
         self.metadata = self._session("encoder").metadata
-        self.config = CodecConfig.from_dict(self.metadata["config"], str(self.folder))
+        self.config = CodecConfig.from_dict(self.metadata["config"])
         self.model_id: str = self.metadata["model_id"]
 
     def _session(self, name: str) -> Session:
         """MimoError for graphs of different models."""
         if name not in self._sessions:
             session = Session(self.folder / f"{name}.onnx", self._providers, self._num_threads)
-            others = [other for other in self._sessions.values() if other.metadata["export_id"] != session.metadata["export_id"]]
+            others = [
+                other
+                for other in self._sessions.values()
+                if other.metadata["export_id"] != session.metadata["export_id"]
+            ]
             if others:
-                raise MimoError(f"{session.path} and {others[0].path.name} come from different exports; export them together")
+                raise MimoError(
+                    f"{session.path} and {others[0].path.name} come from different exports; export them together"
+                )
             self._sessions[name] = session
         return self._sessions[name]
 
@@ -143,7 +147,11 @@ class OnnxCodec:
 
     def _run_encoder(self, waveform: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
         """One waveform [S] -> codes [Q, T]; before, after: samples that only surround it."""
-        inputs = {"waveform": waveform[None], "lengths": np.array([len(waveform)]), "context": np.array([before, after])}
+        inputs = {
+            "waveform": waveform[None],
+            "lengths": np.array([len(waveform)]),
+            "context": np.array([before, after]),
+        }
         found = self._session("encoder").run(inputs)
         return found["codes"][0, :, : int(found["num_frames"][0])]
 
@@ -158,7 +166,11 @@ class OnnxCodec:
         """`encode` of several items at once, as MimoCodec.encode_batch."""
         count = self._count(num_quantizers)
         check_batch("audio", audio, batch_seconds)
-        rates = np.broadcast_to(np.asarray(sample_rate, dtype=object), len(audio)).tolist() if np.ndim(sample_rate) == 0 else list(sample_rate)
+        rates = (
+            np.broadcast_to(np.asarray(sample_rate, dtype=object), len(audio)).tolist()
+            if np.ndim(sample_rate) == 0
+            else list(sample_rate)
+        )
         if len(rates) != len(audio):
             raise MimoError(f"sample_rate: {len(rates)} rates were given for {len(audio)} items")
         results: dict[int, AudioCodes] = {}
@@ -173,7 +185,9 @@ class OnnxCodec:
         for indices in groups({i: len(w) for i, w in short.items()}, batch_seconds * self.sample_rate):
             lengths = np.array([len(short[i]) for i in indices])
             padded = np.stack([np.pad(short[i], (0, lengths.max() - len(short[i]))) for i in indices])
-            found = self._session("encoder").run({"waveform": padded, "lengths": lengths, "context": np.zeros(2, np.int64)})
+            found = self._session("encoder").run(
+                {"waveform": padded, "lengths": lengths, "context": np.zeros(2, np.int64)}
+            )
             for i, codes, num_frames in zip(indices, found["codes"], found["num_frames"], strict=True):
                 results[i] = self._wrap(codes[:count, :num_frames], len(short[i]))
         return [results[i] for i in range(len(audio))]
@@ -186,7 +200,7 @@ class OnnxCodec:
         self, waveform: np.ndarray, state: State | None = None, last: bool = False, *, num_quantizers: int | None = None
     ) -> tuple[np.ndarray, State]:
         """Streaming encode, as MimoCodec.encode_chunk: the next samples [S] at `sample_rate` -> (codes [Q, n], state)."""
-        if not self.metadata["streams_encode"]:
+        if "encoder_step" not in self.metadata["graphs"]:
             raise MimoError(f"{self.model_id}: its encoder does not stream; use encode()")
         count = self._count(num_quantizers)
         is_empty = isinstance(waveform, np.ndarray) and waveform.shape == (0,)
@@ -323,7 +337,13 @@ class _Stream:
         self.hop, self.pad = config.mel.hop_length, config.mel.n_fft // 2
         self.stride, self.pool = config.encoder.stride, config.encoder.pool
         self.num_hops = -(-config.mel.n_fft // self.hop)
-        initial = {"samples": np.zeros(0, np.float32), "num_samples": 0, "num_frames": 0, "started": False, "caches": {}}
+        initial = {
+            "samples": np.zeros(0, np.float32),
+            "num_samples": 0,
+            "num_frames": 0,
+            "started": False,
+            "caches": {},
+        }
         if state is not None and state.keys() != initial.keys():
             raise MimoError("state: is not what encode_chunk of this model returned; None starts a new stream")
         self.state = dict(initial if state is None else state)
@@ -347,7 +367,9 @@ class _Stream:
             return None
         if not state["started"]:
             samples = np.pad(samples, (0, max(self.pad + 1 - len(samples), 0)))  # too short to reflect: zeros follow
-            samples = np.concatenate((np.zeros(2 * self.hop, np.float32), np.pad(samples, (self.pad, 0), mode="reflect")))
+            samples = np.concatenate(
+                (np.zeros(2 * self.hop, np.float32), np.pad(samples, (self.pad, 0), mode="reflect"))
+            )
             state["started"] = True
         per_frame = self.stride * self.pool
         if last:

@@ -1,0 +1,46 @@
+"""Torch tensors and numpy arrays: telling them apart and turning one into the other, with torch or without."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+ArrayT = TypeVar("ArrayT", "torch.Tensor", NDArray[Any])
+"""A tensor or an array, where the result is of the same kind."""
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def is_tensor(x: object) -> TypeGuard[torch.Tensor]:
+    """Without importing torch: where nobody has imported it there are no tensors."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_array(x: object) -> TypeGuard[torch.Tensor | NDArray[Any]]:
+    """Whether `x` is a tensor or a numpy array."""
+    return is_tensor(x) or isinstance(x, np.ndarray)
+
+
+def dtype_name(x: torch.Tensor | NDArray[Any]) -> str:
+    """Such as "float32" or "int64", the same for both kinds and any byte order."""
+    return x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.")
+
+
+def to_numpy(x: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    """A tensor without its gradient, in the memory of the CPU; an array itself."""
+    return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
+
+
+def to_tensor(x: torch.Tensor | NDArray[Any]) -> Any:
+    """A tensor itself; an array as a tensor of the same memory, or itself where torch cannot be imported."""
+    try:
+        import torch
+    except ImportError:
+        return x
+    return x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
