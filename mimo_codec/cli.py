@@ -20,6 +20,7 @@ from mimo_codec import __version__
 from mimo_codec.errors import MimoError
 from mimo_codec.files import check_target
 from mimo_codec.generate_commands import generate
+from mimo_codec.onnx.command import export
 from mimo_codec.jobs import AUDIO, CODES, plan_jobs
 from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
@@ -34,7 +35,8 @@ app = typer.Typer(
 )
 data = typer.Typer(rich_markup_mode=None)
 app.add_typer(data, name="data")
-app.add_typer(generate, name="generate")
+app.add_typer(generate, name="generate", help="Have a language model transcribe, speak, answer, go on.")
+app.add_typer(export, name="export", help="Write models as ONNX files, checked against PyTorch.")
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
 

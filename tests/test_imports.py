@@ -42,7 +42,8 @@ ALLOWED = {
     | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
 }
 TORCH_FREE = ("errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes", "interface",
-              "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts", "lm.tokenizer")  # fmt: skip
+              "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts",
+              "lm.tokenizer")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

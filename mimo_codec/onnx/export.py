@@ -121,11 +121,11 @@ def codec_graphs(codec: MimoCodec, num_quantizers: int) -> dict[str, Graph]:
         )
     }
     if streams and config.streams_encode:
-        step = EncoderStepGraph(codec, num_quantizers)
+        encoder_step = EncoderStepGraph(codec, num_quantizers)
         hops = 3 * config.mels_per_frame + 4 - config.encoder.stride - (-config.mel.n_fft // config.mel.hop_length)
-        state, free = _batched(step.initial_state())
+        state, free = _batched(encoder_step.initial_state())
         graphs["encoder_step"] = Graph(
-            step,
+            encoder_step,
             {"waveform": torch.zeros(2, hops * config.mel.hop_length), "num_mels": torch.tensor(99), "state": state},
             {"waveform": {0: batch, 1: samples}, "num_mels": None, "state": free},
             ("codes",),
@@ -140,10 +140,10 @@ def codec_graphs(codec: MimoCodec, num_quantizers: int) -> dict[str, Graph]:
         ("waveform", "num_samples"),
     )
     if streams and config.streams_decode:
-        step = DecoderStepGraph(codec, num_quantizers)
-        state, free = _batched(step.initial_state())
+        decoder_step = DecoderStepGraph(codec, num_quantizers)
+        state, free = _batched(decoder_step.initial_state())
         graphs["decoder_step"] = Graph(
-            step,
+            decoder_step,
             {"codes": codes, "num_valid": torch.tensor(3), "state": state},
             {"codes": {0: batch, **codebooks, 2: frames}, "num_valid": None, "state": free},
             ("waveform",),

@@ -65,6 +65,7 @@ class RealFourier(nn.Module):
 class InverseRealFourier(nn.Module):
     """Spectrum, real and imaginary parts [..., N // 2 + 1], -> real frames [..., N], as torch.fft.irfft."""
 
+    counted: Tensor
     first: Tensor
     cos: Tensor
     sin: Tensor

@@ -85,7 +85,8 @@ class LayerGraph(nn.Module):
         super().__init__()
         attention = layer.self_attn
         self.num_heads, self.window, self.rope_theta = attention.num_heads, attention.window, attention.rope_theta
-        self.norm, self.mlp, self.out_proj = layer.self_attn_layer_norm, layer.mlp, attention.out_proj
+        self.norm, self.mlp = layer.self_attn_layer_norm, layer.mlp
+        self.out_proj: nn.Module = attention.out_proj
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
         scale = (q.out_features // self.num_heads) ** -0.5
         self.qkv = nn.Linear(q.in_features, 3 * q.out_features, dtype=q.weight.dtype)
@@ -131,13 +132,17 @@ class StackGraph(nn.ModuleList):
         super().__init__(LayerGraph(layer) for layer in stack.layers)
         self.skip_layer, self.look_ahead = stack.skip_layer, stack.look_ahead
 
+    @property
+    def layers(self) -> list[LayerGraph]:
+        return [layer for layer in self if isinstance(layer, LayerGraph)]
+
     def _after(self, number: int, x: Tensor, skipped: Tensor | None) -> Tensor | None:
         return x if number == self.skip_layer else skipped
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
         skipped = None
-        for number, layer in enumerate(self, start=1):
+        for number, layer in enumerate(self.layers, start=1):
             x = layer(x, valid)
             skipped = self._after(number, x, skipped)
         return x if skipped is None else x + skipped
@@ -146,7 +151,7 @@ class StackGraph(nn.ModuleList):
         """As Transformer.step, with start and end as tensors []."""
         new_state: State = {}
         skipped = None
-        for number, layer in enumerate(self, start=1):
+        for number, layer in enumerate(self.layers, start=1):
             x, cache = layer.step(x, scoped(state, str(number - 1)), start, end)
             new_state |= scope(cache, str(number - 1))
             start = start - layer.window[1]
@@ -333,6 +338,8 @@ def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
 
 class HeadGraph(nn.Module):
     """As SpectrumHead and InverseSTFT: hidden frames -> waveform."""
+
+    window: Tensor
 
     def __init__(self, vocoder: Vocoder):
         super().__init__()

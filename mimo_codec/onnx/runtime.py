@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_codec.audio import iter_arrays, check_array
+from mimo_codec.audio import check_array, iter_arrays
 from mimo_codec.checks import check_count
 from mimo_codec.codes import AudioCodes
 from mimo_codec.config import CodecConfig
@@ -44,15 +44,9 @@ class OnnxCodec:
         """MimoError for graphs of different models."""
         if name not in self._sessions:
             session = Session(self.folder / f"{name}.onnx", self._providers, self._num_threads)
-            others = [
-                other
-                for other in self._sessions.values()
-                if other.metadata["export_id"] != session.metadata["export_id"]
-            ]
-            if others:
-                raise MimoError(
-                    f"{session.path} and {others[0].path.name} come from different exports; export them together"
-                )
+            for other in self._sessions.values():
+                if other.metadata["export_id"] != session.metadata["export_id"]:
+                    raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")
             self._sessions[name] = session
         return self._sessions[name]
 
@@ -113,7 +107,9 @@ class OnnxCodec:
         if isinstance(audio, (str, os.PathLike)):
             yield from iter_arrays(audio, BLOCK_SECONDS, self.sample_rate)
             return
-        waveform = resample(check_array(audio, sample_rate, where), sample_rate, self.sample_rate)
+        waveform = check_array(audio, sample_rate, where)
+        assert sample_rate is not None
+        waveform = resample(waveform, sample_rate, self.sample_rate)
         size = round(BLOCK_SECONDS * self.sample_rate)
         for start in range(0, len(waveform), size):
             yield waveform[start : start + size]
@@ -147,11 +143,8 @@ class OnnxCodec:
 
     def _run_encoder(self, waveform: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
         """One waveform [S] -> codes [Q, T]; before, after: samples that only surround it."""
-        inputs = {
-            "waveform": waveform[None],
-            "lengths": np.array([len(waveform)]),
-            "context": np.array([before, after]),
-        }
+        context = np.array([before, after], dtype=np.int64)
+        inputs = {"waveform": waveform[None], "lengths": np.array([len(waveform)]), "context": context}
         found = self._session("encoder").run(inputs)
         return found["codes"][0, :, : int(found["num_frames"][0])]
 
@@ -166,11 +159,7 @@ class OnnxCodec:
         """`encode` of several items at once, as MimoCodec.encode_batch."""
         count = self._count(num_quantizers)
         check_batch("audio", audio, batch_seconds)
-        rates = (
-            np.broadcast_to(np.asarray(sample_rate, dtype=object), len(audio)).tolist()
-            if np.ndim(sample_rate) == 0
-            else list(sample_rate)
-        )
+        rates = [*sample_rate] if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
         if len(rates) != len(audio):
             raise MimoError(f"sample_rate: {len(rates)} rates were given for {len(audio)} items")
         results: dict[int, AudioCodes] = {}
@@ -185,9 +174,8 @@ class OnnxCodec:
         for indices in groups({i: len(w) for i, w in short.items()}, batch_seconds * self.sample_rate):
             lengths = np.array([len(short[i]) for i in indices])
             padded = np.stack([np.pad(short[i], (0, lengths.max() - len(short[i]))) for i in indices])
-            found = self._session("encoder").run(
-                {"waveform": padded, "lengths": lengths, "context": np.zeros(2, np.int64)}
-            )
+            context = np.zeros(2, np.int64)
+            found = self._session("encoder").run({"waveform": padded, "lengths": lengths, "context": context})
             for i, codes, num_frames in zip(indices, found["codes"], found["num_frames"], strict=True):
                 results[i] = self._wrap(codes[:count, :num_frames], len(short[i]))
         return [results[i] for i in range(len(audio))]
@@ -199,7 +187,7 @@ class OnnxCodec:
     def encode_chunk(
         self, waveform: np.ndarray, state: State | None = None, last: bool = False, *, num_quantizers: int | None = None
     ) -> tuple[np.ndarray, State]:
-        """Streaming encode, as MimoCodec.encode_chunk: the next samples [S] at `sample_rate` -> (codes [Q, n], state)."""
+        """Streaming encode, as MimoCodec.encode_chunk: the next samples [S] -> (codes [Q, n], state)."""
         if "encoder_step" not in self.metadata["graphs"]:
             raise MimoError(f"{self.model_id}: its encoder does not stream; use encode()")
         count = self._count(num_quantizers)
@@ -230,7 +218,8 @@ class OnnxCodec:
         size = segment or round(BLOCK_SECONDS * self.frame_rate)
         if segment is not None or ids.shape[1] <= size:
             for start in range(0, ids.shape[1], size):
-                yield self._run_decoder(ids[None, :, start : start + size], [ids[:, start : start + size].shape[1]])[0]
+                piece = ids[:, start : start + size]
+                yield self._run_decoder(piece[None], [piece.shape[1]])[0]
             return
         state: State | None = None
         for start in range(0, ids.shape[1], size):
@@ -337,13 +326,8 @@ class _Stream:
         self.hop, self.pad = config.mel.hop_length, config.mel.n_fft // 2
         self.stride, self.pool = config.encoder.stride, config.encoder.pool
         self.num_hops = -(-config.mel.n_fft // self.hop)
-        initial = {
-            "samples": np.zeros(0, np.float32),
-            "num_samples": 0,
-            "num_frames": 0,
-            "started": False,
-            "caches": {},
-        }
+        empty = np.zeros(0, np.float32)
+        initial: State = {"samples": empty, "num_samples": 0, "num_frames": 0, "started": False, "caches": {}}
         if state is not None and state.keys() != initial.keys():
             raise MimoError("state: is not what encode_chunk of this model returned; None starts a new stream")
         self.state = dict(initial if state is None else state)
@@ -367,9 +351,7 @@ class _Stream:
             return None
         if not state["started"]:
             samples = np.pad(samples, (0, max(self.pad + 1 - len(samples), 0)))  # too short to reflect: zeros follow
-            samples = np.concatenate(
-                (np.zeros(2 * self.hop, np.float32), np.pad(samples, (self.pad, 0), mode="reflect"))
-            )
+            samples = np.pad(np.pad(samples, (self.pad, 0), mode="reflect"), (2 * self.hop, 0))
             state["started"] = True
         per_frame = self.stride * self.pool
         if last:

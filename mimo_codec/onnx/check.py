@@ -1,0 +1,135 @@
+"""Exported codecs against PyTorch on real speech: errors, equal codes, and the speed of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from mimo_codec.audio import load_audio
+from mimo_codec.codec import MimoCodec
+from mimo_codec.errors import MimoError
+from mimo_codec.onnx.runtime import OnnxCodec
+from mimo_codec.resampling import resample
+
+SECONDS = (0.02, 0.5, 1.37, 4.0, 10.0)
+"""Of the five pieces of speech that are compared."""
+MAX_ERROR = 1e-4
+"""Largest difference of a float32 waveform."""
+MAX_TIE = 1e-5
+"""Codes may differ where the distances to their entries differ by less, of those distances."""
+MIN_SNR_DB = {"float16": 15.0, "int8": 5.0}
+"""Of waveforms from the same codes, where a graph is not float32."""
+Value = TypeVar("Value")
+
+
+def speech_file() -> Path:
+    """The speech that comes with the package: inside an installed wheel, or in the repository."""
+    installed = Path(__file__).parent / "speech.wav"
+    return installed if installed.is_file() else Path(__file__).parent.parent.parent / "examples" / "speech.wav"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One piece of speech through both."""
+
+    seconds: float
+    num_codes: int
+    num_different: int
+    worst_tie: float
+    """Largest relative difference of distances at the first codebook of a frame in which a code differs."""
+    error: float | None
+    """Largest absolute difference of waveforms decoded from the same codes; None without a decoder."""
+    snr_db: float | None
+    speed: tuple[float, ...]
+    """Seconds of audio a second: encoding by PyTorch and ONNX, decoding by PyTorch and ONNX."""
+
+    def __str__(self) -> str:
+        equal = 100 * (1 - self.num_different / self.num_codes)
+        line = f"{self.seconds:6.2f} s  codes equal {equal:6.2f} %"
+        if self.num_different:
+            line += f" (distances within {self.worst_tie:.0e})"
+        line += f"  encode {self.speed[0]:.0f}x -> {self.speed[1]:.0f}x"
+        if self.error is not None:
+            line += f"  waveform error {self.error:.1e}, {self.snr_db:.0f} dB"
+            line += f"  decode {self.speed[2]:.0f}x -> {self.speed[3]:.0f}x"
+        return line
+
+
+def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = print) -> list[Comparison]:
+    """Compare the graphs in `folder` with the codec they are of; one line each goes to `report`.
+
+    Raises MimoError when float32 graphs differ by more than rounding, and others by more than their precision.
+    """
+    exported = OnnxCodec(folder, ["cpu"])
+    waveform, rate = load_audio(speech_file())
+    waveform = resample(waveform, rate, codec.sample_rate)
+    waveform = waveform.repeat(-(-round(max(SECONDS) * codec.sample_rate) // len(waveform)))
+    report(f"{folder.name or folder}: PyTorch {torch.__version__} -> ONNX Runtime, {exported.metadata['dtype']}")
+    found = []
+    for seconds in SECONDS:
+        found.append(compare(codec, exported, waveform[: round(seconds * codec.sample_rate)]))
+        report(str(found[-1]))
+    _judge(found, str(exported.metadata["dtype"]))
+    return found
+
+
+@torch.no_grad()
+def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Comparison:
+    """waveform [S] at the codec's rate."""
+    rate, count = codec.sample_rate, exported.num_quantizers
+    codes, encode = _timed(lambda: codec.encode(waveform, rate, num_quantizers=count))
+    other, onnx_encode = _timed(lambda: exported.encode(waveform.numpy(), rate, num_quantizers=count))
+    differ = codes.to_numpy() != other.to_numpy()
+    tie = _worst_tie(codec, waveform, codes.to_numpy(), other.to_numpy()) if differ.any() else 0.0
+    speed = [len(waveform) / rate / seconds for seconds in (encode, onnx_encode)]
+    error = snr = None
+    if codec.decoder is not None:
+        decoded, decode = _timed(lambda: codec.decode(codes))
+        again, onnx_decode = _timed(lambda: exported.decode(codes))
+        difference = decoded.numpy() - again
+        error = float(np.abs(difference).max())
+        snr = float(10 * np.log10(np.square(decoded.numpy()).sum() / max(np.square(difference).sum(), 1e-30)))
+        speed += [len(waveform) / rate / seconds for seconds in (decode, onnx_decode)]
+    return Comparison(len(waveform) / rate, differ.size, int(differ.sum()), tie, error, snr, tuple(speed))
+
+
+def _timed(function: Callable[[], Value]) -> tuple[Value, float]:
+    function()
+    started = time.perf_counter()
+    value = function()
+    return value, time.perf_counter() - started
+
+
+def _worst_tie(codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray) -> float:
+    """Where the first code of a frame differs: how far the two distances are apart, relative to them."""
+    features, worst = codec.features(waveform), 0.0
+    for frame in np.flatnonzero((codes != other).any(axis=0)):
+        first = int((codes[:, frame] != other[:, frame]).argmax())
+        residual = features[frame].double()
+        for index in range(first):
+            residual = residual - codec.quantizer.codebook(index)[int(codes[index, frame])].double()
+        entries = codec.quantizer.codebook(first).double()
+        a, b = (float((residual - entries[int(c[first, frame])]).square().sum()) for c in (codes, other))
+        worst = max(worst, abs(a - b) / max(a, b, 1e-30))
+    return worst
+
+
+def _judge(found: list[Comparison], dtype: str) -> None:
+    error = max((c.error for c in found if c.error is not None), default=0.0)
+    snr = min((c.snr_db for c in found if c.snr_db is not None), default=np.inf)
+    tie = max(c.worst_tie for c in found)
+    if dtype == "float32":
+        if error > MAX_ERROR or tie > MAX_TIE:
+            raise MimoError(
+                f"the exported graphs do not do what the codec does: waveforms differ by up to {error:.1e} (allowed"
+                f" {MAX_ERROR:g}), different codes are up to {tie:.1e} apart (allowed {MAX_TIE:g})"
+            )
+    elif snr < MIN_SNR_DB[dtype]:
+        least = MIN_SNR_DB[dtype]
+        raise MimoError(f"in {dtype} this codec keeps {snr:.1f} dB of its waveforms, {least:g} are needed: use float32")

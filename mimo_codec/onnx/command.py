@@ -1,0 +1,58 @@
+"""`mimo-codec export`: models as ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimo_codec.errors import MimoError
+from mimo_codec.report import print_line
+
+export = typer.Typer(rich_markup_mode=None)
+
+Folder = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
+Opset = Annotated[int, typer.Option(help="Of ONNX; lower ones for older runtimes.")]
+Check = Annotated[bool, typer.Option(help="Compare with PyTorch on speech; what fails is not written.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an export that exists.")]
+
+
+@export.command()
+def codec(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Shipped name, folder or Hugging Face hub id.")],
+    output: Folder,
+    dtype: Annotated[str, typer.Option(help="float32, float16 (for GPUs) or int8 (for CPUs).")] = "float32",
+    num_quantizers: Annotated[
+        int | None, typer.Option("--num-quantizers", "-q", help="Codebooks in the graphs.  [default: all]")
+    ] = None,
+    opset: Opset = 20,
+    check: Check = True,
+    revision: Revision = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a codec: encoder.onnx and decoder.onnx, and a step of each where the codec streams exactly.
+
+    `mimo_codec.onnx.OnnxCodec` runs them without PyTorch; export/README.md says how others do.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise MimoError("export needs the extra: pip install 'mimo-codec[onnx]'") from None
+    from mimo_codec.codec import MimoCodec
+    from mimo_codec.onnx.check import check_codec
+    from mimo_codec.onnx.export import export_codec
+
+    loaded = MimoCodec.from_pretrained(model, device="cpu", revision=revision)
+
+    def compare(folder: Path) -> None:
+        check_codec(loaded, folder)
+
+    written = export_codec(
+        loaded, output, num_quantizers=num_quantizers, dtype=dtype, opset=opset, overwrite=overwrite,
+        check=compare if check else None,
+    )  # fmt: skip
+    for path in written:
+        print_line(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
