@@ -20,8 +20,8 @@ from mimo_codec import __version__
 from mimo_codec.errors import MimoError
 from mimo_codec.files import check_target
 from mimo_codec.generate_commands import generate
-from mimo_codec.onnx.command import export
 from mimo_codec.jobs import AUDIO, CODES, plan_jobs
+from mimo_codec.onnx.command import export
 from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
 if TYPE_CHECKING:

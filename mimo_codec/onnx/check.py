@@ -70,7 +70,7 @@ def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = 
     waveform, rate = load_audio(speech_file())
     waveform = resample(waveform, rate, codec.sample_rate)
     waveform = waveform.repeat(-(-round(max(SECONDS) * codec.sample_rate) // len(waveform)))
-    report(f"{folder.name or folder}: PyTorch {torch.__version__} -> ONNX Runtime, {exported.metadata['dtype']}")
+    report(f"{codec.name}: PyTorch {torch.__version__} -> ONNX Runtime, {exported.metadata['dtype']}")
     found = []
     for seconds in SECONDS:
         found.append(compare(codec, exported, waveform[: round(seconds * codec.sample_rate)]))
