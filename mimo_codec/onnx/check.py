@@ -23,7 +23,10 @@ MAX_ERROR = 1e-4
 """Largest difference of a float32 waveform."""
 MAX_TIE = 1e-5
 """Codes may differ where the distances to their entries differ by less, of those distances."""
-MIN_SNR_DB = {"float16": 15.0, "int8": 5.0}
+MAX_OTHER = 0.01
+"""Most frames, as a share, whose codes differ although the distances are further apart: in bands a million times below
+the peak the logarithm magnifies the rounding of the Fourier transforms, which is not the same in any two libraries."""
+MIN_SNR_DB = {"float16": 30.0, "int8": 10.0}
 """Of waveforms from the same codes, where a graph is not float32."""
 Value = TypeVar("Value")
 
@@ -39,21 +42,26 @@ class Comparison:
     """One piece of speech through both."""
 
     seconds: float
+    num_frames: int
     num_codes: int
     num_different: int
-    worst_tie: float
-    """Largest relative difference of distances at the first codebook of a frame in which a code differs."""
+    gaps: tuple[float, ...]
+    """Of every frame in which a code differs: how far the distances of its first two such codes are apart, relative."""
     error: float | None
     """Largest absolute difference of waveforms decoded from the same codes; None without a decoder."""
     snr_db: float | None
     speed: tuple[float, ...]
     """Seconds of audio a second: encoding by PyTorch and ONNX, decoding by PyTorch and ONNX."""
 
+    @property
+    def num_ties(self) -> int:
+        return sum(gap <= MAX_TIE for gap in self.gaps)
+
     def __str__(self) -> str:
         equal = 100 * (1 - self.num_different / self.num_codes)
         line = f"{self.seconds:6.2f} s  codes equal {equal:6.2f} %"
-        if self.num_different:
-            line += f" (distances within {self.worst_tie:.0e})"
+        if self.gaps:
+            line += f" ({len(self.gaps)} frames, {self.num_ties} of them ties, distances within {max(self.gaps):.0e})"
         line += f"  encode {self.speed[0]:.0f}x -> {self.speed[1]:.0f}x"
         if self.error is not None:
             line += f"  waveform error {self.error:.1e}, {self.snr_db:.0f} dB"
@@ -86,7 +94,7 @@ def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Co
     codes, encode = _timed(lambda: codec.encode(waveform, rate, num_quantizers=count))
     other, onnx_encode = _timed(lambda: exported.encode(waveform.numpy(), rate, num_quantizers=count))
     differ = codes.to_numpy() != other.to_numpy()
-    tie = _worst_tie(codec, waveform, codes.to_numpy(), other.to_numpy()) if differ.any() else 0.0
+    gaps = _gaps(codec, waveform, codes.to_numpy(), other.to_numpy()) if differ.any() else ()
     speed = [len(waveform) / rate / seconds for seconds in (encode, onnx_encode)]
     error = snr = None
     if codec.decoder is not None:
@@ -96,7 +104,9 @@ def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Co
         error = float(np.abs(difference).max())
         snr = float(10 * np.log10(np.square(decoded.numpy()).sum() / max(np.square(difference).sum(), 1e-30)))
         speed += [len(waveform) / rate / seconds for seconds in (decode, onnx_decode)]
-    return Comparison(len(waveform) / rate, differ.size, int(differ.sum()), tie, error, snr, tuple(speed))
+    return Comparison(
+        len(waveform) / rate, codes.num_frames, differ.size, int(differ.sum()), gaps, error, snr, tuple(speed)
+    )
 
 
 def _timed(function: Callable[[], Value]) -> tuple[Value, float]:
@@ -106,9 +116,8 @@ def _timed(function: Callable[[], Value]) -> tuple[Value, float]:
     return value, time.perf_counter() - started
 
 
-def _worst_tie(codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray) -> float:
-    """Where the first code of a frame differs: how far the two distances are apart, relative to them."""
-    features, worst = codec.features(waveform), 0.0
+def _gaps(codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray) -> tuple[float, ...]:
+    features, gaps = codec.features(waveform), []
     for frame in np.flatnonzero((codes != other).any(axis=0)):
         first = int((codes[:, frame] != other[:, frame]).argmax())
         residual = features[frame].double()
@@ -116,19 +125,19 @@ def _worst_tie(codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, othe
             residual = residual - codec.quantizer.codebook(index)[int(codes[index, frame])].double()
         entries = codec.quantizer.codebook(first).double()
         a, b = (float((residual - entries[int(c[first, frame])]).square().sum()) for c in (codes, other))
-        worst = max(worst, abs(a - b) / max(a, b, 1e-30))
-    return worst
+        gaps.append(abs(a - b) / max(a, b, 1e-30))
+    return tuple(gaps)
 
 
 def _judge(found: list[Comparison], dtype: str) -> None:
     error = max((c.error for c in found if c.error is not None), default=0.0)
     snr = min((c.snr_db for c in found if c.snr_db is not None), default=np.inf)
-    tie = max(c.worst_tie for c in found)
+    other = sum(len(c.gaps) - c.num_ties for c in found) / sum(c.num_frames for c in found)
     if dtype == "float32":
-        if error > MAX_ERROR or tie > MAX_TIE:
+        if error > MAX_ERROR or other > MAX_OTHER:
             raise MimoError(
                 f"the exported graphs do not do what the codec does: waveforms differ by up to {error:.1e} (allowed"
-                f" {MAX_ERROR:g}), different codes are up to {tie:.1e} apart (allowed {MAX_TIE:g})"
+                f" {MAX_ERROR:g}), {100 * other:.2f} % of the frames have other codes (allowed {100 * MAX_OTHER:g} %)"
             )
     elif snr < MIN_SNR_DB[dtype]:
         least = MIN_SNR_DB[dtype]

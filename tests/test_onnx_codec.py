@@ -1,0 +1,311 @@
+"""Exported codecs under ONNX Runtime against PyTorch, without PyTorch, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_one_line_error, make_speech
+from filelock import FileLock
+from goldens import any_codec, segmented_codec, streaming_codec
+
+from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
+from mimo_codec.cli import main
+from mimo_codec.onnx import OnnxCodec, session
+from mimo_codec.onnx import export as exporting
+from mimo_codec.onnx.check import check_codec
+from mimo_codec.onnx.export import export_codec
+
+onnx = pytest.importorskip("onnx")
+
+
+def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
+    """A folder that the first of all test processes writes; exporting takes seconds a graph."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"onnx-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written by the command, which compares it with PyTorch."""
+
+    def export(folder: Path) -> None:
+        model = folder.with_name("onnx-tiny-model")
+        streaming_codec().save_pretrained(model)
+        with pytest.raises(SystemExit) as exited:
+            main(["export", "codec", str(model), "-o", str(folder)])
+        assert exited.value.code == 0
+
+    return exported_once(tmp_path_factory, "tiny", export)
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    codec = segmented_codec("codec_base")
+    return exported_once(tmp_path_factory, "base", lambda folder: export_codec(codec, folder, num_quantizers=8))
+
+
+@pytest.fixture(scope="module")
+def encoder_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_once(tmp_path_factory, "hybrid", lambda folder: export_codec(any_codec("codec_hybrid"), folder))
+
+
+def speech(seconds: float) -> np.ndarray:
+    return make_speech(seconds).numpy()
+
+
+def assert_same_codes(found: AudioCodes, reference: AudioCodes) -> None:
+    assert np.array_equal(found.to_numpy(), reference.to_numpy())
+    assert (found.num_samples, found.sample_rate, found.frame_rate) == (
+        reference.num_samples, reference.sample_rate, reference.frame_rate)  # fmt: skip
+
+
+def assert_close(found: np.ndarray, reference: torch.Tensor, most: float = 1e-4) -> None:
+    assert found.dtype == np.float32 and found.shape == tuple(reference.shape)
+    assert np.abs(found - reference.numpy()).max(initial=0) < most
+
+
+# ---- the same results ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written(tiny):
+    names = {"encoder.onnx", "encoder_step.onnx", "decoder.onnx", "decoder_step.onnx"}
+    assert {path.name for path in tiny.iterdir()} == names
+    ids = set()
+    for name in names:
+        model = onnx.load(tiny / name)
+        onnx.checker.check_model(model)
+        [about] = [json.loads(entry.value) for entry in model.metadata_props if entry.key == session.METADATA]
+        ids.add(about["export_id"])
+        assert about["config"]["d_model"] == 64 and about["num_quantizers"] == 8 and about["licence"]
+        assert about["version"] and about["graph"] == name.removesuffix(".onnx")
+        assert not {node.domain for node in model.graph.node} - {""}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("num_samples", [1, 100, 480, 481, 959, 961, 24000, 21 * 24000 + 7])
+def test_encode(tiny, num_samples):
+    codec, waveform = streaming_codec(), speech(22.0)[:num_samples]
+    assert_same_codes(OnnxCodec(tiny).encode(waveform, 24000), codec.encode(waveform, 24000))
+
+
+def test_encode_file_at_another_rate(tiny, tmp_path):
+    save_audio(tmp_path / "x.wav", make_speech(1.5, rate=16000), 16000)
+    found, reference = (c.encode(tmp_path / "x.wav") for c in (OnnxCodec(tiny), streaming_codec()))
+    assert (found.to_numpy() == reference.to_numpy()).mean() > 0.995  # numpy resamples in another order of sums
+    assert found.num_samples == reference.num_samples
+
+
+@pytest.mark.parametrize("chunk", [37, 480, 481, 1000, 9600])
+def test_encode_chunks(tiny, chunk):
+    exported, waveform = OnnxCodec(tiny), speech(1.0)
+    state, codes = None, []
+    for start in range(0, len(waveform), chunk):
+        piece, state = exported.encode_chunk(waveform[start : start + chunk], state, start + chunk >= len(waveform))
+        codes.append(piece)
+    assert np.array_equal(np.concatenate(codes, axis=1), exported.encode(waveform, 24000).to_numpy())
+    assert exported.encode_chunk(np.zeros(0, np.float32), None, last=True)[0].shape == (8, 0)
+
+
+def test_batches(tiny):
+    exported, codec = OnnxCodec(tiny), streaming_codec()
+    waveforms = [speech(3.0)[:n] for n in (5000, 1, 60000, 700)]
+    codes = exported.encode_batch(waveforms, 24000)
+    for found, waveform in zip(codes, waveforms, strict=True):
+        assert_same_codes(found, codec.encode(waveform, 24000))
+    mixed = [codes[0], codes[2].first(3), codes[1], codes[2]]
+    for found, item in zip(exported.decode_batch(mixed), mixed, strict=True):
+        assert_close(found, codec.decode(AudioCodes(torch.from_numpy(item.to_numpy()), item.num_samples,
+                                                    24000, 25.0, item.codebook_sizes)))  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.04, 8), (1.0, 1), (2.0, 5), (21.0, 8)])
+def test_decode(tiny, seconds, count):
+    codec = streaming_codec()
+    codes = codec.encode(speech(seconds), 24000, num_quantizers=count)
+    assert_close(OnnxCodec(tiny).decode(codes), codec.decode(codes))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 25])
+def test_decode_chunks(tiny, chunk):
+    exported = OnnxCodec(tiny)
+    codes = exported.encode(speech(2.03), 24000)
+    pieces = [codes[i / 25 : (i + chunk) / 25] for i in range(0, codes.num_frames, chunk)]
+    assert_close(np.concatenate(list(exported.decode_stream(pieces))), torch.from_numpy(exported.decode(codes)))
+
+
+@pytest.mark.parametrize("num_samples", [1, 47999, 48000, 48001, 48300, 48721, 96000, 100000, 21 * 24000])
+def test_segments(segmented, num_samples):
+    """Codes of each segment for itself, from mel frames of the whole."""
+    codec, exported, waveform = segmented_codec("codec_base"), OnnxCodec(segmented), speech(22.0)[:num_samples]
+    codes = codec.encode(waveform, 24000)
+    found = exported.encode(waveform, 24000)
+    assert found.num_frames == codes.num_frames
+    assert (found.to_numpy() == codes.to_numpy()).mean() > 0.98  # random weights: rounding flips near ties
+    assert_close(exported.decode(codes), codec.decode(codes))
+
+
+def test_encoder_only(encoder_only):
+    codec, exported, waveform = any_codec("codec_hybrid"), OnnxCodec(encoder_only), speech(3.0)
+    codes = codec.encode(waveform, 24000, num_quantizers=codec.num_quantizers)
+    assert_same_codes(exported.encode(waveform, 24000, codec.num_quantizers), codes)
+    with pytest.raises(MimoError, match=r"without decoder\.onnx: it is an encoder only"):
+        exported.decode(codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "least_equal"), [("float16", 0.9), ("int8", 0.3)])
+def test_other_dtypes(dtype, least_equal, tmp_path, monkeypatch, capsys):
+    codec = streaming_codec()
+    monkeypatch.setattr(exporting, "codec_graphs", lambda *a, all=exporting.codec_graphs: {
+        name: graph for name, graph in all(*a).items() if name in ("encoder", "decoder")})  # fmt: skip
+    export_codec(codec, tmp_path / "x", dtype=dtype)
+    results = check_codec(codec, tmp_path / "x")
+    assert sum(r.num_different for r in results) < (1 - least_equal) * sum(r.num_codes for r in results)
+    encoder = onnx.load(tmp_path / "x" / "encoder.onnx")
+    kinds = {tensor.data_type for tensor in encoder.graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.INT8) in kinds
+    tables = [t for t in encoder.graph.initializer if list(t.dims) == [sum(codec.codebook_sizes), 64]]
+    assert not tables or tables[0].data_type == onnx.TensorProto.FLOAT
+    assert dtype in capsys.readouterr().out
+
+
+def test_without_torch(tiny, tmp_path):
+    save_audio(tmp_path / "x.wav", make_speech(1.0), 24000)
+    code = """
+import sys
+sys.modules["torch"] = None
+from mimo_codec import AudioCodes, save_audio
+from mimo_codec.onnx import OnnxCodec
+codec = OnnxCodec(sys.argv[1])
+codec.encode(sys.argv[2]).save(sys.argv[2] + ".mimo")
+waveform = codec.decode(AudioCodes.load(sys.argv[2] + ".mimo"))
+save_audio(sys.argv[2] + ".out.wav", waveform, codec.sample_rate)
+assert waveform.shape == (24000,) and not any(name.startswith("torch") for name in sys.modules if name != "torch")
+"""
+    done = subprocess.run([sys.executable, "-c", code, tiny, tmp_path / "x.wav"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.wav.out.wav").stat().st_size > 24000
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.encode(np.zeros(100, np.float32)), "pass sample_rate"),
+        (lambda c: c.encode(np.zeros((2, 3, 4), np.float32), 24000), r"\[S\] or \[channels, S\]"),
+        (lambda c: c.encode(np.zeros(100, np.float32), 24000, 9), "ask for 1..8"),
+        (lambda c: c.decode(np.full((8, 3), 5000)), "out of range"),
+        (lambda c: c.decode(np.zeros((9, 3), np.int64)), "ask for 1..8"),
+        (lambda c: c.decode(np.zeros(3, np.int64)), r"\[Q, T\] is needed"),
+        (lambda c: c.decode([1, 2]), "is a list"),
+        (lambda c: c.encode_batch(np.zeros(5), 24000), "a list of items"),
+        (lambda c: c.encode_batch([np.zeros(5)], [24000, 1]), "2 rates were given for 1"),
+        (lambda c: c.encode_chunk(np.zeros(5, np.float32), {"a": 1}), "None starts a new stream"),
+        (lambda c: c.decode(AudioCodes(np.zeros((8, 1), np.int64), 1, 24000, 25.0, c.codebook_sizes, "x@12345678")),
+         "made by x@12345678"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(tiny, call, words):
+    with pytest.raises(MimoError, match=words) as raised:
+        call(OnnxCodec(tiny))
+    assert "\n" not in str(raised.value)
+
+
+def test_bad_folders(tiny, segmented, tmp_path):
+    with pytest.raises(MimoError, match=r"encoder\.onnx: there is no such file"):
+        OnnxCodec(tmp_path)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "encoder.onnx").write_bytes((tiny / "encoder.onnx").read_bytes())
+    exported = OnnxCodec(mixed)
+    with pytest.raises(MimoError, match=r"decoder\.onnx: there is no such file"):
+        exported.decode(np.zeros((8, 3), np.int64))
+    (mixed / "decoder.onnx").write_bytes((segmented / "decoder.onnx").read_bytes())
+    with pytest.raises(MimoError, match="of another export than encoder.onnx"):
+        exported.decode(np.zeros((8, 3), np.int64))
+    (mixed / "encoder.onnx").write_bytes(b"nonsense")
+    with pytest.raises(MimoError, match="cannot be loaded"):
+        OnnxCodec(mixed)
+
+
+def test_graphs_of_others_and_of_the_future(tiny, tmp_path):
+    model = onnx.load(tiny / "encoder.onnx")
+    model.opset_import[0].version = 99
+    onnx.save(model, tmp_path / "encoder.onnx")
+    with pytest.raises(MimoError, match="too new for this onnxruntime") as raised:
+        OnnxCodec(tmp_path)
+    assert "\n" not in str(raised.value)
+    model.opset_import[0].version = 20
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "encoder.onnx")
+    with pytest.raises(MimoError, match="was not exported by mimo-codec"):
+        OnnxCodec(tmp_path)
+
+
+def test_providers(tiny, monkeypatch):
+    with pytest.raises(MimoError, match="rocket is not in this onnxruntime; it has"):
+        OnnxCodec(tiny, ["rocket"])
+    with pytest.raises(MimoError, match="a list is needed"):
+        OnnxCodec(tiny, "cpu")
+    everything = ["CPUExecutionProvider", "OtherExecutionProvider", *session.PROVIDERS[:2]]
+    assert session.choose_providers(None, everything) == list(session.PROVIDERS)
+    assert session.choose_providers(["cuda", "CPUExecutionProvider"], everything) == [
+        "CUDAExecutionProvider", "CPUExecutionProvider"]  # fmt: skip
+    monkeypatch.setattr(session, "_is_installed", lambda name: True)
+    with pytest.raises(MimoError, match="both installed and overwrite each other: pip uninstall"):
+        OnnxCodec(tiny)
+
+
+def test_a_failing_check_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "write_graph", lambda graph, path, metadata, opset: path.write_bytes(b"graph"))
+    codec = streaming_codec()
+
+    def fail(folder: Path) -> None:
+        assert (folder / "encoder.onnx").is_file()
+        raise MimoError("differs")
+
+    with pytest.raises(MimoError, match="differs"):
+        export_codec(codec, tmp_path / "x", check=fail)
+    assert list(tmp_path.iterdir()) == []
+    export_codec(codec, tmp_path / "x")
+    with pytest.raises(MimoError, match="already exists"):
+        export_codec(codec, tmp_path / "x")
+    with pytest.raises(MimoError, match="differs"):
+        export_codec(codec, tmp_path / "x", overwrite=True, check=fail)
+    assert (tmp_path / "x" / "decoder.onnx").read_bytes() == b"graph" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_check_finds_what_is_wrong(tiny):
+    other = streaming_codec()
+    other = MimoCodec(other.config).eval()
+    other.load_state_dict(streaming_codec().state_dict())
+    with torch.no_grad():
+        other.require_decoder().vocoder.head.out.bias += 0.01
+    with pytest.raises(MimoError, match="do not do what the codec does"):
+        check_codec(other, tiny)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nano", "--dtype", "float8"], ["float8", "float32, float16, int8"]),
+        (["nano", "-q", "9"], ["9", "1..8"]),
+        (["nano", "--opset", "3"], ["opset", "18"]),
+        (["no-such-model"], ["no-such-model"]),
+    ],
+)
+def test_command_line_mistakes(run, tmp_path, arguments, words):
+    assert_one_line_error(run("export", "codec", *arguments, "-o", tmp_path / "x"), *words)
+    assert list(tmp_path.iterdir()) == []
