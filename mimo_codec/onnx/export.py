@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,13 @@ def export_codec(
     num_quantizers: int | None = None,
     dtype: str = "float32",
     opset: int = OPSET,
+    graphs: Sequence[str] | None = None,
     overwrite: bool = False,
     check: Check | None = None,
 ) -> list[Path]:
     """Write encoder.onnx and decoder.onnx, and the steps of streams where the codec streams exactly.
 
+    graphs: some of "encoder", "encoder_step", "decoder", "decoder_step"; None: all that this codec has.
     num_quantizers: codebooks in the graphs; None: all. dtype: of encoder and decoder: float32; float16, the front end,
     quantization and inverse STFT still in float32; or int8, weights and products of their matrices (for CPUs).
     check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
@@ -73,10 +75,10 @@ def export_codec(
     check_integer("opset", opset, 18, 25)
     if dtype not in DTYPES:
         raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
-    graphs = codec_graphs(_converted(codec, dtype), count)
-    metadata = describe(codec, count, dtype, list(graphs))
+    made = codec_graphs(_converted(codec, dtype), count, graphs)
+    metadata = describe(codec, count, dtype, list(made))
     with new_folder(folder, overwrite) as temporary:
-        for name, graph in graphs.items():
+        for name, graph in made.items():
             write_graph(graph, temporary / f"{name}.onnx", {"graph": name, **metadata}, opset)
             if dtype == "int8":
                 _quantize(temporary / f"{name}.onnx")
@@ -104,51 +106,72 @@ def describe(codec: MimoCodec, num_quantizers: int, dtype: str, graphs: list[str
     }
 
 
-def codec_graphs(codec: MimoCodec, num_quantizers: int) -> dict[str, Graph]:
-    """The graphs that a codec has, by name."""
-    batch, frames, samples = "batch", "frames", "samples"
+def codec_graphs(codec: MimoCodec, num_quantizers: int, wanted: Sequence[str] | None = None) -> dict[str, Graph]:
+    """The graphs that a codec has, by name; MimoError for one that is wanted and that it does not have."""
+    makers: dict[str, Callable[[MimoCodec, int], Graph]] = {"encoder": _encoder}
+    streams = codec.config.segment_seconds is None
+    if streams and codec.config.streams_encode:
+        makers["encoder_step"] = _encoder_step
+    if codec.decoder is not None:
+        makers["decoder"] = _decoder
+        if streams and codec.config.streams_decode:
+            makers["decoder_step"] = _decoder_step
+    if unknown := sorted(set(wanted or ()) - set(makers)):
+        raise MimoError(f"graphs: {', '.join(unknown)}: this codec has {', '.join(makers)}")
+    return {name: make(codec, num_quantizers) for name, make in makers.items() if wanted is None or name in wanted}
+
+
+def _encoder(codec: MimoCodec, num_quantizers: int) -> Graph:
     config = codec.config
-    streams = config.segment_seconds is None
     waveform = torch.zeros(2, 2 * config.samples_per_frame + config.mel.n_fft)
     lengths = torch.tensor([waveform.shape[1], config.samples_per_frame])
-    codes = torch.zeros(2, max(num_quantizers - 1, 1), 3, dtype=torch.int64)
-    graphs = {
-        "encoder": Graph(
-            EncoderGraph(codec, num_quantizers),
-            {"waveform": waveform, "lengths": lengths, "context": torch.zeros(2, dtype=torch.int64)},
-            {"waveform": {0: batch, 1: samples}, "lengths": {0: batch}, "context": None},
-            ("codes", "num_frames"),
-        )
-    }
-    if streams and config.streams_encode:
-        encoder_step = EncoderStepGraph(codec, num_quantizers)
-        hops = 3 * config.mels_per_frame + 4 - config.encoder.stride - (-config.mel.n_fft // config.mel.hop_length)
-        state, free = _batched(encoder_step.initial_state())
-        graphs["encoder_step"] = Graph(
-            encoder_step,
-            {"waveform": torch.zeros(2, hops * config.mel.hop_length), "num_mels": torch.tensor(99), "state": state},
-            {"waveform": {0: batch, 1: samples}, "num_mels": None, "state": free},
-            ("codes",),
-        )
-    if codec.decoder is None:
-        return graphs
-    codebooks = {1: "codebooks"} if num_quantizers > 2 else {}
-    graphs["decoder"] = Graph(
+    return Graph(
+        EncoderGraph(codec, num_quantizers),
+        {"waveform": waveform, "lengths": lengths, "context": torch.zeros(2, dtype=torch.int64)},
+        {"waveform": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}, "context": None},
+        ("codes", "num_frames"),
+    )
+
+
+def _encoder_step(codec: MimoCodec, num_quantizers: int) -> Graph:
+    module, mel = EncoderStepGraph(codec, num_quantizers), codec.config.mel
+    num_hops = 3 * codec.config.mels_per_frame + 4 - codec.config.encoder.stride - (-mel.n_fft // mel.hop_length)
+    state, free = _batched(module.initial_state())
+    return Graph(
+        module,
+        {"waveform": torch.zeros(2, num_hops * mel.hop_length), "num_mels": torch.tensor(99), "state": state},
+        {"waveform": {0: "batch", 1: "samples"}, "num_mels": None, "state": free},
+        ("codes",),
+    )
+
+
+def _example_codes(num_quantizers: int) -> tuple[Tensor, dict[int, str]]:
+    """Codes [2, q, 3], and what of their shape is free; one codebook is a size like any other to the exporter."""
+    if num_quantizers == 1:
+        return torch.zeros(2, 1, 3, dtype=torch.int64), {0: "batch", 2: "frames"}
+    return torch.zeros(2, 2, 3, dtype=torch.int64), {0: "batch", 1: "codebooks", 2: "frames"}
+
+
+def _decoder(codec: MimoCodec, num_quantizers: int) -> Graph:
+    codes, free = _example_codes(num_quantizers)
+    return Graph(
         DecoderGraph(codec, num_quantizers),
         {"codes": codes, "lengths": torch.tensor([3, 2])},
-        {"codes": {0: batch, **codebooks, 2: frames}, "lengths": {0: batch}},
+        {"codes": free, "lengths": {0: "batch"}},
         ("waveform", "num_samples"),
     )
-    if streams and config.streams_decode:
-        decoder_step = DecoderStepGraph(codec, num_quantizers)
-        state, free = _batched(decoder_step.initial_state())
-        graphs["decoder_step"] = Graph(
-            decoder_step,
-            {"codes": codes, "num_valid": torch.tensor(3), "state": state},
-            {"codes": {0: batch, **codebooks, 2: frames}, "num_valid": None, "state": free},
-            ("waveform",),
-        )
-    return graphs
+
+
+def _decoder_step(codec: MimoCodec, num_quantizers: int) -> Graph:
+    module = DecoderStepGraph(codec, num_quantizers)
+    codes, free_codes = _example_codes(num_quantizers)
+    state, free = _batched(module.initial_state())
+    return Graph(
+        module,
+        {"codes": codes, "num_valid": torch.tensor(3), "state": state},
+        {"codes": free_codes, "num_valid": None, "state": free},
+        ("waveform",),
+    )
 
 
 def _batched(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
