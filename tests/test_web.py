@@ -1,0 +1,291 @@
+"""`mimo-codec demo`: what its server gives to whom, and the page of examples/web in a browser."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_one_line_error
+
+from mimo_codec import CodecConfig, MimoCodec
+from mimo_codec.demo import GRAPHS, HOST, MIME_TYPES, make_server, page_root, served_files
+
+SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# ---- the server ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_graphs(tmp_path: Path) -> Path:
+    """A folder with files in the place of graphs, and with more that must stay private."""
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    for name in GRAPHS:
+        (folder / name).write_bytes(b"graph")
+    (folder / "private.txt").write_text("secret", encoding="utf-8")
+    (tmp_path / "private.html").write_text("secret", encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def running(graphs: Path) -> Iterator[int]:
+    """A server in a thread of this process; yields its port."""
+    with make_server(served_files(page_root(), graphs), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, str | None, bytes]:
+    """Status, type and body; the path goes out as it is."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    return answer.status, answer.getheader("Content-Type"), answer.read()
+
+
+def test_the_page_is_served_whole_and_with_its_types(no_graphs):
+    page = page_root()
+    with running(no_graphs) as port:
+        assert get(port, "/") == get(port, "/index.html?x=1")
+        for path in page.rglob("*"):
+            url = "/" + path.relative_to(page).as_posix()
+            if path.suffix in MIME_TYPES:
+                assert get(port, url) == (200, MIME_TYPES[path.suffix], path.read_bytes())
+        assert get(port, "/main.js")[1].startswith("text/javascript")
+        assert get(port, "/vendor/ort-wasm-simd-threaded.wasm", "HEAD") == (200, "application/wasm", b"")
+        assert get(port, "/graphs/encoder.onnx")[2] == b"graph"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../private.html", "/graphs/../private.html", "/graphs/../../private.html", "/%2e%2e/private.html",
+     "/graphs/private.txt", "/graphs/", "/vendor", "//etc/passwd", "/etc/passwd", "private.html", "/..\\private.html",
+     "/vendor/README.md"],
+)  # fmt: skip
+def test_nothing_else_is_served(no_graphs, path):
+    with running(no_graphs) as port:
+        status, _, body = get(port, path)
+    assert status == 404 and b"secret" not in body
+
+
+def test_only_this_machine_is_served(no_graphs):
+    with running(no_graphs) as port:
+        assert make_server({}, 0).server_address[0] == "127.0.0.1"
+        others = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {HOST}
+        for address in others:
+            with pytest.raises(OSError):
+                socket.create_connection((address, port), timeout=2)
+
+
+def test_bad_input_is_one_line(run, no_graphs, tmp_path):
+    with running(no_graphs) as port:
+        assert_one_line_error(run("demo", "--port", port, "--graphs", no_graphs), f"port {port}", "in use", "--port")
+    assert_one_line_error(run("demo", "--port", 0, "--graphs", tmp_path), tmp_path / "encoder.onnx", "export codec")
+    assert_one_line_error(run("demo", "--port", 70000, "--graphs", no_graphs), "70000")
+    (no_graphs / "decoder.onnx.data").touch()
+    assert_one_line_error(run("demo", "--port", 0, "--graphs", no_graphs), "decoder.onnx", "too large")
+
+
+@contextmanager
+def demo(graphs: Path) -> Iterator[str]:
+    """The command in a process of its own; yields the address it prints, then interrupts it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mimo_codec", "demo", "--port", "0", "--graphs", str(graphs)],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[0]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (130, "", "mimo-codec: error: interrupted\n")
+    finally:
+        process.kill()
+
+
+def test_interrupt_ends_it(no_graphs):
+    with demo(no_graphs) as address:
+        assert address.startswith(f"http://{HOST}:")
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec() -> MimoCodec:
+    """As nano, but smaller, of random weights."""
+    torch.manual_seed(0)
+    small = {"encoder_layers": 1, "decoder_layers": 1, "vocoder_num_layers": 1}
+    return MimoCodec(CodecConfig.preset("tiny").replace(**small)).eval()
+
+
+@pytest.fixture(scope="module")
+def graphs(codec: MimoCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript", reason="needs the onnx extra")
+    from mimo_codec.onnx.export import OPSET, codec_graphs, describe, write_graph
+
+    folder = tmp_path_factory.mktemp("graphs")
+    metadata = describe(codec, codec.num_quantizers, "float32", ["encoder", "decoder"])
+    for name, graph in codec_graphs(codec, codec.num_quantizers).items():
+        if f"{name}.onnx" in GRAPHS:
+            write_graph(graph, folder / f"{name}.onnx", metadata, OPSET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the dev extra")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: the page is not tested")
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+            + ["--no-sandbox"] * root,  # which Chromium does not start without when it is root
+        )
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and whatever it asked for or complained about."""
+
+    def __init__(self, browser, address: str):
+        self.page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda line: self.complaints.append(line.text) if line.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(address)
+        self.settled("ready")
+
+    def until(self, expression: str, seconds: float = 120) -> None:
+        """Wait; playwright's own way is forbidden by the page's security policy."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, expression
+            self.page.wait_for_timeout(50)
+
+    def settled(self, state: str) -> None:
+        self.until("['ready', 'error'].includes(document.body.dataset.state)")
+        assert self.page.get_attribute("body", "data-state") == state, self.page.inner_text("#error")
+
+    def open(self, path: Path, state: str = "ready") -> None:
+        self.page.set_input_files("#file", path)
+        self.settled(state)
+
+    def look(self, expression: str):
+        return json.loads(self.page.evaluate(f"JSON.stringify({expression})"))
+
+
+@pytest.fixture
+def watched(browser, graphs: Path) -> Iterator[Watched]:
+    with demo(graphs) as address:
+        watched = Watched(browser, address)
+        yield watched
+        watched.page.close()
+        assert not watched.complaints
+        assert watched.requests and all(url.startswith((address, f"blob:{address}")) for url in watched.requests)
+
+
+def assert_same_codes(watched: Watched, codec: MimoCodec, least_share: float = 0.995) -> None:
+    expected = codec.encode(SPEECH)
+    found = np.array(watched.look("mimoCodec.codes.map((row) => [...row])"))
+    share = (found == expected.codes.numpy()).mean()
+    print(f"{100 * share:.3f} % of {found.size} codes are those of Python")
+    assert found.shape == expected.codes.shape and share >= least_share
+    assert watched.look("mimoCodec.original.length") == expected.num_samples
+    for count in (8, 3):
+        watched.page.fill("#codebooks", str(count))
+        watched.until(f"mimoCodec.count === {count}")
+        watched.settled("ready")
+        waveform = codec.decode(type(expected)(torch.from_numpy(found), expected.num_samples, expected.sample_rate,
+                                               expected.frame_rate, expected.codebook_sizes).first(count))  # fmt: skip
+        decoded = np.array(watched.look("[...mimoCodec.reconstruction]"), np.float32)
+        assert decoded.shape == waveform.shape
+        assert np.abs(decoded - waveform.numpy()).max() < 1e-4
+
+
+def test_speech_in_the_browser_is_coded_as_by_python(watched, codec):
+    page = watched.page
+    watched.open(SPEECH)
+    assert page.inner_text("#bitrate") == "1.550 kbit/s"
+    assert_same_codes(watched, codec)
+    assert page.inner_text("#bitrate") == "0.650 kbit/s" and page.inner_text("#count") == "3"
+    assert page.evaluate("crossOriginIsolated")
+    for name in ("original", "reconstruction"):
+        watched.until(f"document.getElementById('{name}-audio').duration > 1")
+        for kind in ("waveform", "spectrogram"):
+            assert painted(page, f"{name}-{kind}") > 2
+    assert painted(page, "codes") > 20
+
+
+def painted(page, canvas: str) -> int:
+    """Different pixels of a canvas."""
+    return page.evaluate(f"""() => {{
+        const canvas = document.getElementById("{canvas}");
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return new Set(new Uint32Array(pixels.buffer)).size;
+    }}""")
+
+
+def test_the_microphone_is_coded_and_bad_files_are_one_sentence(watched, tmp_path):
+    page = watched.page
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"this is no audio")
+    watched.open(bad, "error")
+    assert page.inner_text("#error") == (
+        "The sound could not be coded: this is no audio that the browser can read."
+    )
+    page.click("#record")
+    page.wait_for_selector("#record[aria-pressed=true]")
+    page.wait_for_timeout(600)
+    page.click("#record")
+    watched.until("mimoCodec.reconstruction !== null")
+    watched.settled("ready")
+    assert page.is_hidden("#error")
+    assert 0.3 * 24000 < watched.look("mimoCodec.original.length") == watched.look("mimoCodec.reconstruction.length")
+
+
+def test_the_page_fits_a_phone(watched):
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    watched.open(SPEECH)
+    assert watched.look("document.documentElement.scrollWidth") <= 360
+
+
+def test_graphs_of_two_codecs_are_one_sentence(browser, graphs, tmp_path):
+    for name in GRAPHS:
+        data = (graphs / name).read_bytes()
+        changed = data if name == "encoder.onnx" else data.replace(b'"export_id": "', b'"export_id": "x', 1)
+        (tmp_path / name).write_bytes(changed)
+    (tmp_path / "decoder.onnx").write_bytes(b"no graph")
+    with demo(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-state=error]")
+        assert page.inner_text("#error").startswith("The codec could not be loaded: ")
+        assert page.is_disabled("#file") and page.is_disabled("#record")
+        page.close()
