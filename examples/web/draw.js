@@ -51,10 +51,10 @@ export function drawCodes(canvas, rows, sizes, used) {
   rows.forEach((row, i) => {
     const y = Math.round((i * height) / rows.length);
     const rowHeight = Math.round(((i + 1) * height) / rows.length) - y - gap;
-    context.globalAlpha = i < used ? 1 : 0.12;
+    context.globalAlpha = i < used ? 1 : 0.15;
     row.forEach((code, t) => {
       const x = Math.floor((t * width) / numFrames);
-      context.fillStyle = `hsl(${Math.round((360 * code) / sizes[i])} 55% ${45 + 20 * ((code * 7) % 2)}%)`;
+      context.fillStyle = `rgb(${colour((code + 0.5) / sizes[i]).slice(0, 3)})`;
       context.fillRect(x, y, Math.ceil(((t + 1) * width) / numFrames) - x, rowHeight);
     });
   });

@@ -101,7 +101,7 @@ async function guarded(failure, action) {
     await action();
   } catch (error) {
     state = "error";
-    element("error").textContent = `${failure}: ${error.message.split("\n")[0]}.`;
+    element("error").textContent = `${failure}: ${error.message.split("\n")[0].replace(/\.*$/, ".")}`;
     element("error").hidden = false;
     say("");
   }
@@ -120,16 +120,17 @@ function say(text) {
   element("status").textContent = text;
 }
 
+/** Seconds of work, and how many times faster that is than the sound. */
 function speed(seconds) {
   const factor = shown.original.length / codec.sampleRate / seconds;
-  return `${seconds.toFixed(2)} s, ${factor.toFixed(factor < 10 ? 1 : 0)} × real time`;
+  return `${seconds.toFixed(2)} s (${factor.toFixed(factor < 10 ? 1 : 0)} ×)`;
 }
 
 /** What the codebooks that are chosen cost. */
 function showRate() {
   const count = numCodebooks();
   element("count").textContent = count;
-  element("bitrate").textContent = `${(codec.bitrate(count) / 1000).toFixed(3)} kbit/s`;
+  element("bitrate").textContent = `${codec.bitrate(count) / 1000} kbit/s`;
   if (!shown.codes) return;
   const bytes = Math.ceil((codec.frameBits(count) * shown.codes[0].length) / 8);
   element("size").textContent = `${bytes.toLocaleString("en")} bytes`;
