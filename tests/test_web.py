@@ -23,7 +23,8 @@ import torch
 from conftest import assert_one_line_error
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, resample, save_audio
-from mimo_codec.demo import GRAPHS, HOST, MIME_TYPES, make_server, page_root, served_files
+from mimo_codec import demo as demo_module
+from mimo_codec.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
 
 SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -104,6 +105,24 @@ def test_bad_input_is_one_line(run, no_graphs, tmp_path):
     assert_one_line_error(run("demo", "--port", 70000, "--graphs", no_graphs), "--port", "65535")
     (no_graphs / "decoder.onnx.data").touch()
     assert_one_line_error(run("demo", "--port", 0, "--graphs", no_graphs), "decoder.onnx", "too large")
+
+
+def test_nano_is_exported_on_first_use_only(monkeypatch, tmp_path, capsys):
+    exported = []
+
+    def export(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        for name in GRAPHS:
+            (folder / name).touch()
+        exported.append(folder)
+
+    monkeypatch.setattr(demo_module, "_export_nano", export)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [nano_graphs(), nano_graphs()] == 2 * exported and exported[0].is_relative_to(tmp_path / "mimo-codec")
+    assert capsys.readouterr().err.count(str(exported[0])) == 1
+    (exported[0] / GRAPHS[0]).unlink()
+    with pytest.raises(FileExistsError):  # tried again
+        nano_graphs()
 
 
 @contextmanager
