@@ -42,7 +42,7 @@ export function drawSpectrogram(canvas, waveform, sampleRate) {
   context.putImageData(image, 0, 0);
 }
 
-/** Rows of codes, the first codebook on top; those from `used` on are pale. */
+/** Rows of codes, the first codebook on top; those from `used` on are faint. */
 export function drawCodes(canvas, rows, sizes, used) {
   const context = prepare(canvas);
   const { width, height } = canvas;

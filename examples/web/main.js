@@ -65,7 +65,7 @@ async function open(file) {
     say("Encoding …");
     const [codes, seconds] = await timed(codec.encode(original));
     Object.assign(shown, { original, codes, reconstruction: null, count: 0 });
-    const [kept, whole] = [original, all].map((x) => (x.length / codec.sampleRate).toFixed(2));
+    const [kept, whole] = [original, all].map((x) => (x.length / codec.sampleRate).toFixed(1));
     element("duration").textContent = kept === whole ? `${kept} s` : `${kept} of ${whole} s`;
     element("encoded").textContent = speed(seconds);
     element("codes").setAttribute("aria-label", `Codes: ${codes.length} codebooks, ${codes[0].length} frames`);
