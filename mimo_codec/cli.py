@@ -209,6 +209,23 @@ def models() -> None:
         print(f"{kind:8} {name:{width}}  {place}")
 
 
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8000,
+    graphs: Annotated[
+        str | None, typer.Option(metavar="DIR", help="An exported codec.  [default: nano, exported on first use]")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Try a codec in the browser: record or open speech, hear and see what is left of it.
+
+    The page is served to this machine alone, and the codec runs inside it, without PyTorch.
+    """
+    from mimo_codec.demo import serve
+
+    serve(graphs, port, open_page)
+
+
 @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def train(
     context: typer.Context,
