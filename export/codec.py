@@ -1,7 +1,4 @@
-"""Export a codec to ONNX: the same as `mimo-codec export codec`.
-
-    python export/codec.py nano -o nano-onnx
-"""
+"""The same as `mimo-codec export codec`: python export/codec.py nano -o nano-onnx"""
 
 import sys
 

@@ -67,20 +67,16 @@ def nano_graphs() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "mimo-codec" / f"nano-{__version__}-{digest}"
     if not all((folder / name).is_file() for name in GRAPHS):
-        print_line(f"exporting nano to {folder}; this takes minutes, once")
+        print_line(f"exporting nano to {folder}; this takes a minute, once")
         _export_nano(folder)
     return folder
 
 
 def _export_nano(folder: Path) -> None:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MimoError("export needs the extra: pip install 'mimo-codec[onnx]'") from None
     from mimo_codec.codec import MimoCodec
     from mimo_codec.onnx.export import export_codec
 
-    export_codec(MimoCodec.from_pretrained("nano", device="cpu"), folder, overwrite=True)
+    export_codec(MimoCodec.from_pretrained("nano", device="cpu"), folder, graphs=("encoder", "decoder"), overwrite=True)
 
 
 def served_files(page: Path, graphs: Path) -> dict[str, Path]:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mimo_codec.errors import MimoError
 from mimo_codec.report import print_line
 
 export = typer.Typer(rich_markup_mode=None)
@@ -36,11 +35,6 @@ def codec(
 
     `mimo_codec.onnx.OnnxCodec` runs them without PyTorch; export/README.md says how others do.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MimoError("export needs the extra: pip install 'mimo-codec[onnx]'") from None
     from mimo_codec.codec import MimoCodec
     from mimo_codec.onnx.check import check_codec
     from mimo_codec.onnx.export import export_codec

@@ -9,9 +9,11 @@ import logging
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def export_codec(
     check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
     Returns the files. Raises MimoError for an existing folder without `overwrite`, and for bad values.
     """
+    require_exporter()
     folder = Path(folder)
     count = codec.num_quantizers if num_quantizers is None else num_quantizers
     check_count(count, codec.num_quantizers)
@@ -86,6 +89,12 @@ def export_codec(
             check(temporary)
         names = sorted(path.name for path in temporary.iterdir())
     return [folder / name for name in names]
+
+
+def require_exporter() -> None:
+    """MimoError where what torch.onnx needs is not installed."""
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        raise MimoError("export needs the extra: pip install 'mimo-codec[onnx]'")
 
 
 def describe(codec: MimoCodec, num_quantizers: int, dtype: str, graphs: list[str]) -> dict[str, Any]:
@@ -207,12 +216,14 @@ def write_graph(graph: Graph, path: Path, metadata: Mapping[str, Any], opset: in
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells what it does not find, such as torchvision."""
+    """The exporter tells what it does not find, such as torchvision, and warns of its own workings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
 
