@@ -162,13 +162,10 @@ def codec() -> MimoCodec:
 @pytest.fixture(scope="module")
 def graphs(codec: MimoCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript", reason="needs the onnx extra")
-    from mimo_codec.onnx.export import OPSET, codec_graphs, describe, write_graph
+    from mimo_codec.onnx.export import export_codec
 
-    folder = tmp_path_factory.mktemp("graphs")
-    metadata = describe(codec, codec.num_quantizers, "float32", ["encoder", "decoder"])
-    for name, graph in codec_graphs(codec, codec.num_quantizers).items():
-        if f"{name}.onnx" in GRAPHS:
-            write_graph(graph, folder / f"{name}.onnx", metadata, OPSET)
+    folder = tmp_path_factory.mktemp("graphs") / "exported"
+    export_codec(codec, folder, graphs=("encoder", "decoder"))
     return folder
 
 
