@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.lm.prompts import PROMPTS
-from mimo_codec.onnx.export import OPSET, Check, Graph, new_folder, write_graph
+from mimo_codec.onnx.export import MAX_INLINE_BYTES, OPSET, Check, Graph, new_folder, write_graph
 from mimo_codec.onnx.lm_graphs import BackboneGraph, PatchStepGraph, State
 from mimo_codec.onnx.session import PAST
 from mimo_codec.weights import CONFIG
@@ -56,13 +58,17 @@ def export_lm(
     if dtype not in DTYPES:
         raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
     if lm.model.is_quantized or any(parameter.is_meta for parameter in lm.model.parameters()):
-        raise MimoError("export: the weights are quantized or not in memory; load the model without quantize, device_map")
+        raise MimoError(
+            "export: the weights are quantized or not in memory; load the model without quantize, device_map"
+        )
     with new_folder(folder, overwrite) as temporary:
         metadata = describe(lm, dtype)
         for name, make in GRAPHS.items():
             graph, weights = _converted(make(lm, DTYPES[dtype]), DTYPES[dtype])
             path = temporary / f"{name}.onnx"
-            write_graph(graph, path, {"graph": name, **metadata}, opset, lambda model, w=weights: _fill(model, w))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of names of sizes, which several inputs share
+                write_graph(graph, path, {"graph": name, **metadata}, opset, partial(_fill, weights=weights))
             del graph, weights
             if dtype == "int4" and name == "backbone":
                 _quantize(path)
@@ -160,21 +166,28 @@ def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
 def _quantize(path: Path) -> None:
     """The layers' matrices to 4 bits."""
     import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     weights = path.with_name(f"{path.name}.data")
-    quantizer = MatMulNBitsQuantizer(str(path), block_size=BLOCK_SIZE, accuracy_level=INT8_PRODUCTS)
-    model = quantizer.model.model
-    kept = [node.name for node in model.graph.node if not any(name.startswith(QUANTIZED) for name in node.input)]
-    quantizer.nodes_to_exclude = set(kept)
+    quantizer = _quantizer_class()(onnx.load(path), block_size=BLOCK_SIZE, accuracy_level=INT8_PRODUCTS)
+    nodes = quantizer.model.model.graph.node
+    quantizer.nodes_to_exclude = {node.name for node in nodes if not any(n.startswith(QUANTIZED) for n in node.input)}
     quantizer.process()
     for old in (path, weights):
         old.unlink(missing_ok=True)
-    large = model.ByteSize() > EXTERNAL_BYTES
-    onnx.save(quantizer.model.model, path, save_as_external_data=large, location=weights.name if large else None)
+    model = quantizer.model.model
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=weights.name if large else None)
 
 
-EXTERNAL_BYTES = 2**30
+def _quantizer_class() -> Any:
+    """Its module sets up logging for the whole program when it is imported, unless somebody has."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    finally:
+        root.removeHandler(placeholder)
+    return MatMulNBitsQuantizer
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -213,7 +213,9 @@ class PatchStepGraph(nn.Module):
         super().__init__()
         c = model.config
         self.config, self.codes = c, CodeEmbedding(model)
-        self.to_local = Matrix(model.speech_embeddings_to_local) if hasattr(model, "speech_embeddings_to_local") else None
+        self.to_local = (
+            Matrix(model.speech_embeddings_to_local) if hasattr(model, "speech_embeddings_to_local") else None
+        )
         self.stack = StackGraph(model.local_transformer, c.local_dim // c.local_attn_heads, c)
         self.head = Matrix(*model.local_transformer_lm_heads)
 
