@@ -43,7 +43,8 @@ ALLOWED = {
 }
 TORCH_FREE = ("errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes", "interface",
               "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts",
-              "lm.tokenizer", "lm.request", "lm.writer", "lm.interface")  # fmt: skip
+              "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
+              "onnx.lm_sampling")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

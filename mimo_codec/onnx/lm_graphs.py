@@ -147,7 +147,8 @@ class CodeEmbedding(nn.Module):
 
     def __init__(self, model: SpeechLanguageModel):
         super().__init__()
-        tables = [embedding.weight.detach().clone() for embedding in model.speech_embeddings]
+        embeddings: Any = model.speech_embeddings
+        tables = [embedding.weight.detach().clone() for embedding in embeddings]
         for table in tables:
             table[-1] = 0  # the empty code
         starts = [sum(map(len, tables[:i])) for i in range(len(tables))]

@@ -17,8 +17,8 @@ def sample(logits: Array, samplings: Sequence[Sampling], uniform: Array) -> Arra
     The distribution after temperature, top-k and top-p is inverted at `uniform`, likeliest token first.
     """
     ids = logits.argmax(-1)
-    rows = np.flatnonzero([sampling.temperature > 0 for sampling in samplings])
-    if not len(rows):
+    rows = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if not rows:
         return ids
     temperature = np.array([samplings[i].temperature for i in rows], np.float32)[:, None]
     top_k = np.array([samplings[i].top_k or logits.shape[1] for i in rows])[:, None]
