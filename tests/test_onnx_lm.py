@@ -190,13 +190,13 @@ def test_a_stream_is_what_comes_at_once(onnx: OnnxAudioLM) -> None:
         assert np.array_equal(np.concatenate(codes, axis=1), whole.codes.codes)
 
 
-def test_tasks_with_a_codec(exported: Path, lm: MimoAudioLM) -> None:
+def test_tasks_with_a_codec(exported: Path, lm: MimoAudioLM, monkeypatch) -> None:
     """Whatever has the methods of a codec hears and speaks; here one whose arrays are numpy's."""
     nano = MimoCodec.from_pretrained("nano", device="cpu")
 
     class NumpyCodec:
         codebook_sizes, frame_rate, sample_rate = nano.codebook_sizes, nano.frame_rate, nano.sample_rate
-        model_id, name = nano.model_id, "nano"
+        model_id = nano.model_id
 
         def encode(self, *arguments, **options):
             return nano.encode(*arguments, **options)
@@ -210,6 +210,9 @@ def test_tasks_with_a_codec(exported: Path, lm: MimoAudioLM) -> None:
 
     onnx = OnnxAudioLM(exported, codec=NumpyCodec(), num_threads=1)
     assert onnx.wording == lm.wording
+    monkeypatch.setattr(NumpyCodec, "frame_rate", 50.0)
+    with pytest.raises(MimoError, match="codec: nano has codebooks .* at 50 Hz"):
+        OnnxAudioLM(exported, codec=NumpyCodec(), num_threads=1)
     speech = (make_speech(0.7).numpy(), 24000)
     torch_lm = MimoAudioLM(lm.model, lm.tokenizer, codec=nano, wording=lm.wording)
     short = dict(max_new_patches=6, greedy=True)

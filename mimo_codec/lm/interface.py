@@ -54,8 +54,9 @@ class AudioLM(ABC):
     def _check_codec(self, codec: Any) -> None:
         sizes = tuple(codec.codebook_sizes[: self.config.audio_channels])
         if sizes != self.config.codebook_sizes or codec.frame_rate != FRAME_RATE or codec.sample_rate != SAMPLE_RATE:
+            name = codec.model_id.rpartition("@")[0]
             raise MimoError(
-                f"codec: {codec.name} has codebooks of {list(sizes)} at {codec.frame_rate:g} Hz; this language model"
+                f"codec: {name} has codebooks of {list(sizes)} at {codec.frame_rate:g} Hz; this language model"
                 f" reads {list(self.config.codebook_sizes)} at {FRAME_RATE:g} Hz"
             )
 
