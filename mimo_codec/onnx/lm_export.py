@@ -177,6 +177,8 @@ def _quantize(path: Path) -> None:
     model = quantizer.model.model
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
     onnx.save(model, path, save_as_external_data=large, location=weights.name if large else None)
+    if large:
+        weights.chmod(path.stat().st_mode)  # it is written so that only its owner may read it
 
 
 def _quantizer_class() -> Any:
