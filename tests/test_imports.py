@@ -43,7 +43,8 @@ ALLOWED = {
 }
 TORCH_FREE = ("errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes", "interface",
               "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts",
-              "lm.tokenizer")  # fmt: skip
+              "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
+              "onnx.lm_sampling")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -113,15 +114,20 @@ LM_ALLOWED = {
     "lm.layout": LM | {"codes"},
     "lm.tokenizer": LM,
     "lm.prompts": LM | {"files", "lm.layout", "lm.tokenizer"},
-    "lm.sampling": LM,
+    "lm.request": LM | {"lm.layout", "lm.tokenizer"},
+    "lm.writer": {"arrays", "codes", "lm.interface", "lm.request", "lm.tokenizer"},
+    "lm.interface": LM
+    | {"arrays", "audio", "codes"}
+    | {"lm.config", "lm.layout", "lm.prompts", "lm.request", "lm.tokenizer", "lm.writer"},
+    "lm.sampling": {"lm.request"},
     "lm.cache": set(),
     "lm.model": LM | {"lm.cache", "lm.config", "lm.layout"},
     "lm.quantize": LM,
     "lm.checkpoint": LM | {"files", "weights", "lm.config", "lm.model", "lm.quantize", "lm.tokenizer"},
-    "lm.benchmark": LM | {"lm.config", "lm.generate", "lm.layout", "lm.model"},
-    "lm.generate": LM | {"lm.cache", "lm.layout", "lm.model", "lm.sampling", "lm.tokenizer"},
+    "lm.benchmark": LM | {"lm.config", "lm.generate", "lm.layout", "lm.model", "lm.request"},
+    "lm.generate": {"lm.cache", "lm.layout", "lm.model", "lm.request", "lm.sampling"},
 }
-"""The language model imports codes and nothing else of the codec; lm.pipeline joins the two."""
+"""The language model imports codes and audio and nothing else of the codec; lm.pipeline joins the two."""
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("lm.")])

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mimo_codec.lm.config import LMConfig
-    from mimo_codec.lm.generate import Stop
     from mimo_codec.lm.layout import Layout
-    from mimo_codec.lm.pipeline import Generation, MimoAudioLM, Piece
+    from mimo_codec.lm.pipeline import MimoAudioLM
     from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording
-    from mimo_codec.lm.sampling import Sampling
+    from mimo_codec.lm.request import Sampling, Stop
+    from mimo_codec.lm.writer import Generation, Piece
 
 _HOMES = {
     "Example": "prompts",
-    "Generation": "pipeline",
+    "Generation": "writer",
     "LMConfig": "config",
     "Layout": "layout",
     "MimoAudioLM": "pipeline",
-    "Piece": "pipeline",
-    "Sampling": "sampling",
-    "Stop": "generate",
+    "Piece": "writer",
+    "Sampling": "request",
+    "Stop": "request",
     "TASKS": "prompts",
     "Turn": "prompts",
     "WORDINGS": "prompts",

@@ -19,9 +19,10 @@ import typer
 
 from mimo_codec.errors import MimoError
 from mimo_codec.lm.config import PRESETS, LMConfig
-from mimo_codec.lm.generate import FRAME_RATE, Request, Steps, generate
+from mimo_codec.lm.generate import Steps, generate
 from mimo_codec.lm.layout import Audio, Layout
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
+from mimo_codec.lm.request import FRAME_RATE, Request
 
 EMPTY_ID = 0
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -7,66 +7,19 @@ or `<|empty|>` and a patch. All randomness is drawn outside the networks, so tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mimo_codec.checks import check_number
-from mimo_codec.errors import MimoError
 from mimo_codec.lm.cache import KeyValueCache
-from mimo_codec.lm.layout import Grid, Layout
+from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
-from mimo_codec.lm.sampling import GREEDY, WINDOW, Sampling, Settings, penalised, sample
-from mimo_codec.lm.tokenizer import NAMES
+from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
+from mimo_codec.lm.sampling import Settings, penalised, sample
 
-FRAME_RATE, SAMPLE_RATE = 25.0, 24000
-"""Of the codecs whose codes the language model reads."""
 BLOCK = 128
 """Cache sizes are multiples of it, so that compiled graphs serve prompts of many lengths."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """What ends an item, besides the number of positions that was asked for."""
-
-    tokens: tuple[str, ...] = (NAMES["end_of_text"], NAMES["turn_end"], NAMES["speech_end"])
-    """Text tokens by name; the one that is drawn is the last position."""
-    max_seconds: float | None = None
-    """Of new audio."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.tokens, str):
-            raise MimoError(f"stop: a tuple of token names is needed, not {self.tokens!r}")
-        if self.max_seconds is not None:
-            check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One item of a batch."""
-
-    grid: Grid
-    """The prompt [1 + C, G P]."""
-    max_new: int
-    """Most new positions."""
-    text: Sampling = GREEDY
-    audio: Sampling = GREEDY
-    stop_ids: tuple[int, ...] = ()
-    max_patches: int | None = None
-    generator: torch.Generator | None = None
-    """On the CPU; needed unless both samplings are greedy."""
-
-
-class Position(NamedTuple):
-    """What was generated for one item at one step."""
-
-    token: int
-    patch: Tensor | None
-    """[C, G] on the CPU at audio positions."""
-    end: int | str | None
-    """Id of the stop token, or "max_new_patches" or "max_seconds", when this is the item's last position."""
 
 
 class Steps:
@@ -215,13 +168,10 @@ class _Run:
     """A batch on its way."""
 
     def __init__(self, steps: Steps, layout: Layout, requests: Sequence[Request]):
-        self.steps, self.model, self.requests = steps, steps.model, requests
-        self.layout = layout
+        self.steps, self.model = steps, steps.model
+        self.progress = Progress(requests, layout)
         c, device = self.model.config, self.model.device
-        self.lengths = [request.grid.shape[1] // c.group_size for request in requests]
-        self.longest = max(self.lengths)
-        most = max(request.max_new for request in requests)
-        size = self.longest + most
+        size = self.progress.longest + max(request.max_new for request in requests)
         self.cache = steps.take_cache("model", len(requests), -(-size // BLOCK) * BLOCK)
         self.patch_cache = steps.take_cache("local_transformer", len(requests), self.model.num_steps)
         texts, audios = [r.text for r in requests], [r.audio for r in requests]
@@ -232,33 +182,26 @@ class _Run:
         self.audio = Settings.of(audios, device) if draws else None
         shape = (len(requests), c.audio_channels, WINDOW)
         self.recent = torch.full(shape, -1, device=device) if penalises else None
-        self.forbidden = _forbidden(texts, c.vocab_size, device)
-        self.is_over = [False] * len(requests)
-        self.num_new, self.num_patches = 0, [0] * len(requests)
-        self.empty = torch.tensor(c.speech_zeroemb_idx, device=device)[None, :, None].expand(
-            len(requests), -1, c.group_size
-        )
+        forbidden = forbidden_tokens(texts, c.vocab_size)
+        self.forbidden = None if forbidden is None else torch.from_numpy(forbidden).to(device)
+        self.empty = torch.from_numpy(self.progress.empty_patches(len(requests))).to(device)
+        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
 
     @property
     def ended(self) -> bool:
-        return all(self.is_over)
+        return self.progress.ended
 
     def prefill(self) -> None:
         """All prompts through the backbone, and the first token of every item."""
-        device, longest = self.model.device, self.longest
-        pads = torch.tensor([longest - length for length in self.lengths], device=device)
-        tokens = torch.zeros(len(pads), longest, dtype=torch.long)
-        patches = self.empty.cpu()[:, None].repeat(1, longest, 1, 1)
-        for i, request in enumerate(self.requests):
-            grid = torch.from_numpy(request.grid)
-            tokens[i, longest - self.lengths[i] :] = self.layout.token_ids(grid)
-            patches[i, longest - self.lengths[i] :] = self.layout.patches(grid)
+        device, longest = self.model.device, self.progress.longest
+        tokens, patches = (torch.from_numpy(array).to(device) for array in self.progress.prompts())
+        pads = torch.from_numpy(self.progress.pads).to(device)
         slots, keys = torch.arange(longest, device=device), torch.arange(self.cache.size, device=device)
         visible = (keys[None] <= slots[:, None])[None] & (keys[None, None] >= pads[:, None, None])
         visible |= (keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
         self.pads, self.keys = pads, keys
         self.cache.positions = slots
-        embeddings = self.model.embed(tokens.to(device), patches.to(device))
+        embeddings = self.model.embed(tokens, patches)
         positions = (slots[None] - pads[:, None]).clamp(min=0)
         hidden = self.model.run_backbone(embeddings, visible[:, None], positions, self.cache)[:, -1]
         self.uniform = self._draw_uniform()
@@ -268,30 +211,16 @@ class _Run:
         """[B, 1 + C G] numbers of this position, of which text uses the first; the same whatever they are used for."""
         c = self.model.config
         count = 1 + c.audio_channels * c.group_size
-        rows = [torch.zeros(count) if r.generator is None else torch.rand(count, generator=r.generator)
-                for r in self.requests]  # fmt: skip
+        rows = [torch.rand(count, generator=generator) for generator in self.generators]
         return torch.stack(rows).to(self.model.device)
 
     def positions(self) -> list[Position | None]:
         """Tokens that were drawn -> patches where they are audio, and what has come to its end."""
         tokens = self.tokens.tolist()
-        speaking = [i for i, token in enumerate(tokens) if token == self.model.empty_id and not self.is_over[i]]
         self.patches = self.empty.clone()
-        if speaking:
+        if speaking := self.progress.speaking(tokens):
             self._decode(speaking)
-        patches = self.patches.cpu()
-        self.num_new += 1
-        new: list[Position | None] = []
-        for i, token in enumerate(tokens):
-            if self.is_over[i]:
-                new.append(None)
-                continue
-            patch = patches[i].clone() if token == self.model.empty_id else None
-            self.num_patches[i] += patch is not None
-            end = self._end(i, token)
-            self.is_over[i] = end is not None
-            new.append(Position(token, patch, end))
-        return new
+        return self.progress.add(tokens, self.patches.cpu().numpy())
 
     def _decode(self, speaking: list[int]) -> None:
         c = self.model.config
@@ -307,17 +236,9 @@ class _Run:
         if self.recent is not None:
             self.recent[rows] = torch.cat((self.recent[rows], decoded), dim=2)[:, :, c.group_size :]
 
-    def _end(self, item: int, token: int) -> int | str | None:
-        request = self.requests[item]
-        if token in request.stop_ids:
-            return token
-        if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
-            return "max_seconds"
-        return "max_new_patches" if self.num_new >= request.max_new else None
-
     def advance(self) -> None:
         """The new positions into the backbone, and the next token out."""
-        slot = self.longest + self.num_new - 1
+        slot = self.progress.longest + self.progress.num_new - 1
         self.uniform = self._draw_uniform()
         slots = torch.tensor([slot], device=self.model.device)
         mask = ((self.keys <= slot)[None] & (self.keys[None] >= self.pads[:, None]))[:, None, None]
@@ -325,16 +246,3 @@ class _Run:
             self.tokens, self.patches, slots, slot - self.pads, mask, self.cache, self.text, self.forbidden,
             self.uniform[:, 0],
         )  # fmt: skip
-
-
-def _forbidden(samplings: Sequence[Sampling], vocab_size: int, device: torch.device) -> Tensor | None:
-    """True at [B, V] where an item may not draw a token."""
-    if not any(sampling.forbidden for sampling in samplings):
-        return None
-    forbidden = torch.zeros(len(samplings), vocab_size, dtype=torch.bool)
-    for i, sampling in enumerate(samplings):
-        for token in sampling.forbidden:
-            if token >= vocab_size:
-                raise MimoError(f"forbidden: {token} is no text token; there are {vocab_size}")
-            forbidden[i, token] = True
-    return forbidden.to(device)

@@ -24,6 +24,8 @@ from mimo_codec.lm.tokenizer import TextTokenizer
 
 Codes = NDArray[np.int64]
 MIN_VOICE_SECONDS = 0.2
+PROMPTS = "prompts.json"
+"""File of a wording beside a model."""
 
 
 # ---- wording ---------------------------------------------------------------------------------------------------------

@@ -6,42 +6,12 @@ its own generator, and the same seed gives the same tokens either way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mimo_codec.checks import check_integer, check_number
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. The default is greedy: the likeliest token, always."""
-
-    temperature: float = 0.0
-    """0 for the likeliest token; 1 leaves the probabilities as they are."""
-    top_k: int = 0
-    """Draw among so many likeliest tokens; 0 for all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Audio only: above 1, codes that the channel had in the last `WINDOW` frames become less likely."""
-    forbidden: tuple[int, ...] = ()
-    """Text only: ids that are never drawn."""
-
-    def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_integer("top_k", self.top_k, 0, 2**24)
-        check_number("top_p", self.top_p, 1e-6, 1)
-        check_number("repetition_penalty", self.repetition_penalty, 0.1, 10)
-        for token in self.forbidden:
-            check_integer("forbidden", token, 0, 2**24)
-
-
-WINDOW = 24
-"""Frames (about a second) that the repetition penalty looks back."""
-GREEDY = Sampling()
+from mimo_codec.lm.request import Sampling
 
 
 class Settings(NamedTuple):

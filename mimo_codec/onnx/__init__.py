@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mimo_codec.onnx.lm_runtime import OnnxAudioLM
     from mimo_codec.onnx.runtime import OnnxCodec
 
-_HOMES = {"OnnxCodec": "runtime"}
-__all__ = ["OnnxCodec"]
+_HOMES = {"OnnxAudioLM": "lm_runtime", "OnnxCodec": "runtime"}
+__all__ = ["OnnxAudioLM", "OnnxCodec"]
 
 
 def __getattr__(name: str) -> Any:

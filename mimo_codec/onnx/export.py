@@ -199,8 +199,13 @@ def _converted(codec: MimoCodec, dtype: str) -> MimoCodec:
     return codec.requires_grad_(False)
 
 
-def write_graph(graph: Graph, path: Path, metadata: Mapping[str, Any], opset: int) -> None:
-    """Trace a module and write it, its weights in a file of their own when they are large."""
+def write_graph(
+    graph: Graph, path: Path, metadata: Mapping[str, Any], opset: int, fill: Callable[[Any], None] = lambda model: None
+) -> None:
+    """Trace a module and write it, its weights in a file of their own when they are large.
+
+    fill: puts weights into the traced model that the module does not hold.
+    """
     names = [*(name for name in graph.inputs if name != "state"), *graph.state]
     outputs = [*graph.outputs, *(NEW + name for name in graph.state)]
     with _quiet(), torch.no_grad():
@@ -210,6 +215,7 @@ def write_graph(graph: Graph, path: Path, metadata: Mapping[str, Any], opset: in
         )  # fmt: skip
     assert program is not None
     program.model.metadata_props[METADATA] = json.dumps(metadata)
+    fill(program.model)
     size = sum(parameter.nbytes for parameter in graph.module.state_dict().values())
     program.save(str(path), external_data=size > MAX_INLINE_BYTES)
 

@@ -20,6 +20,8 @@ METADATA = "mimo_codec"
 """Key of the JSON object inside every exported file."""
 NEW = "new."
 """Prefix of outputs that are a state's next value."""
+PAST = "past"
+"""Size of a state that begins empty and grows."""
 
 Tensors = Mapping[str, Any]
 """Name -> numpy array or OrtValue."""
@@ -92,11 +94,11 @@ class Session:
         logger.info("%s runs on %s", path, self.provider)
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
-        """Zeros for every input that some output `new.*` is the next value of."""
+        """Zeros for every input that some output `new.*` is the next value of; nothing where a size is PAST."""
         state = {}
         for name, given in self.inputs.items():
             if NEW + name in self.outputs:
-                shape = [batch if isinstance(size, str) else size for size in given.shape]
+                shape = [size if isinstance(size, int) else 0 if size == PAST else batch for size in given.shape]
                 state[name] = np.zeros(shape, _DTYPES[given.type])
         return state
 

@@ -1,0 +1,197 @@
+"""A MimoAudioLM -> a folder of ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimo_codec import __version__
+from mimo_codec.checks import check_integer
+from mimo_codec.errors import MimoError
+from mimo_codec.files import atomic_path
+from mimo_codec.lm.pipeline import MimoAudioLM
+from mimo_codec.lm.prompts import PROMPTS
+from mimo_codec.onnx.export import MAX_INLINE_BYTES, OPSET, Check, Graph, new_folder, write_graph
+from mimo_codec.onnx.lm_graphs import BackboneGraph, PatchStepGraph, State
+from mimo_codec.onnx.session import PAST
+from mimo_codec.weights import CONFIG
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "int4": torch.float32}
+"""What can be asked for, and the type of what is not quantized."""
+QUANTIZED = "stack.layers."
+"""Scope of the matrices of 4 bits: embeddings, heads and the patch encoder decide too much for their size."""
+BLOCK_SIZE = 32
+"""Rows of a matrix that share a scale and a zero point."""
+INT8_PRODUCTS = 4
+"""MatMulNBits' accuracy level: inputs are rounded to 8 bits where the provider has such a kernel."""
+
+
+def export_lm(
+    lm: MimoAudioLM,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    opset: int = OPSET,
+    overwrite: bool = False,
+    check: Check | None = None,
+) -> list[Path]:
+    """Write backbone.onnx and patch_step.onnx, and what is needed beside them: tokenizer, config and wording.
+
+    dtype: float32; float16, sums, norms and softmax still in float32; or int4: weights of the backbone's layers of 4
+    bits, each block of 32 with a scale and a zero point, everything else float32. Weights are converted one at a time;
+    int4 goes through float32 files, which are read back as a whole.
+    check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
+    Returns the files. Raises MimoError for an existing folder without `overwrite`, for bad values, and for models whose
+    weights are quantized or not in memory.
+    """
+    folder = Path(folder)
+    check_integer("opset", opset, 18, 25)
+    if dtype not in DTYPES:
+        raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
+    if lm.model.is_quantized or any(parameter.is_meta for parameter in lm.model.parameters()):
+        raise MimoError(
+            "export: the weights are quantized or not in memory; load the model without quantize, device_map"
+        )
+    with new_folder(folder, overwrite) as temporary:
+        metadata = describe(lm, dtype)
+        for name, make in GRAPHS.items():
+            graph, weights = _converted(make(lm, DTYPES[dtype]), DTYPES[dtype])
+            path = temporary / f"{name}.onnx"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of names of sizes, which several inputs share
+                write_graph(graph, path, {"graph": name, **metadata}, opset, partial(_fill, weights=weights))
+            del graph, weights
+            if dtype == "int4" and name == "backbone":
+                _quantize(path)
+        _write_json(temporary / CONFIG, lm.config.to_dict())
+        lm.wording.save(temporary / PROMPTS)
+        with atomic_path(temporary / "tokenizer.json") as file:
+            file.write_text(lm.tokenizer.tokenizer.to_str(), encoding="utf-8")
+        if check is not None:
+            check(temporary)
+        names = sorted(path.name for path in temporary.iterdir())
+    return [folder / name for name in names]
+
+
+def describe(lm: MimoAudioLM, dtype: str) -> dict[str, Any]:
+    """What every file says of itself; `export_id` tells which files belong together."""
+    digest = hashlib.sha256(json.dumps([dtype, lm.config.to_dict()]).encode())
+    for name, value in lm.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {
+        "version": __version__,
+        "export_id": digest.hexdigest()[:16],
+        "config": lm.config.to_dict(),
+        "dtype": dtype,
+        "graphs": list(GRAPHS),
+        "licence": lm.config.extra.get("license", "that of the weights"),
+    }
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def _backbone(lm: MimoAudioLM, dtype: torch.dtype) -> Graph:
+    module, c = BackboneGraph(lm.model), lm.config
+    patches = torch.zeros(2, 3, c.audio_channels, c.group_size, dtype=torch.int64)
+    inputs = {"tokens": patches[:, :, 0, 0].clone(), "patches": patches, "pads": torch.tensor([0, 1])}
+    batch, new = "batch", "new"
+    free = {"tokens": {0: batch, 1: new}, "patches": {0: batch, 1: new}, "pads": {0: batch}}
+    state = module.initial_state(2, 5, dtype)
+    return Graph(module, {**inputs, "state": state}, {**free, "state": _free(state)}, ("logits", "seeds"))
+
+
+def _patch_step(lm: MimoAudioLM, dtype: torch.dtype) -> Graph:
+    module, c = PatchStepGraph(lm.model), lm.config
+    inputs = {"seeds": torch.zeros(2, c.local_dim), "codes": torch.zeros(2, c.audio_channels, dtype=torch.int64)}
+    free = {"seeds": {0: "batch"}, "codes": {0: "batch"}}
+    state = module.initial_state(2, 5, dtype)
+    return Graph(module, {**inputs, "state": state}, {**free, "state": _free(state)}, ("logits",))
+
+
+def _free(state: State) -> dict[str, Any]:
+    return {name: {0: "batch", 2: PAST} for name in state}
+
+
+GRAPHS: Mapping[str, Callable[[MimoAudioLM, torch.dtype], Graph]] = {"backbone": _backbone, "patch_step": _patch_step}
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _converted(graph: Graph, dtype: torch.dtype) -> tuple[Graph, dict[str, Tensor]]:
+    """The graph with weights of another type, on the CPU. Of matrices that have to be converted it holds the type and
+    shape only, and the originals, by name, are returned beside it: a copy of the model is never made."""
+    waiting = {}
+    for name, parameter in list(graph.module.named_parameters()):
+        keep = name.endswith("norm.weight")
+        if keep or (parameter.dtype == dtype and parameter.device.type == "cpu"):
+            replaced = parameter.detach().cpu()
+        elif parameter.ndim < 2:
+            replaced = parameter.detach().to("cpu", dtype)
+        else:
+            waiting[name] = parameter.detach()
+            number = torch.tensor(1 / len(waiting), dtype=dtype)  # of each another, lest they be taken for one
+            replaced = number.expand(parameter.shape)
+        owner, _, leaf = name.rpartition(".")
+        setattr(graph.module.get_submodule(owner), leaf, nn.Parameter(replaced, requires_grad=False))
+    return graph, waiting
+
+
+def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of `_converted` into a traced model; they are converted one at a time when it is written."""
+    import onnx_ir
+
+    for name, source in weights.items():
+        value = model.graph.initializers[name]
+        kind, shape = value.const_value.dtype, value.const_value.shape
+
+        def converted(source: Tensor = source, kind: Any = kind) -> Any:
+            dtype = torch.float16 if kind == onnx_ir.DataType.FLOAT16 else torch.float32
+            return onnx_ir.tensor(source.to("cpu", dtype).contiguous().numpy())
+
+        value.const_value = onnx_ir.LazyTensor(converted, dtype=kind, shape=shape, name=name)
+
+
+def _quantize(path: Path) -> None:
+    """The layers' matrices to 4 bits."""
+    import onnx
+
+    weights = path.with_name(f"{path.name}.data")
+    quantizer = _quantizer_class()(onnx.load(path), block_size=BLOCK_SIZE, accuracy_level=INT8_PRODUCTS)
+    nodes = quantizer.model.model.graph.node
+    quantizer.nodes_to_exclude = {node.name for node in nodes if not any(n.startswith(QUANTIZED) for n in node.input)}
+    quantizer.process()
+    for old in (path, weights):
+        old.unlink(missing_ok=True)
+    model = quantizer.model.model
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=weights.name if large else None)
+    if large:
+        weights.chmod(path.stat().st_mode)  # it is written so that only its owner may read it
+
+
+def _quantizer_class() -> Any:
+    """Its module sets up logging for the whole program when it is imported, unless somebody has."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    finally:
+        root.removeHandler(placeholder)
+    return MatMulNBitsQuantizer
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
