@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, make_speech
+from conftest import GOLDEN, Run, assert_one_line_error, make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from mimo_codec.lm import sampling as of_torch
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.onnx import OnnxAudioLM, lm_runtime
 from mimo_codec.onnx import lm_sampling as of_numpy
+from mimo_codec.onnx.lm_check import check_lm
 from mimo_codec.onnx.lm_export import export_lm
 
 FOLDER = GOLDEN / "lm_base"
@@ -45,7 +46,9 @@ def lm() -> MimoAudioLM:
 @pytest.fixture(scope="session")
 def exported(lm: MimoAudioLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx") / "lm"
-    files = export_lm(lm, folder)
+    lines: list[str] = []
+    files = export_lm(lm, folder, check=lambda written: check_lm(lm, written, lines.append))
+    assert "100 % of 8 greedy positions equal" in lines[0]
     assert sorted(folder.iterdir()) == files
     return folder
 
@@ -340,4 +343,18 @@ def test_a_failing_check_leaves_nothing(flat: MimoAudioLM, tmp_path: Path, monke
     monkeypatch.setattr(lm_export, "GRAPHS", {})
     with pytest.raises(MimoError, match="no good"):
         export_lm(flat, tmp_path / "lm", check=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_finds_what_is_wrong(lm: MimoAudioLM, exported: Path) -> None:
+    other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", wording="zh")
+    with torch.no_grad():
+        other.model.lm_head.weight += 0.05
+    with pytest.raises(MimoError, match="do not do what the model does"):
+        check_lm(other, exported)
+
+
+def test_command_line_mistakes(run: Run, tmp_path: Path) -> None:
+    assert_one_line_error(run("export", "lm", FOLDER, "-o", tmp_path / "x", "--dtype", "int8"), "int8", "int4")
+    assert_one_line_error(run("export", "lm", tmp_path, "-o", tmp_path / "x"), tmp_path)
     assert list(tmp_path.iterdir()) == []

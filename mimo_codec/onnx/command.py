@@ -48,5 +48,40 @@ def codec(
         loaded, output, num_quantizers=num_quantizers, dtype=dtype, opset=opset, overwrite=overwrite,
         check=compare if check else None,
     )  # fmt: skip
+    _list(written)
+
+
+@export.command()
+def lm(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Language model: folder or Hugging Face hub id.")],
+    output: Folder,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16 (for GPUs) or int4 (weights of the layers).")
+    ] = "float32",
+    opset: Opset = 20,
+    check: Check = True,
+    revision: Revision = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a language model: backbone.onnx and patch_step.onnx, with its tokenizer and wording.
+
+    `mimo_codec.onnx.OnnxAudioLM` generates with them without PyTorch.
+    """
+    from mimo_codec.lm import MimoAudioLM
+    from mimo_codec.onnx.lm_check import check_lm
+    from mimo_codec.onnx.lm_export import export_lm
+
+    loaded = MimoAudioLM.from_pretrained(model, device="cpu", revision=revision)
+
+    def compare(folder: Path) -> None:
+        check_lm(loaded, folder)
+
+    written = export_lm(
+        loaded, output, dtype=dtype, opset=opset, overwrite=overwrite, check=compare if check else None
+    )  # fmt: skip
+    _list(written)
+
+
+def _list(written: list[Path]) -> None:
     for path in written:
         print_line(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")

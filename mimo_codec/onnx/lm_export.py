@@ -20,7 +20,7 @@ from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.lm.prompts import PROMPTS
-from mimo_codec.onnx.export import MAX_INLINE_BYTES, OPSET, Check, Graph, new_folder, write_graph
+from mimo_codec.onnx.export import MAX_INLINE_BYTES, OPSET, Check, Graph, new_folder, require_exporter, write_graph
 from mimo_codec.onnx.lm_graphs import BackboneGraph, PatchStepGraph, State
 from mimo_codec.onnx.session import PAST
 from mimo_codec.weights import CONFIG
@@ -53,6 +53,7 @@ def export_lm(
     Returns the files. Raises MimoError for an existing folder without `overwrite`, for bad values, and for models whose
     weights are quantized or not in memory.
     """
+    require_exporter()
     folder = Path(folder)
     check_integer("opset", opset, 18, 25)
     if dtype not in DTYPES:

@@ -78,6 +78,13 @@ class OnnxAudioLM(AudioLM):
                 return
             run.advance()
 
+    def next_logits(self, grid: Array) -> Array:
+        """A prompt [1 + C, G P] -> logits of the text token that follows, [V] float32."""
+        tokens, patches = self.layout.token_ids(grid)[None], self.layout.patches(grid)[None]
+        inputs = {"tokens": tokens, "patches": patches, "pads": np.zeros(1, np.int64)}
+        logits: Array = self._backbone.run({**inputs, **self._backbone.initial_state(1)})["logits"][0]
+        return logits.astype(np.float32)
+
     def own(self, array: Array) -> Array:
         """An array as it is."""
         return array
