@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
     reference = lm.forward(prompt).text_logits[0, -1].float().cpu().numpy()
     logits = exported.next_logits(prompt)
     error = float(np.abs(logits - reference).max() / np.abs(reference).max())
-    options = dict(max_new_patches=NUM_NEW, greedy=True, stop=Stop(()))
+    options: dict[str, Any] = dict(max_new_patches=NUM_NEW, greedy=True, stop=Stop(()))
     ours, seconds = _timed(lambda: lm.generate(prompt, **options).ids.numpy())
     theirs, onnx_seconds = _timed(lambda: exported.generate(prompt, **options).ids)
     report(
@@ -39,8 +40,10 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
     )
     allowed = MAX_ERROR[exported.metadata["dtype"]]
     if not error <= allowed:
-        raise MimoError(f"the exported graphs do not do what the model does: logits differ by {error:.1e} of the largest"
-                        f" (allowed {allowed:g})")  # fmt: skip
+        raise MimoError(
+            f"the exported graphs do not do what the model does: logits differ by {error:.1e} of the largest (allowed"
+            f" {allowed:g})"
+        )
 
 
 def _timed(function: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
