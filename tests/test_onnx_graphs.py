@@ -28,7 +28,7 @@ def test_fourier_transforms(n, seed):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    length=st.integers(1, 40), left=st.integers(-1, 12), right=st.integers(-1, 12), cut=st.integers(0, 39),
+    length=st.integers(1, 150), left=st.integers(-1, 12), right=st.integers(-1, 12), cut=st.integers(0, 149),
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_attention_in_blocks(length, left, right, cut, seed):

@@ -7,6 +7,7 @@ codebooks are dynamic; every item of a batch gives what it gives alone.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -23,6 +24,8 @@ from mimo_codec.quantizer import ResidualQuantizer
 from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate
 from mimo_codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 
+BLOCK = 64
+"""Queries that look at the same keys where attention has a window."""
 HIDDEN = -1e4
 """Added to the scores of keys that a query may not see: nothing remains after the softmax, in float16 too."""
 
@@ -46,40 +49,29 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, valid: Tensor) -> Tensor:
     """Self-attention [B, H, T, D] within a window; valid: bool [B, T], False on keys that nobody may see.
 
-    A query always sees its own key. With a limited window, queries are taken in blocks of the window's size and see
-    the block before and the first frames of the one after, so that work and memory grow with T, not with T^2.
+    A query always sees its own key. With a limited window, queries are taken in blocks and see the keys around their
+    block, so that work and memory grow with T, not with T^2.
     """
     left, right = window
-    size = max(left, right)
     length = q.shape[2]
+    every = torch.arange(length, device=q.device)
     if left < 0 or right < 0:
-        positions = torch.arange(length, device=q.device)
-        mask = band(positions, positions, window) & valid[:, None, :] | band(positions, positions, (0, 0))
+        mask = band(every, every, window) & valid[:, None, :] | band(every, every, (0, 0))
         return weigh(q, k, v, mask[:, None])
-    if size == 0:
-        return v
-    num_blocks = (length + size - 1) // size
-    after = num_blocks * size - length
-    q = F.pad(q, (0, 0, 0, after)).unflatten(2, (num_blocks, size))
-    k, v = (_neighbours(F.pad(x, (0, 0, size, after + size)), num_blocks, size, right) for x in (k, v))
-    seen = _neighbours(F.pad(valid, (size, after + size))[:, None, :, None], num_blocks, size, right)[..., 0]
-    queries = torch.arange(size, 2 * size, device=q.device)
-    keys = torch.arange(2 * size + right, device=q.device)
-    mask = band(queries, keys, window) & seen[:, :, :, None] | band(queries, keys, (0, 0))
-    return weigh(q, k, v, mask).flatten(2, 3)[:, :, :length]
-
-
-def _neighbours(x: Tensor, num_blocks: int, size: int, right: int) -> Tensor:
-    """[B, H, (N + 2) size, D] -> [B, H, N, 2 size + right, D]: of each block but the outer two, what it may see."""
-    blocks = x.unflatten(2, (num_blocks + 2, size))
-    seen = [blocks[:, :, :num_blocks], blocks[:, :, 1 : num_blocks + 1]]
-    if right:
-        seen.append(blocks[:, :, 2:, :right])
-    return torch.cat(seen, dim=3)
+    num_blocks = (length + BLOCK - 1) // BLOCK
+    starts = torch.arange(num_blocks, device=q.device)[:, None] * BLOCK
+    queries = starts + torch.arange(BLOCK, device=q.device)
+    keys = starts + torch.arange(-left, BLOCK + right, device=q.device)
+    seen = keys.clamp(0, length - 1)
+    shown = (keys >= 0) & (keys < length) & valid.index_select(1, seen.flatten()).unflatten(1, keys.shape)
+    mask = band(queries, keys, window) & shown[:, :, None] | band(queries, keys, (0, 0))
+    q = F.pad(q, (0, 0, 0, num_blocks * BLOCK - length)).unflatten(2, (num_blocks, BLOCK))
+    k, v = (x.index_select(2, seen.flatten()).unflatten(2, keys.shape) for x in (k, v))
+    return weigh(q, k, v, mask[:, None]).flatten(2, 3)[:, :, :length]
 
 
 class LayerGraph(nn.Module):
-    """As TransformerLayer; queries, keys and values come from one product."""
+    """As TransformerLayer."""
 
     def __init__(self, layer: TransformerLayer):
         super().__init__()
@@ -87,19 +79,22 @@ class LayerGraph(nn.Module):
         self.num_heads, self.window, self.rope_theta = attention.num_heads, attention.window, attention.rope_theta
         self.norm, self.mlp = layer.self_attn_layer_norm, layer.mlp
         self.out_proj: nn.Module = attention.out_proj
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-        scale = (q.out_features // self.num_heads) ** -0.5
-        self.qkv = nn.Linear(q.in_features, 3 * q.out_features, dtype=q.weight.dtype)
-        self.qkv.weight.data = torch.cat((q.weight * scale, k.weight, v.weight)).detach()
-        self.qkv.bias.data = torch.cat((q.bias * scale, torch.zeros_like(q.bias), v.bias)).detach()
-        self.layer = layer  # holds what `mlp` uses
+        self.layer = layer  # holds what `mlp` and the projections use
+        self.q_proj = copy.deepcopy(attention.q_proj)
+        for parameter in self.q_proj.parameters():
+            parameter.data = parameter.data * (self.q_proj.out_features // self.num_heads) ** -0.5
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> q (scaled), k, v, each [B, H, T, D / H], without positions."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b t (n h d) -> n b h t d", n=3, h=self.num_heads).unbind(0)
+        x, attention = self.norm(x), self.layer.self_attn
+        q, k, v = (
+            rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads)
+            for p in (self.q_proj, attention.k_proj, attention.v_proj)
+        )
         return q, k, v
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Residual stream [B, T, D] and what attention gave [B, H, T, D / H] -> [B, T, D]."""
         return self.mlp(x + self.out_proj(rearrange(mixed, "b h t d -> b t (h d)")))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -120,7 +115,8 @@ class LayerGraph(nn.Module):
         positions, own = start - (left + right) + steps, left + steps[:num_new]
         mask = band(own, steps, self.window) & (positions >= 0) & (positions < end) | band(own, steps, (0, 0))
         q = rotate(F.pad(q[:, :, :num_new], (0, 0, left, 0)), self.rope_theta)[:, :, left:]
-        out = self._finish(waiting[:, :num_new], weigh(q, rotate(keys, self.rope_theta), values, mask))
+        mixed = weigh(q, rotate(keys, self.rope_theta), values, mask)
+        out = self._finish(waiting[:, :num_new], mixed)
         new_cache = {"k": keys[:, :, num_new:], "v": values[:, :, num_new:]}
         return out, new_cache | ({"x": waiting[:, num_new:]} if right else {})
 
