@@ -36,11 +36,16 @@ def segmented_codec(name: str) -> MimoCodec:
 
 @cache
 @torch.no_grad()
-def streaming_codec(preset: str = "tiny") -> MimoCodec:
+def streaming_codec(preset: str = "tiny", shallow: bool = False) -> MimoCodec:
     """Random weights of the streaming kind, with codebooks drawn from features of speech, so that codes vary from frame
-    to frame (the features of random weights are nearly constant, and far from fresh codebooks)."""
+    to frame (the features of random weights are nearly constant, and far from fresh codebooks).
+
+    shallow: one layer in each part and three codebooks, which is quickly exported."""
     torch.manual_seed(0)
-    codec = MimoCodec(CodecConfig.preset(preset)).eval()
+    config = CodecConfig.preset(preset)
+    if shallow:
+        config = config.replace(encoder_layers=1, decoder_layers=1, vocoder_num_layers=1, num_quantizers=3)
+    codec = MimoCodec(config).eval()
     residual = codec.features(make_speech(10.0, seed=1))
     for index in range(codec.num_quantizers):
         entries = codec.quantizer.codebook(index)

@@ -165,9 +165,13 @@ def test_encoder_only(encoder_only):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "least_equal"), [("float16", 0.9), ("int8", 0.3)])
 def test_other_dtypes(dtype, least_equal, tmp_path, capsys):
-    codec = streaming_codec()
+    codec = streaming_codec(shallow=True)
     export_codec(codec, tmp_path / "x", dtype=dtype, graphs=("encoder", "decoder"))
     results = check_codec(codec, tmp_path / "x")
+    long = OnnxCodec(tmp_path / "x").encode(speech(21.0), 24000)  # without steps: at once
+    assert OnnxCodec(tmp_path / "x").decode(long).shape == (21 * 24000,)
+    with pytest.raises(MimoError, match="without steps"):
+        OnnxCodec(tmp_path / "x").decode_chunk(long)
     assert sum(r.num_different for r in results) < (1 - least_equal) * sum(r.num_codes for r in results)
     encoder = onnx.load(tmp_path / "x" / "encoder.onnx")
     kinds = {tensor.data_type for tensor in encoder.graph.initializer}

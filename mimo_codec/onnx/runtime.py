@@ -119,6 +119,9 @@ class OnnxCodec:
         if self.config.segment_frames is not None:
             yield from self._segment_codes(blocks)
             return
+        if "encoder_step" not in self.metadata["graphs"]:  # left out at export: at once, whatever memory that takes
+            yield self._run_encoder(np.concatenate(list(blocks)))
+            return
         state: State | None = None
         for block, last in with_last(blocks):
             if last and state is None:
@@ -189,7 +192,7 @@ class OnnxCodec:
     ) -> tuple[np.ndarray, State]:
         """Streaming encode, as MimoCodec.encode_chunk: the next samples [S] -> (codes [Q, n], state)."""
         if "encoder_step" not in self.metadata["graphs"]:
-            raise MimoError(f"{self.model_id}: its encoder does not stream; use encode()")
+            raise MimoError(f"{self.model_id}: its encoder was exported without steps, or cannot stream; use encode()")
         count = self._count(num_quantizers)
         is_empty = isinstance(waveform, np.ndarray) and waveform.shape == (0,)
         chunk = np.zeros(0, np.float32) if is_empty else check_array(waveform, self.sample_rate)
@@ -215,6 +218,8 @@ class OnnxCodec:
 
     def _pieces(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         segment = self.config.segment_frames
+        if segment is None and "decoder_step" not in self.metadata["graphs"]:
+            segment = ids.shape[1]  # left out at export: at once, whatever memory that takes
         size = segment or round(BLOCK_SECONDS * self.frame_rate)
         if segment is not None or ids.shape[1] <= size:
             for start in range(0, ids.shape[1], size):
@@ -261,7 +266,7 @@ class OnnxCodec:
         """Streaming decode, as MimoCodec.decode_chunk: the next codes [Q, n] -> (waveform [S] float32, state)."""
         self._require("decoder")
         if "decoder_step" not in self.metadata["graphs"]:
-            raise MimoError(f"{self.model_id}: its decoder does not stream exactly; use decode()")
+            raise MimoError(f"{self.model_id}: its decoder was exported without steps, or cannot stream; use decode()")
         ids, delay = self._array(codes), int(self.metadata["decode_delay"])
         session, size = self._session("decoder_step"), self.config.samples_per_frame
         state = {"done": 0, "caches": session.initial_state()} if state is None else state
