@@ -31,6 +31,6 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
 
 def check_count(num_quantizers: object, most: int) -> None:
     """MimoError unless 1 <= num_quantizers <= most."""
-    is_integer = isinstance(num_quantizers, (int, np.integer)) and not isinstance(num_quantizers, bool)
-    if not is_integer or not 1 <= num_quantizers <= most:  # type: ignore[operator]
+    is_bool = isinstance(num_quantizers, bool)
+    if is_bool or not isinstance(num_quantizers, (int, np.integer)) or not 1 <= num_quantizers <= most:
         raise MimoError(f"num_quantizers = {num_quantizers!r}: this model has {most} codebooks, ask for 1..{most}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +18,14 @@ from mimo_codec.config import CodecConfig
 from mimo_codec.decoder import Decoder
 from mimo_codec.encoder import Encoder
 from mimo_codec.errors import MimoError
-from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, groups, with_last
+from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
 from mimo_codec.mel import LogMel
 from mimo_codec.quantizer import ResidualQuantizer
 from mimo_codec.resampling import resample
-from mimo_codec.transformer import State
+from mimo_codec.transformer import State, scope, scoped
 
 AudioLike = str | os.PathLike[str] | np.ndarray | Tensor
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def _scoped(state: Mapping[str, Tensor], scope: str) -> State:
-    return {name.removeprefix(f"{scope}."): value for name, value in state.items() if name.startswith(f"{scope}.")}
-
-
-def _scope(state: Mapping[str, Tensor], scope: str) -> State:
-    return {f"{scope}.{name}": value for name, value in state.items()}
 
 
 class MimoCodec(nn.Module):
@@ -296,8 +288,8 @@ class MimoCodec(nn.Module):
         chunk = torch.zeros(0, device=self.device) if is_empty else self._own(waveform)
         initial = self._initial_encode_state()
         state = initial if state is None else _check_state(state, initial, "encode_chunk")
-        mel, mel_state = self.mel.step(chunk[None], _scoped(state, "mel"), last)
-        encoder = _scoped(state, "encoder")
+        mel, mel_state = self.mel.step(chunk[None], scoped(state, "mel"), last)
+        encoder = scoped(state, "encoder")
         segment = self.config.segment_frames
         features = []
         if segment is not None:  # every segment is encoded as if it were alone
@@ -309,11 +301,11 @@ class MimoCodec(nn.Module):
             state = {**state, "num_mels": torch.tensor(num_mels + mel.shape[1])}
         piece, encoder = self.encoder.step(mel.to(self.dtype), encoder, last)
         codes = self.quantizer.encode(torch.cat([*features, piece], dim=1)[0], num_quantizers)
-        return codes, {"num_mels": state["num_mels"], **_scope(mel_state, "mel"), **_scope(encoder, "encoder")}
+        return codes, {"num_mels": state["num_mels"], **scope(mel_state, "mel"), **scope(encoder, "encoder")}
 
     def _initial_encode_state(self) -> State:
         mel, encoder = self.mel.initial_state(1), self.encoder.initial_state(1)
-        return {"num_mels": torch.zeros((), dtype=torch.int64), **_scope(mel, "mel"), **_scope(encoder, "encoder")}
+        return {"num_mels": torch.zeros((), dtype=torch.int64), **scope(mel, "mel"), **scope(encoder, "encoder")}
 
     # ---- decode --------------------------------------------------------------------------------------------------
 
@@ -410,22 +402,7 @@ class MimoCodec(nn.Module):
 
         The original length is known only of AudioCodes: one that ends inside a frame ends the stream there.
         """
-        state: State | None = None
-        chunk: Tensor | None = None
-        num_samples, emitted, ended = 0, 0, False
-        for item in codes:
-            if ended:
-                raise MimoError("codes: a chunk that ends before its last frame does must be the last of its stream")
-            chunk = self._code_tensor(item)
-            whole = chunk.shape[1] * self.config.samples_per_frame
-            length = item.num_samples if isinstance(item, AudioCodes) else whole
-            num_samples, ended = num_samples + length, length < whole
-            waveform, state = self.decode_chunk(chunk, state, last=ended)
-            waveform = waveform[: num_samples - emitted]
-            emitted += len(waveform)
-            yield waveform
-        if chunk is not None and emitted < num_samples:
-            yield self.decode_chunk(chunk[:, :0], state, last=True)[0][: num_samples - emitted]
+        return decode_stream(codes, self._code_tensor, self.decode_chunk, self.config.samples_per_frame)
 
     def _quantized(self, ids: Tensor) -> Tensor:
         return self.quantizer.decode(ids)[None].to(self.dtype)

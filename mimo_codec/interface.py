@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from mimo_codec.checks import check_number
 from mimo_codec.codes import AudioCodes
@@ -49,6 +49,34 @@ def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
         yield current, False
         current = following
     yield current, True
+
+
+def decode_stream(
+    codes: Iterable[Any],
+    as_array: Callable[[Any], Any],
+    decode_chunk: Callable[..., tuple[Any, Any]],
+    samples_per_frame: int,
+) -> Iterator[Any]:
+    """Chunks of codes [Q, n] (or AudioCodes) as they come -> waveforms [S] as soon as they are complete.
+
+    as_array: a chunk -> its checked codes; decode_chunk: those, a state and `last` -> samples and the next state.
+    Raises MimoError for a chunk after one that ended inside a frame.
+    """
+    state = chunk = None
+    num_samples, emitted, ended = 0, 0, False
+    for item in codes:
+        if ended:
+            raise MimoError("codes: a chunk that ends before its last frame does must be the last of its stream")
+        chunk = as_array(item)
+        whole = chunk.shape[1] * samples_per_frame
+        length = item.num_samples if isinstance(item, AudioCodes) else whole
+        num_samples, ended = num_samples + length, length < whole
+        waveform, state = decode_chunk(chunk, state, last=ended)
+        waveform = waveform[: num_samples - emitted]
+        emitted += len(waveform)
+        yield waveform
+    if chunk is not None and emitted < num_samples:
+        yield decode_chunk(chunk[:, :0], state, last=True)[0][: num_samples - emitted]
 
 
 def groups(sizes: Mapping[int, int], most: float) -> Iterator[list[int]]:

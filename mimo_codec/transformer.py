@@ -19,6 +19,17 @@ QUERY_BLOCK = 512
 State = dict[str, Tensor]
 """Streaming state: plain named tensors, passed in and returned."""
 
+
+def scoped(state: Mapping[str, Tensor], name: str) -> State:
+    """The part of a state that is called `name.*`, without that."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def scope(state: Mapping[str, Tensor], name: str) -> State:
+    """The inverse of `scoped`."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 

@@ -21,13 +21,13 @@ from mimo_codec.decoder import UpsampleConv
 from mimo_codec.mel import LOG_FLOOR, mel_filters
 from mimo_codec.onnx.fourier import InverseRealFourier, RealFourier
 from mimo_codec.quantizer import ResidualQuantizer
-from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate
+from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
 from mimo_codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 
 BLOCK = 64
 """Queries that look at the same keys where attention has a window."""
 HIDDEN = -1e4
-"""Added to the scores of keys that a query may not see: nothing remains after the softmax, in float16 too."""
+"""The score of keys that a query may not see: nothing remains after the softmax, in float16 too."""
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
@@ -132,15 +132,12 @@ class StackGraph(nn.ModuleList):
     def layers(self) -> list[LayerGraph]:
         return [layer for layer in self if isinstance(layer, LayerGraph)]
 
-    def _after(self, number: int, x: Tensor, skipped: Tensor | None) -> Tensor | None:
-        return x if number == self.skip_layer else skipped
-
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
         skipped = None
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, valid)
-            skipped = self._after(number, x, skipped)
+            skipped = x if number == self.skip_layer else skipped
         return x if skipped is None else x + skipped
 
     def step(self, x: Tensor, state: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
@@ -151,18 +148,8 @@ class StackGraph(nn.ModuleList):
             x, cache = layer.step(x, scoped(state, str(number - 1)), start, end)
             new_state |= scope(cache, str(number - 1))
             start = start - layer.window[1]
-            skipped = self._after(number, x, skipped)
+            skipped = x if number == self.skip_layer else skipped
         return (x if skipped is None else x + skipped), new_state
-
-
-def scoped(state: Mapping[str, Tensor], name: str) -> State:
-    """The part of a state that is called `name.*`, without that."""
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-
-
-def scope(state: Mapping[str, Tensor], name: str) -> State:
-    """The inverse of `scoped`."""
-    return {f"{name}.{key}": value for key, value in state.items()}
 
 
 def present(state: State) -> State:
@@ -182,6 +169,7 @@ class MelGraph(nn.Module):
     def __init__(self, config: MelConfig):
         super().__init__()
         self.config, self.pad = config, config.n_fft // 2
+        self.num_hops = -(-config.n_fft // config.hop_length)  # of a frame
         window = torch.hann_window(config.window_size)
         before = (config.n_fft - config.window_size) // 2
         self.register_buffer("window", F.pad(window, (before, config.n_fft - config.window_size - before)))
@@ -193,9 +181,9 @@ class MelGraph(nn.Module):
         """Samples [B, (M + r - 1) hop] that hold M frames, r hops each -> log-mel [B, M, n_mels]."""
         hop = self.config.hop_length
         hops = samples.unflatten(1, (-1, hop))
-        num_hops = -(-self.config.n_fft // hop)
-        frames = torch.cat([hops[:, i : i + num_frames] for i in range(num_hops)], dim=-1)[..., : self.config.n_fft]
-        real, imaginary = self.fourier(frames * self.window)
+        frames = [hops[:, i : i + num_frames] for i in range(self.num_hops)]
+        frame = torch.cat(frames, dim=-1)[..., : self.config.n_fft]
+        real, imaginary = self.fourier(frame * self.window)
         mel = (real * real + imaginary * imaginary).sqrt() @ self.filters
         return mel.clamp(min=LOG_FLOOR).log()
 
@@ -209,7 +197,7 @@ class MelGraph(nn.Module):
         num_frames = 1 + waveform.shape[1] // hop
         samples = F.pad(waveform * length_mask(lengths, waveform.shape[1]), (0, self.pad + 1))
         ends = torch.clamp(lengths, min=self.pad + 1)[:, None] - 1  # what is too short to reflect sees zeros after it
-        size = (num_frames - 1 + -(-self.config.n_fft // hop)) * hop
+        size = (num_frames - 1 + self.num_hops) * hop
         index = (torch.arange(size, device=waveform.device) - self.pad + before).abs()[None]
         index = (ends - (ends - index).abs()).clamp(min=0)
         mel = self.of_frames(samples.gather(1, index), num_frames)
@@ -296,8 +284,7 @@ class EncoderStepGraph(nn.Module):
         stream, or any large number as long as they are not known -> codes [B, Q, n] and the new state."""
         encoder, hop = self.encoder, self.mel.config.hop_length
         per_frame = encoder.stride * encoder.pool
-        num_hops = -(-self.mel.config.n_fft // hop)
-        count = waveform.shape[1] // hop - num_hops + 1
+        count = waveform.shape[1] // hop - self.mel.num_hops + 1
         start = state["num_frames"]
         mel = self.mel.of_frames(waveform, count)
         positions = start * per_frame - 2 + torch.arange(count, device=waveform.device)

@@ -15,7 +15,7 @@ from mimo_codec.checks import check_count
 from mimo_codec.codes import AudioCodes
 from mimo_codec.config import CodecConfig
 from mimo_codec.errors import MimoError
-from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, groups, with_last
+from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
 from mimo_codec.onnx.session import Session
 from mimo_codec.resampling import resample
 
@@ -284,22 +284,7 @@ class OnnxCodec:
 
     def decode_stream(self, codes: Iterable[AudioCodes | np.ndarray]) -> Iterator[np.ndarray]:
         """Chunks of codes as they come -> waveforms [S] as soon as they are complete, as MimoCodec.decode_stream."""
-        state: State | None = None
-        chunk: np.ndarray | None = None
-        num_samples, emitted, ended = 0, 0, False
-        for item in codes:
-            if ended:
-                raise MimoError("codes: a chunk that ends before its last frame does must be the last of its stream")
-            chunk = self._array(item)
-            whole = chunk.shape[1] * self.config.samples_per_frame
-            length = item.num_samples if isinstance(item, AudioCodes) else whole
-            num_samples, ended = num_samples + length, length < whole
-            waveform, state = self.decode_chunk(chunk, state, last=ended)
-            waveform = waveform[: num_samples - emitted]
-            emitted += len(waveform)
-            yield waveform
-        if chunk is not None and emitted < num_samples:
-            yield self.decode_chunk(chunk[:, :0], state, last=True)[0][: num_samples - emitted]
+        return decode_stream(codes, self._array, self.decode_chunk, self.config.samples_per_frame)
 
     def _as_codes(self, codes: AudioCodes | np.ndarray) -> AudioCodes:
         if isinstance(codes, AudioCodes):
