@@ -228,16 +228,18 @@ def watched(browser, graphs: Path) -> Iterator[Watched]:
         assert watched.requests and all(url.startswith((address, f"blob:{address}")) for url in watched.requests)
 
 
-def test_speech_in_the_browser_is_coded_as_by_python(watched, codec, tmp_path):
-    """At the codec's rate; a file of another rate is resampled by the browser, and its samples are what is compared."""
-    speech = tmp_path / "speech.wav"
-    save_audio(speech, resample(*load_audio(SPEECH), codec.sample_rate), codec.sample_rate)
-    for path, audio in ((speech, speech), (SPEECH, None)):
-        watched.open(path)
-        assert watched.page.inner_text("#bitrate") == "1.55 kbit/s"
-        waveform = np.array(watched.look("[...mimoCodec.original]"), np.float32)
-        assert_same_codes(watched, codec.encode(waveform if audio is None else audio, codec.sample_rate))
-    assert abs(len(waveform) - len(load_audio(speech)[0])) <= 1
+@pytest.mark.parametrize("rate", [None, 16000, 24000, 44100])
+def test_speech_in_the_browser_is_coded_as_by_python(watched, codec, tmp_path, rate):
+    """At the file's own rate (22,050 Hz, in a WAV file) and at others (in FLAC files)."""
+    speech = SPEECH
+    if rate:
+        speech = tmp_path / "speech.flac"
+        save_audio(speech, resample(*load_audio(SPEECH), rate), rate)
+    watched.open(speech)
+    assert watched.page.inner_text("#bitrate") == "1.55 kbit/s" and watched.page.inner_text("#duration") == "11.0 s"
+    waveform = np.array(watched.look("[...mimoCodec.original]"), np.float32)
+    assert np.abs(waveform - resample(*load_audio(speech), codec.sample_rate).numpy()).max() < 1e-4
+    assert_same_codes(watched, codec.encode(speech))
 
 
 def assert_same_codes(watched: Watched, expected: AudioCodes) -> None:

@@ -1,22 +1,41 @@
 // Sound in and out: files and the microphone -> Float32Array [S] at the codec's rate -> something to play.
 
+import { resample } from "./resample.js";
+
 const MAX_BYTES = 100e6;
 
-/** An audio file (Blob), resampled and mixed to one channel by the browser -> Float32Array [S]. */
-export async function readAudio(file, sampleRate) {
+/** The first seconds of an audio file (Blob), mixed to one channel -> Float32Array [S] and the seconds of all of it. */
+export async function readAudio(file, sampleRate, maxSeconds) {
   if (file.size > MAX_BYTES) throw new Error("the file is larger than 100 MB");
-  const context = new OfflineAudioContext(1, 1, sampleRate);
+  const bytes = await file.arrayBuffer();
+  const rate = rateOf(bytes); // at any other the browser would resample by a filter of its own
   let audio;
   try {
-    audio = await context.decodeAudioData(await file.arrayBuffer());
+    audio = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
   } catch {
     throw new Error("this is no audio that the browser can read");
   }
-  const mono = new Float32Array(audio.length);
+  const mono = new Float32Array(Math.min(audio.length, maxSeconds * rate));
   for (let channel = 0; channel < audio.numberOfChannels; channel++) {
-    audio.getChannelData(channel).forEach((sample, i) => (mono[i] += sample / audio.numberOfChannels));
+    const samples = audio.getChannelData(channel);
+    for (let i = 0; i < mono.length; i++) mono[i] += samples[i] / audio.numberOfChannels;
   }
-  return mono;
+  return { waveform: resample(mono, rate, sampleRate), seconds: audio.duration };
+}
+
+/** The sample rate in the header of a WAV or FLAC file; 48 kHz for all others, as what is recorded here has. */
+function rateOf(bytes) {
+  const view = new DataView(bytes);
+  const text = (offset) => String.fromCharCode(...new Uint8Array(bytes.slice(offset, offset + 4)));
+  const number = (offset) => (offset + 4 <= bytes.byteLength ? view.getUint32(offset, true) : 0);
+  let rate = 0;
+  if (text(0) === "fLaC" && number(18)) rate = view.getUint32(18) >>> 12;
+  if (text(0) === "RIFF" && text(8) === "WAVE") {
+    let chunk = 12; // its name, its size, its bytes, and one more where these are odd
+    while (number(chunk) && text(chunk) !== "fmt ") chunk += 8 + number(chunk + 4) + (number(chunk + 4) % 2);
+    rate = number(chunk + 12);
+  }
+  return rate >= 8000 && rate <= 96000 ? rate : 48000; // those that every browser decodes to
 }
 
 /** Start to record; the promise gives a function that stops and gives the recording (Blob). */

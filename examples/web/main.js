@@ -58,15 +58,13 @@ async function open(file) {
   if (!file) return;
   await guarded("The sound could not be coded", async () => {
     say("Reading …");
-    const all = await readAudio(file, codec.sampleRate);
+    const { waveform: original, seconds: whole } = await readAudio(file, codec.sampleRate, MAX_SECONDS);
     element("file").value = ""; // or the same file could not be opened again
-    if (all.length < MIN_SECONDS * codec.sampleRate) throw new Error("it is shorter than a tenth of a second");
-    const original = all.slice(0, MAX_SECONDS * codec.sampleRate);
+    if (whole < MIN_SECONDS) throw new Error("it is shorter than a tenth of a second");
     say("Encoding …");
     const [codes, seconds] = await timed(codec.encode(original));
     Object.assign(shown, { original, codes, reconstruction: null, count: 0 });
-    const [kept, whole] = [original, all].map((x) => (x.length / codec.sampleRate).toFixed(1));
-    element("duration").textContent = kept === whole ? `${kept} s` : `${kept} of ${whole} s`;
+    element("duration").textContent = (whole > MAX_SECONDS ? `${MAX_SECONDS} of ` : "") + `${whole.toFixed(1)} s`;
     element("encoded").textContent = speed(seconds);
     element("codes").setAttribute("aria-label", `Codes: ${codes.length} codebooks, ${codes[0].length} frames`);
     element("result").hidden = false;
