@@ -1,4 +1,4 @@
-"""An exported language model against PyTorch: logits of a prompt, a greedy answer, and the speed of both."""
+"""An exported language model against PyTorch, on a prompt of text and one of audio: logits, answers, speed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import torch
 
 from mimo_codec.errors import MimoError
 from mimo_codec.lm import MimoAudioLM, Stop
+from mimo_codec.lm.layout import Grid
+from mimo_codec.lm.request import FRAME_RATE
 from mimo_codec.onnx.lm_runtime import OnnxAudioLM
 
 TEXT = "The quick brown fox jumps over the lazy dog."
+AUDIO_SECONDS = 3
 NUM_NEW = 8
 MAX_ERROR = {"float32": 1e-3, "float16": 0.05, "int4": 0.5}
 """Largest difference of logits, as a share of the largest logit."""
@@ -26,17 +29,15 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
     Raises MimoError when logits differ by more than the precision of the graphs explains.
     """
     exported = OnnxAudioLM(folder, providers=["cpu"])
-    prompt = lm.prompt("tts", text=TEXT)
-    reference = lm.forward(prompt).text_logits[0, -1].float().cpu().numpy()
-    logits = exported.next_logits(prompt)
-    error = float(np.abs(logits - reference).max() / np.abs(reference).max())
+    prompts = [lm.prompt("tts", text=TEXT), lm.prompt("asr", audio=_codes(lm))]
+    error = max(_error(exported.next_logits(prompt), _last_logits(lm, prompt)) for prompt in prompts)
     options: dict[str, Any] = dict(max_new_patches=NUM_NEW, greedy=True, stop=Stop(()))
-    ours, seconds = _timed(lambda: lm.generate(prompt, **options).ids.numpy())
-    theirs, onnx_seconds = _timed(lambda: exported.generate(prompt, **options).ids)
+    ours, seconds = _timed(lambda: [answer.ids.numpy() for answer in lm.generate(prompts, **options)])
+    theirs, onnx_seconds = _timed(lambda: [answer.ids for answer in exported.generate(prompts, **options)])
     report(
         f"PyTorch {torch.__version__} -> ONNX Runtime, {exported.metadata['dtype']}: logits within {error:.1e} of the"
-        f" largest, {100 * (ours == theirs).mean():.0f} % of {NUM_NEW} greedy positions equal,"
-        f" {NUM_NEW / seconds:.1f} -> {NUM_NEW / onnx_seconds:.1f} positions a second"
+        f" largest, {100 * (np.stack(ours) == np.stack(theirs)).mean():.0f} % of {len(prompts)} x {NUM_NEW} greedy"
+        f" positions equal, {NUM_NEW / seconds:.1f} -> {NUM_NEW / onnx_seconds:.1f} positions a second"
     )
     allowed = MAX_ERROR[exported.metadata["dtype"]]
     if not error <= allowed:
@@ -46,6 +47,20 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
         )
 
 
-def _timed(function: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
+def _codes(lm: MimoAudioLM) -> np.ndarray:
+    """Of nothing in particular: [C, T]."""
+    shape = lm.config.audio_channels, round(AUDIO_SECONDS * FRAME_RATE)
+    return np.random.default_rng(0).integers(0, np.array(lm.config.codebook_sizes)[:, None], shape)
+
+
+def _last_logits(lm: MimoAudioLM, prompt: Grid) -> np.ndarray:
+    return np.asarray(lm.forward(prompt).text_logits[0, -1].float().cpu())
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _timed(function: Callable[[], list[np.ndarray]]) -> tuple[list[np.ndarray], float]:
     started = time.perf_counter()
     return function(), time.perf_counter() - started
