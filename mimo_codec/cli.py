@@ -26,6 +26,7 @@ from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
 
 if TYPE_CHECKING:
     from mimo_codec.codec import MimoCodec
+    from mimo_codec.onnx import OnnxCodec
 
 app = typer.Typer(
     add_completion=False,
@@ -152,7 +153,10 @@ def evaluate(
         str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-w", help="Processes.  [default: one per core]")] = None,
-    model: Model = "nano",
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="As for encode; or folder of an exported codec."),
+    ] = "nano",
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -168,7 +172,7 @@ def evaluate(
     from mimo_codec.evaluation.command import evaluate_files
 
     evaluate_files(
-        lambda: _load(model, revision, device, dtype),
+        lambda: _load_or_exported(model, revision, device, dtype),
         reference,
         decoded,
         output,
@@ -297,6 +301,16 @@ def _load(model: str, revision: str | None, device: str | None, dtype: str | Non
     from mimo_codec.codec import MimoCodec
 
     return MimoCodec.from_pretrained(model, device=device, dtype=dtype, revision=revision)
+
+
+def _load_or_exported(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:
+    if not Path(model, "encoder.onnx").is_file():
+        return _load(model, revision, device, dtype)
+    from mimo_codec.onnx import OnnxCodec
+
+    if dtype or revision:
+        raise MimoError(f"{model}: --dtype and --revision are chosen when a model is exported")
+    return OnnxCodec(model, None if device is None else [device])
 
 
 class _Terminated(BaseException):

@@ -116,6 +116,19 @@ def test_encode_chunks(tiny, chunk):
     assert exported.encode_chunk(np.zeros(0, np.float32), None, last=True)[0].shape == (8, 0)
 
 
+def test_evaluate(tiny, encoder_only, run, tmp_path):
+    save_audio(tmp_path / "x.wav", make_speech(1.5), 24000)
+    measure = ("evaluate", tmp_path / "x.wav", "--metrics", "mel_distance", "--baselines", "none", "--codebooks", "2")
+    models = tiny, tiny.with_name("onnx-tiny-model")
+    found, reference = (json.loads(run(*measure, "--json", "--model", model).out) for model in models)
+    assert [system["name"] for system in found["systems"]] == [f"onnx-tiny-model-float32 q{n}" for n in (2, 8)]
+    for ours, theirs in zip(found["systems"], reference["systems"], strict=True):
+        assert ours["summary"]["mel_distance"]["mean"] == pytest.approx(theirs["summary"]["mel_distance"]["mean"], 1e-3)
+    assert_one_line_error(run(*measure, "--model", tiny, "--dtype", "float16"), tiny, "--dtype", "exported")
+    assert_one_line_error(run(*measure, "--model", tiny, "-q", 9), "num_quantizers", "9")
+    assert_one_line_error(run(*measure, "--model", encoder_only), "encoder only")
+
+
 def test_batches(tiny):
     exported, codec = OnnxCodec(tiny), streaming_codec()
     waveforms = [speech(3.0)[:n] for n in (5000, 1, 60000, 700)]

@@ -7,19 +7,19 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mimo_codec.codec import MimoCodec
 from mimo_codec.errors import MimoError
 from mimo_codec.evaluation import plots, tables
 from mimo_codec.evaluation.baselines import find_baselines
 from mimo_codec.evaluation.items import find_items
 from mimo_codec.evaluation.run import evaluate
 from mimo_codec.evaluation.scoring import choose_metrics
+from mimo_codec.evaluation.systems import Codec
 from mimo_codec.jobs import Job, Plan, check_new, make_folders
 from mimo_codec.report import FilesFailed, print_error, progress_bar
 
 
 def evaluate_files(
-    load_codec: Callable[[], MimoCodec],
+    load_codec: Callable[[], Codec],
     reference: str,
     decoded: str | None = None,
     output: str | None = None,

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mimo_codec.codec import MimoCodec
 from mimo_codec.errors import MimoError
 from mimo_codec.evaluation.baselines import Baseline
 from mimo_codec.evaluation.items import Item
 from mimo_codec.evaluation.results import Evaluation, System
 from mimo_codec.evaluation.scoring import Job, Scored, scorer
-from mimo_codec.evaluation.systems import Coder, DecodedFiles, Model
+from mimo_codec.evaluation.systems import Codec, Coder, DecodedFiles, Model
 from mimo_codec.metrics import CORE_METRICS, require_metric
 
 FILES_PER_WORKER = 4
@@ -23,7 +22,7 @@ FILES_PER_WORKER = 4
 
 
 def evaluate(
-    codec: MimoCodec | None,
+    codec: Codec | None,
     items: Sequence[Item],
     *,
     num_quantizers: int = 8,

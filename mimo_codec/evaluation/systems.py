@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mimo_codec.arrays import to_numpy
 from mimo_codec.audio import load_audio
 from mimo_codec.checks import check_integer
-from mimo_codec.codec import MimoCodec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
 from mimo_codec.evaluation.items import Item
@@ -24,6 +23,19 @@ Sound = tuple[NDArray[np.float32], int]
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """system -> file -> metric -> value"""
 Value = TypeVar("Value")
+
+
+class Codec(Protocol):
+    """A MimoCodec or an OnnxCodec."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    def encode(self, audio: Any, sample_rate: int | None, num_quantizers: int) -> AudioCodes: ...
+    def decode(self, codes: AudioCodes) -> Any: ...
 
 
 class Coder(Protocol):
@@ -59,22 +71,20 @@ class DecodedFiles:
 class Model:
     """A codec that counts what it uses: time and entries of its codebooks."""
 
-    def __init__(self, codec: MimoCodec, num_quantizers: int, codebooks: Sequence[int]):
-        codec.quantizer.check_count(num_quantizers)
-        codec.require_decoder()
+    def __init__(self, codec: Codec, num_quantizers: int, codebooks: Sequence[int]):
+        silence = np.zeros(codec.sample_rate, np.float32)  # so that what happens on first use is not timed
+        codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
         for number in codebooks:
             check_integer("codebooks", number, 1, num_quantizers)
         self._codec, self._num_quantizers = codec, num_quantizers
         self._names = {number: f"{codec.name} q{number}" for number in sorted({*codebooks, num_quantizers})}
         self._counts = [np.zeros(size, dtype=np.int64) for size in codec.codebook_sizes[:num_quantizers]]
         self._bits_per_second: dict[int, float] = {}
-        silence = torch.zeros(codec.sample_rate)  # so that what happens on first use is not timed
-        codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
         self._seconds = self._encode_seconds = 0.0
         self._decode_seconds = dict.fromkeys(self._names, 0.0)
 
     def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
-        codes, elapsed = _timed(lambda: self._codec.encode(original, rate, self._num_quantizers))
+        codes, elapsed = _timed(lambda: self._codec.encode(original.numpy(), rate, self._num_quantizers))
         self._encode_seconds += elapsed
         self._seconds += codes.duration
         for counts, row in zip(self._counts, codes.to_numpy(), strict=True):
@@ -86,7 +96,7 @@ class Model:
         waveform, elapsed = _timed(lambda: self._codec.decode(codes))
         self._decode_seconds[codes.num_quantizers] += elapsed
         self._bits_per_second[codes.num_quantizers] = codes.bitrate
-        return waveform.numpy()
+        return to_numpy(waveform)
 
     def systems(self, scores: Scores) -> list[System]:
         encode_factor = self._encode_seconds / self._seconds

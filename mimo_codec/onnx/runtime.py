@@ -53,6 +53,11 @@ class OnnxCodec:
     # ---- what it is ----------------------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        """Of the codec that was exported, and the precision: nano-int8."""
+        return f"{self.model_id.rpartition('@')[0]}-{self.metadata['dtype']}"
+
+    @property
     def sample_rate(self) -> int:
         """Samples per second of the waveforms it works on."""
         return self.config.mel.sample_rate
