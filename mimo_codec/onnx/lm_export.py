@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,8 +19,9 @@ from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.lm.prompts import PROMPTS
-from mimo_codec.onnx.export import MAX_INLINE_BYTES, OPSET, Check, Graph, new_folder, require_exporter, write_graph
+from mimo_codec.onnx.export import OPSET, Check, Graph, new_folder, require_exporter, write_graph
 from mimo_codec.onnx.lm_graphs import BackboneGraph, PatchStepGraph, State
+from mimo_codec.onnx.nbits import pack_products
 from mimo_codec.onnx.session import PAST
 from mimo_codec.weights import CONFIG
 
@@ -29,10 +29,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "int4": torch.floa
 """What can be asked for, and the type of what is not quantized."""
 QUANTIZED = "stack.layers."
 """Scope of the matrices of 4 bits: embeddings, heads and the patch encoder decide too much for their size."""
-BLOCK_SIZE = 32
-"""Rows of a matrix that share a scale and a zero point."""
-INT8_PRODUCTS = 4
-"""MatMulNBits' accuracy level: inputs are rounded to 8 bits where the provider has such a kernel."""
 
 
 def export_lm(
@@ -47,8 +43,7 @@ def export_lm(
     """Write backbone.onnx and patch_step.onnx, and what is needed beside them: tokenizer, config and wording.
 
     dtype: float32; float16, sums, norms and softmax still in float32; or int4: weights of the backbone's layers of 4
-    bits, each block of 32 with a scale and a zero point, everything else float32. Weights are converted one at a time;
-    int4 goes through float32 files, which are read back as a whole.
+    bits, each block of 32 with a scale and a zero point, everything else float32. Weights are converted one at a time.
     check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
     Returns the files. Raises MimoError for an existing folder without `overwrite`, for bad values, and for models whose
     weights are quantized or not in memory.
@@ -65,14 +60,14 @@ def export_lm(
     with new_folder(folder, overwrite) as temporary:
         metadata = describe(lm, dtype)
         for name, make in GRAPHS.items():
-            graph, weights = _converted(make(lm, DTYPES[dtype]), DTYPES[dtype])
+            packed = QUANTIZED if dtype == "int4" else None
+            graph, weights = _converted(make(lm, DTYPES[dtype]), DTYPES[dtype], packed)
             path = temporary / f"{name}.onnx"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of names of sizes, which several inputs share
-                write_graph(graph, path, {"graph": name, **metadata}, opset, partial(_fill, weights=weights))
-            del graph, weights
-            if dtype == "int4" and name == "backbone":
-                _quantize(path)
+                fill = partial(_fill, weights=weights, packed=packed)
+                write_graph(graph, path, {"graph": name, **metadata}, opset, fill)
+            del graph, weights, fill
         _write_json(temporary / CONFIG, lm.config.to_dict())
         lm.wording.save(temporary / PROMPTS)
         with atomic_path(temporary / "tokenizer.json") as file:
@@ -130,13 +125,13 @@ GRAPHS: Mapping[str, Callable[[MimoAudioLM, torch.dtype], Graph]] = {"backbone":
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def _converted(graph: Graph, dtype: torch.dtype) -> tuple[Graph, dict[str, Tensor]]:
-    """The graph with weights of another type, on the CPU. Of matrices that have to be converted it holds the type and
-    shape only, and the originals, by name, are returned beside it: a copy of the model is never made."""
+def _converted(graph: Graph, dtype: torch.dtype, packed: str | None) -> tuple[Graph, dict[str, Tensor]]:
+    """The graph with weights of another type, on the CPU. Of matrices to convert, or (below scope `packed`) to pack,
+    it holds type and shape only; the originals, by name, are returned beside it: a copy of the model is never made."""
     waiting = {}
     for name, parameter in list(graph.module.named_parameters()):
-        keep = name.endswith("norm.weight")
-        if keep or (parameter.dtype == dtype and parameter.device.type == "cpu"):
+        ready = parameter.dtype == dtype and parameter.device.type == "cpu" and not _is_packed(name, parameter, packed)
+        if name.endswith("norm.weight") or ready:
             replaced = parameter.detach().cpu()
         elif parameter.ndim < 2:
             replaced = parameter.detach().to("cpu", dtype)
@@ -149,48 +144,25 @@ def _converted(graph: Graph, dtype: torch.dtype) -> tuple[Graph, dict[str, Tenso
     return graph, waiting
 
 
-def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
+def _is_packed(name: str, weight: Tensor, scope: str | None) -> bool:
+    return scope is not None and name.startswith(scope) and weight.ndim == 2
+
+
+def _fill(model: Any, weights: Mapping[str, Tensor], packed: str | None) -> None:
     """Put the weights of `_converted` into a traced model; they are converted one at a time when it is written."""
     import onnx_ir
 
-    for name, source in weights.items():
+    small = {name: source for name, source in weights.items() if _is_packed(name, source, packed)}
+    pack_products(model, small)
+    for name in weights.keys() - small.keys():
         value = model.graph.initializers[name]
         kind, shape = value.const_value.dtype, value.const_value.shape
 
-        def converted(source: Tensor = source, kind: Any = kind) -> Any:
+        def converted(source: Tensor = weights[name], kind: Any = kind) -> Any:
             dtype = torch.float16 if kind == onnx_ir.DataType.FLOAT16 else torch.float32
             return onnx_ir.tensor(source.to("cpu", dtype).contiguous().numpy())
 
         value.const_value = onnx_ir.LazyTensor(converted, dtype=kind, shape=shape, name=name)
-
-
-def _quantize(path: Path) -> None:
-    """The layers' matrices to 4 bits."""
-    import onnx
-
-    weights = path.with_name(f"{path.name}.data")
-    quantizer = _quantizer_class()(onnx.load(path), block_size=BLOCK_SIZE, accuracy_level=INT8_PRODUCTS)
-    nodes = quantizer.model.model.graph.node
-    quantizer.nodes_to_exclude = {node.name for node in nodes if not any(n.startswith(QUANTIZED) for n in node.input)}
-    quantizer.process()
-    for old in (path, weights):
-        old.unlink(missing_ok=True)
-    model = quantizer.model.model
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
-    onnx.save(model, path, save_as_external_data=large, location=weights.name if large else None)
-    if large:
-        weights.chmod(path.stat().st_mode)  # it is written so that only its owner may read it
-
-
-def _quantizer_class() -> Any:
-    """Its module sets up logging for the whole program when it is imported, unless somebody has."""
-    root, placeholder = logging.getLogger(), logging.NullHandler()
-    root.addHandler(placeholder)
-    try:
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-    finally:
-        root.removeHandler(placeholder)
-    return MatMulNBitsQuantizer
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
