@@ -62,6 +62,20 @@ def test_golden_answers_compiled(lm: MimoAudioLM) -> None:
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(one, other, strict=True))
 
 
+def test_without_a_compiler_generation_goes_on(lm: MimoAudioLM, monkeypatch, caplog) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    torch.compiler.reset()
+    compiled = MimoAudioLM.from_pretrained(FOLDER, device="cpu", compile=True)
+    found, again = (compiled.generate(PROMPTS[0], max_new_patches=2, greedy=True) for _ in range(2))
+    assert torch.equal(found.ids, ANSWERS[0][:, :8]) and torch.equal(again.ids, found.ids)
+    warnings = [r.message for r in caplog.records if r.name == "mimo_codec.lm.generate"]
+    assert 1 <= len(warnings) <= 2 and all("no-such-compiler" in line for line in warnings)
+    torch.compiler.reset()
+
+
 def test_eight_prompts_of_different_tasks_are_each_as_if_alone(speaking: MimoAudioLM) -> None:
     names = [key for key in EXPECTED if key.startswith("prompt.")][:8]
     prompts = [EXPECTED[name].long() for name in names]

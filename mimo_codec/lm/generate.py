@@ -6,6 +6,7 @@ or `<|empty|>` and a patch. All randomness is drawn outside the networks, so tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from mimo_codec.lm.model import SpeechLanguageModel, place_of
 from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
 from mimo_codec.lm.sampling import Settings, penalised, sample
 
+logger = logging.getLogger(__name__)
 BLOCK = 128
 """Cache sizes are multiples of it, so that compiled graphs serve prompts of many lengths."""
 
@@ -32,9 +34,25 @@ class Steps:
         self._graphs = compiled and model.device.type == "cuda"
         self._spare: dict[str, KeyValueCache] = {}
         if compiled:
-            options: dict[str, Any] = {"mode": "reduce-overhead"} if self._graphs else {}
-            self.advance = self._replayed(torch.compile(self._advance, **options))
-            self.patch_step = self._replayed(torch.compile(self._patch_step, **options))
+            self.advance = self._replayed(self._compiled(self._advance))
+            self.patch_step = self._replayed(self._compiled(self._patch_step))
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """By torch.compile, or as it is where that finds no compiler: a step that was begun can be repeated."""
+        from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+        best = torch.compile(function, mode="reduce-overhead" if self._graphs else None)
+
+        def call(*arguments: Any) -> Any:
+            nonlocal best
+            try:
+                return best(*arguments)
+            except TorchDynamoException as error:
+                logger.warning("generation goes on without torch.compile: %s", str(error).partition("\n")[0])
+                best = function
+                return function(*arguments)
+
+        return call
 
     def _replayed(self, function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
         """CUDA graphs write every result where the one before was: it is copied before the next call."""
