@@ -217,7 +217,7 @@ def memory(
     minutes: Annotated[str, typer.Option(help="Lengths of the files, separated by commas.")] = "5,60",
 ) -> None:
     """Peak memory of coding and decoding files of these lengths with the command line."""
-    lengths = sorted(_numbers("--minutes", minutes))
+    lengths = sorted(parse_numbers("--minutes", minutes))
     peaks = [_file_peaks(model, length) for length in lengths]
     print("peak memory in MB of `mimo-codec encode` (16 kHz wav) and `mimo-codec decode`")
     rows = [[f"{n:g} min", *(f"{peak / 1e6:.0f}" for peak in pair)] for n, pair in zip(lengths, peaks, strict=True)]
@@ -278,7 +278,7 @@ def stream(
     threads: Threads = 2,
 ) -> None:
     """Cost of streaming in chunks of 40 ms (encode) and one frame (decode), at a stream's start and end too."""
-    lengths = _numbers("--seconds", seconds)
+    lengths = parse_numbers("--seconds", seconds)
     with _worker(threads) as worker:
         _ask(worker, _run_stream, model, 1.0)  # warms up
         runs = [_ask(worker, _run_stream, model, length) for length in lengths]
@@ -362,7 +362,7 @@ def _ask(worker: ProcessPoolExecutor, function: Callable[..., Result], name: str
         raise MimoError(f"{name}: its process was ended, most likely for want of memory") from None
 
 
-def _numbers(option: str, text: str) -> list[float]:
+def parse_numbers(option: str, text: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

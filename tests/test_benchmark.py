@@ -14,9 +14,9 @@ from mimo_codec import CodecConfig, benchmark
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, module: str = "mimo_codec.benchmark") -> subprocess.CompletedProcess[str]:
     """In a process of its own, because a child's peak memory begins at that of the process that starts it."""
-    command = [sys.executable, "-m", "mimo_codec.benchmark", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -51,6 +51,20 @@ def test_stream(tiny_folder, tiny_codec):
         assert float(row["first 10 s"]) == float(row["last 10 s"]) == whole  # both are the whole of so short a stream
         latency = tiny_codec.encode_latency if row["direction"] == "encode" else tiny_codec.decode_latency
         assert float(row["latency (ms)"]) == pytest.approx(1000 * latency, abs=0.5)
+
+
+def test_runtimes(tiny_folder):
+    pytest.importorskip("onnxscript", reason="needs the onnx extra")
+    arguments = str(tiny_folder), "--seconds", "1,0.5", "--repeats", "1", "--threads", "1"
+    done = run(*arguments, "--runtimes", "eager,float32", module="mimo_codec.onnx.benchmark")
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout, "runtime")
+    expected = [("eager", "0.5"), ("float32", "0.5"), ("eager", "1"), ("float32", "1")]
+    assert [(row["runtime"], row["seconds"]) for row in rows] == expected
+    assert all(0 < float(row[f"{part} min"]) == float(row[f"{part} median"]) for row in rows
+               for part in ("encode", "decode"))  # fmt: skip
+    done = run(*arguments, "--runtimes", "eager,rocket", module="mimo_codec.onnx.benchmark")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "rocket" in done.stderr
 
 
 def test_memory(tiny_folder):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from mimo_codec.benchmark import SAMPLE_RATE, make_speech, print_table
+from mimo_codec.benchmark import SAMPLE_RATE, make_speech, parse_numbers, print_table
 from mimo_codec.errors import MimoError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def speed(
     model: Annotated[
         str, typer.Argument(help="Preset with random weights (mimo, small), or a trained model.")
     ] = "nano",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the audio.")] = 10.0,
+    seconds: Annotated[str, typer.Option(help="Lengths of the audio.")] = "1,10",
     threads: Annotated[int, typer.Option(min=1)] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs, after two that are not.")] = 5,
     decode: Annotated[bool, typer.Option(help="Measure the decoder too.")] = True,
@@ -46,20 +47,23 @@ def speed(
     names = runtimes.split(",")
     if unknown := sorted(set(names) - set(RUNTIMES)):
         raise MimoError(f"--runtimes: {', '.join(unknown)}: there is {', '.join(RUNTIMES)}")
-    print(f"{model}: {seconds:g} s of audio, {threads} threads, best and median of {repeats}")
+    lengths = parse_numbers("--seconds", seconds)
+    print(f"{model}: {threads} threads, best and median of {repeats}, seconds for a second of audio")
     rows = []
     with TemporaryDirectory() as folder:
         for name in names:
-            encode, decoded = _alone(_measure, name, model, Path(folder) / name, seconds, threads, repeats, decode)
-            cells = [f"{value / seconds:.4f}" for value in (min(encode), median(encode))]
-            if decoded is not None:
-                cells += [f"{value / seconds:.4f}" for value in (min(decoded), median(decoded))]
-            rows.append([name, *cells])
-    header = ("runtime", "encode min", "encode median", "decode min", "decode median")
-    print_table(header[: len(rows[0])], rows)
+            measured = _alone(_measure, name, model, Path(folder) / name, lengths, threads, repeats, decode)
+            rows += [_row(name, length, times) for length, times in zip(lengths, measured, strict=True)]
+    header = ("runtime", "seconds", "encode min", "encode median", "decode min", "decode median")
+    print_table(header[: len(rows[0])], sorted(rows, key=lambda row: float(row[1])))
 
 
-def _alone(function: Callable[..., Times], *arguments: Any) -> Times:
+def _row(name: str, length: float, times: Times) -> list[str]:
+    cells = [f"{value / length:.4f}" for part in times if part is not None for value in (min(part), median(part))]
+    return [name, f"{length:g}", *cells]
+
+
+def _alone(function: Callable[..., list[Times]], *arguments: Any) -> list[Times]:
     """In a process of its own; export is another, as its memory is not that of what runs."""
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         name, model, folder = arguments[:3]
@@ -86,31 +90,46 @@ def _export(model: str, folder: Path, dtype: str) -> None:
     export_codec(_load(model), folder, dtype=dtype, graphs=("encoder", "decoder"))
 
 
-def _measure(name: str, model: str, folder: Path, seconds: float, threads: int, repeats: int, decode: bool) -> Times:
-    waveform = np.concatenate(list(make_speech(seconds, SAMPLE_RATE)))
+def _measure(
+    name: str, model: str, folder: Path, lengths: list[float], threads: int, repeats: int, decode: bool
+) -> list[Times]:
+    """Of one runtime, for each length of audio."""
+    encoder, decoder = _runtime(name, model, folder, threads)
+    measured: list[Times] = []
+    for length in lengths:
+        waveform = np.concatenate(list(make_speech(length, SAMPLE_RATE)))
+        codes, times = _time(partial(encoder, waveform), repeats)
+        measured.append((times, _time(partial(decoder, codes), repeats)[1] if decode else None))
+    return measured
+
+
+def _runtime(name: str, model: str, folder: Path, threads: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Waveform -> codes, and codes -> waveform."""
     if name in ("float32", "int8"):
         from mimo_codec.onnx.runtime import OnnxCodec
 
         exported = OnnxCodec(folder, ["cpu"], num_threads=threads)
-        codes, times = _time(lambda: exported.encode(waveform, SAMPLE_RATE), repeats)
-        return times, _time(lambda: exported.decode(codes), repeats)[1] if decode else None
+        return partial(exported.encode, sample_rate=SAMPLE_RATE), exported.decode
     import torch
 
     torch.set_num_threads(threads)
-    codec, speech = _load(model), torch.from_numpy(waveform)
+    codec = _load(model)
     if name == "eager":
-        codes, times = _time(lambda: codec.encode(speech, SAMPLE_RATE), repeats)
-        return times, _time(lambda: codec.decode(codes), repeats)[1] if decode else None
+        return partial(codec.encode, sample_rate=SAMPLE_RATE), codec.decode
     from mimo_codec.onnx.graphs import DecoderGraph, EncoderGraph
 
-    length, alone = torch.tensor([len(speech)]), torch.zeros(2, dtype=torch.int64)
-    with torch.inference_mode():
-        encoder = torch.compile(EncoderGraph(codec, min(8, codec.num_quantizers)))
-        (ids, num_frames), times = _time(lambda: encoder(speech[None], length, alone), repeats)
-        if not decode:
-            return times, None
-        decoder = torch.compile(DecoderGraph(codec, ids.shape[1]))
-        return times, _time(lambda: decoder(ids, num_frames), repeats)[1]
+    count, alone = min(8, codec.num_quantizers), torch.zeros(2, dtype=torch.int64)
+    encoder, decoder = torch.compile(EncoderGraph(codec, count)), torch.compile(DecoderGraph(codec, count))
+
+    def encode(waveform: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]), alone)
+
+    def decode(codes: Any) -> Any:
+        with torch.inference_mode():
+            return decoder(*codes)
+
+    return encode, decode
 
 
 def _time(function: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
