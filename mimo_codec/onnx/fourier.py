@@ -1,8 +1,11 @@
-"""The Fourier transforms of the codec in matrix products of real numbers, which every ONNX runtime has on every device.
+"""Short-time Fourier transforms and their inverse in matrix products of real numbers, which every ONNX runtime has.
 
-A transform of N = A B points is done in two rounds (Cooley and Tukey 1965): A-point transforms, a rotation of each
-value, B-point transforms. That is an eighth of the work of one N x N product at N = 960, and rounds hardly more than a
-fast transform does.
+A transform of N = A B points takes two rounds (Cooley and Tukey 1965): sample n = B n1 + n2, bin k = k1 + A k2; A-point
+transforms over n1, then, with the rotation between them, B-point transforms over n2. That is an eighth of the work of
+one N x N product at N = 960, and rounds hardly more than a fast transform does. Frames are real: k1 <= A / 2 is enough.
+
+Windows are inside the matrices, and frames are the last dimension from end to end, so that what is moved between the
+products is moved in long rows.
 """
 
 from __future__ import annotations
@@ -10,93 +13,87 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def factors(n: int) -> tuple[int, int]:
-    """(A, B) with A B = n, as near to each other as they can be, A the larger."""
-    small = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+def factors(n: int, hop: int) -> tuple[int, int]:
+    """(A, B) with A B = n, B the largest divisor of hop that is at most A: a hop is then whole rows of B samples."""
+    small = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0 and hop % k == 0)
     return n // small, small
 
 
-def _angles(rows: int, columns: int, n: int) -> Tensor:
-    """2 pi row column / n: [rows, columns] float64; the product is reduced first, so that it stays exact."""
-    product = torch.arange(rows)[:, None] * torch.arange(columns)
+def _angles(product: Tensor, n: int) -> Tensor:
+    """2 pi product / n, float64; the product is reduced first, so that it stays exact."""
     return product.remainder(n).double() * (2 * math.pi / n)
 
 
-def _stack(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """The matrix [[a, b], [c, d]] in float32."""
-    return torch.cat((torch.cat((a, b), dim=1), torch.cat((c, d), dim=1))).float()
+class _Transform(nn.Module):
+    """What both directions share: which bins there are, and in which order.
 
-
-class RealFourier(nn.Module):
-    """Real frames [..., N] -> spectrum, real and imaginary parts [..., N // 2 + 1], as torch.fft.rfft."""
+    Spectra are [B, P, M], P >= N // 2 + 1. Row p is of bin `bins[p]`; where `mirrored[p]`, of its complex conjugate;
+    and where `again[p]`, of a bin that another row has already.
+    """
 
     first: Tensor
-    cos: Tensor
-    sin: Tensor
     second: Tensor
 
-    def __init__(self, n: int):
+    def __init__(self, window: Tensor, hop: int):
+        """window: [N]; frames of N samples start every `hop` samples."""
         super().__init__()
-        self.n = n
-        self.a, self.b = factors(n)
-        self.num_bins = n // 2 + 1
-        rows = -(-self.num_bins // self.a)  # bin = k1 + A k2, k2 < rows
-        angle = _angles(self.a, self.a, self.a)
-        self.register_buffer("first", torch.cat((angle.cos(), -angle.sin()), dim=1).float(), persistent=False)
-        angle = _angles(self.b, self.a, n)
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
-        angle = _angles(self.b, rows, self.b)
-        second = _stack(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
-        self.register_buffer("second", second, persistent=False)
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        x = frames.unflatten(-1, (self.a, self.b)).transpose(-1, -2)  # sample n = B n1 + n2: [..., n2, n1]
-        real, imaginary = (x @ self.first).chunk(2, dim=-1)  # [..., n2, k1]
-        real, imaginary = real * self.cos + imaginary * self.sin, imaginary * self.cos - real * self.sin
-        x = torch.cat((real, imaginary), dim=-2).transpose(-1, -2) @ self.second  # [..., k1, 2 k2]
-        real, imaginary = (part.transpose(-1, -2).flatten(-2) for part in x.chunk(2, dim=-1))
-        return real[..., : self.num_bins], imaginary[..., : self.num_bins]
+        n = len(window)
+        self.a, self.b = factors(n, hop)
+        self.hop, self.num_hops = hop, -(-n // hop)
+        n1, n2 = torch.arange(self.a), torch.arange(self.b)
+        k1 = torch.arange(self.a // 2 + 1)[:, None]
+        k = k1 + self.a * n2  # [k1, k2]
+        ends = ((k1 == 0) | (2 * k1 == self.a)).expand_as(k)  # whose mirror images are here too
+        self.bins, self.mirrored = torch.minimum(k, n - k).flatten(), (2 * k > n).flatten()
+        self.again = self.mirrored & ends.flatten()
+        self._outer = _angles(k1 * n1, self.a)  # [k1, n1]
+        self._inner = _angles(k[..., None] * n2, n)  # [k1, k2, n2]
+        self._weights = torch.where(ends, 1.0, 2.0).double()[..., None] / n  # of each bin in a real sum
+        self._window = window.double().unflatten(0, (self.a, self.b)).T  # [n2, n1]
 
 
-class InverseRealFourier(nn.Module):
-    """Spectrum, real and imaginary parts [..., N // 2 + 1], -> real frames [..., N], as torch.fft.irfft."""
+class Analysis(_Transform):
+    """Sound in hops [B, M + r - 1, hop] -> spectra of the M windowed frames of r hops: real, imaginary [B, P, M]."""
 
-    counted: Tensor
-    first: Tensor
-    cos: Tensor
-    sin: Tensor
-    second: Tensor
+    def __init__(self, window: Tensor, hop: int):
+        super().__init__(window, hop)
+        parts = torch.stack((self._outer.cos(), -self._outer.sin()), dim=1).flatten(0, 1)  # [(k1, part), n1]
+        self.register_buffer("first", (parts * self._window[:, None]).float(), persistent=False)
+        cos, sin = self._inner.cos(), self._inner.sin()
+        second = torch.cat((torch.cat((cos, sin), dim=2), torch.cat((-sin, cos), dim=2)), dim=1)
+        self.register_buffer("second", second.float(), persistent=False)  # [k1, (part, k2), (part, n2)]
 
-    def __init__(self, n: int):
-        super().__init__()
-        self.n = n
-        self.a, self.b = factors(n)
-        self.num_bins = n // 2 + 1
-        self.rows = -(-self.num_bins // self.a)
-        counted = torch.full((self.rows * self.a,), 2.0, dtype=torch.float64)  # bins stand for their mirror images too
-        counted[0] = 1
-        if n % 2 == 0:
-            counted[n // 2] = 1
-        counted[self.num_bins :] = 0
-        angle = _angles(self.rows, self.b, self.b)
-        self.register_buffer("first", _stack(angle.cos(), angle.sin(), -angle.sin(), angle.cos()), persistent=False)
-        self.register_buffer("counted", (counted / n).float(), persistent=False)
-        angle = _angles(self.a, self.b, n)
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
-        angle = _angles(self.a, self.a, self.a)
-        self.register_buffer("second", torch.cat((angle.cos(), -angle.sin())).float(), persistent=False)
+    def forward(self, hops: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """num_frames: M."""
+        x = hops.unflatten(2, (-1, self.b)).permute(0, 3, 2, 1)  # [B, n2, rows of a hop, hops]
+        frames = torch.cat([x[..., i : i + num_frames] for i in range(self.num_hops)], dim=2)[:, :, : self.a]
+        x = (self.first @ frames).unflatten(2, (-1, 2))  # [B, n2, k1, part, M]
+        x = self.second @ x.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, k1, (part, k2), M]
+        real, imaginary = x.chunk(2, dim=2)
+        return real.flatten(1, 2), imaginary.flatten(1, 2)
+
+
+class Synthesis(_Transform):
+    """Spectra, real and imaginary parts [B, P, M], -> windowed frames of r hops, overlapped: [B, M + r - 1, hop]."""
+
+    def __init__(self, window: Tensor, hop: int):
+        super().__init__(window, hop)
+        cos, sin = self._inner.cos() * self._weights, self._inner.sin() * self._weights
+        conjugate = torch.where(self.mirrored, -1.0, 1.0).view(cos.shape[0], -1, 1)
+        first = torch.cat((torch.cat((cos, sin), dim=2), torch.cat((-sin, cos), dim=2) * conjugate), dim=1)
+        self.register_buffer("first", first.mT.float(), persistent=False)  # [k1, (part, n2), (part, k2)]
+        parts = torch.stack((self._outer.cos(), -self._outer.sin()), dim=1).flatten(0, 1).T  # [n1, (k1, part)]
+        self.register_buffer("second", (parts * self._window[..., None]).float(), persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        parts = []
-        for part in (real, imaginary):
-            part = nn.functional.pad(part, (0, self.rows * self.a - self.num_bins)) * self.counted
-            parts.append(part.unflatten(-1, (self.rows, self.a)).transpose(-1, -2))  # [..., k1, k2]
-        real, imaginary = (torch.cat(parts, dim=-1) @ self.first).chunk(2, dim=-1)  # [..., k1, n2]
-        real, imaginary = real * self.cos - imaginary * self.sin, imaginary * self.cos + real * self.sin
-        x = torch.cat((real, imaginary), dim=-2).transpose(-1, -2) @ self.second  # [..., n2, n1]
-        return x.transpose(-1, -2).flatten(-2)
+        x = torch.cat([part.unflatten(1, (-1, self.b)) for part in (real, imaginary)], dim=2)
+        x = (self.first @ x).unflatten(2, (2, -1))  # [B, k1, part, n2, M]
+        frames = self.second @ x.permute(0, 3, 1, 2, 4).flatten(2, 3)  # [B, n2, n1, M]
+        rows = self.hop // self.b
+        frames = F.pad(frames, (0, 0, 0, self.num_hops * rows - self.a)).unflatten(2, (-1, rows))
+        parts = [F.pad(frames[:, :, i], (i, self.num_hops - 1 - i)) for i in range(self.num_hops)]
+        return torch.stack(parts).sum(0).permute(0, 3, 2, 1).flatten(2)

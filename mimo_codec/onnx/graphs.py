@@ -19,7 +19,7 @@ from mimo_codec.codec import MimoCodec
 from mimo_codec.config import MelConfig, Window
 from mimo_codec.decoder import UpsampleConv
 from mimo_codec.mel import LOG_FLOOR, mel_filters
-from mimo_codec.onnx.fourier import InverseRealFourier, RealFourier
+from mimo_codec.onnx.fourier import Analysis, Synthesis
 from mimo_codec.quantizer import ResidualQuantizer
 from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
 from mimo_codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
@@ -163,28 +163,23 @@ def present(state: State) -> State:
 class MelGraph(nn.Module):
     """As LogMel, for waveforms of different lengths in one batch."""
 
-    window: Tensor
     filters: Tensor
 
     def __init__(self, config: MelConfig):
         super().__init__()
         self.config, self.pad = config, config.n_fft // 2
         self.num_hops = -(-config.n_fft // config.hop_length)  # of a frame
-        window = torch.hann_window(config.window_size)
         before = (config.n_fft - config.window_size) // 2
-        self.register_buffer("window", F.pad(window, (before, config.n_fft - config.window_size - before)))
+        window = F.pad(torch.hann_window(config.window_size), (before, config.n_fft - config.window_size - before))
+        self.fourier = Analysis(window, config.hop_length)
         filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
-        self.register_buffer("filters", filters)
-        self.fourier = RealFourier(config.n_fft)
+        filters = filters[self.fourier.bins] * ~self.fourier.again[:, None]
+        self.register_buffer("filters", filters.T.contiguous())
 
     def of_frames(self, samples: Tensor, num_frames: int) -> Tensor:
-        """Samples [B, (M + r - 1) hop] that hold M frames, r hops each -> log-mel [B, M, n_mels]."""
-        hop = self.config.hop_length
-        hops = samples.unflatten(1, (-1, hop))
-        frames = [hops[:, i : i + num_frames] for i in range(self.num_hops)]
-        frame = torch.cat(frames, dim=-1)[..., : self.config.n_fft]
-        real, imaginary = self.fourier(frame * self.window)
-        mel = (real * real + imaginary * imaginary).sqrt() @ self.filters
+        """Samples [B, (M + r - 1) hop] that hold M frames, r hops each -> log-mel [B, n_mels, M]."""
+        real, imaginary = self.fourier(samples.unflatten(1, (-1, self.config.hop_length)), num_frames)
+        mel = self.filters @ (real * real + imaginary * imaginary).sqrt()
         return mel.clamp(min=LOG_FLOOR).log()
 
     def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +195,7 @@ class MelGraph(nn.Module):
         size = (num_frames - 1 + self.num_hops) * hop
         index = (torch.arange(size, device=waveform.device) - self.pad + before).abs()[None]
         index = (ends - (ends - index).abs()).clamp(min=0)
-        mel = self.of_frames(samples.gather(1, index), num_frames)
+        mel = self.of_frames(samples.gather(1, index), num_frames).mT
         return mel, 1 + (lengths - before - after) // hop
 
 
@@ -289,7 +284,7 @@ class EncoderStepGraph(nn.Module):
         mel = self.mel.of_frames(waveform, count)
         positions = start * per_frame - 2 + torch.arange(count, device=waveform.device)
         inside = (positions >= 0) & (positions < num_mels)
-        x = (mel * inside[:, None]).transpose(1, 2).to(encoder.conv1.weight.dtype)
+        x = (mel * inside).to(encoder.conv1.weight.dtype)
         x = encoder.activation(encoder.conv1(x)) * inside[1:-1]
         x = encoder.activation(encoder.conv2(x)).transpose(1, 2)
         first = start * encoder.pool
@@ -322,27 +317,31 @@ def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
 class HeadGraph(nn.Module):
     """As SpectrumHead and InverseSTFT: hidden frames -> waveform."""
 
-    window: Tensor
+    weight: Tensor
+    bias: Tensor
+    squares: Tensor
 
     def __init__(self, vocoder: Vocoder):
         super().__init__()
-        self.out, istft = vocoder.head.out, vocoder.head.istft
-        self.hop, self.n_fft, self.cut = istft.hop_length, istft.n_fft, istft.cut
-        self.num_hops = -(-self.n_fft // self.hop)
-        self.register_buffer("window", istft.window.detach().float().clone())
-        self.fourier = InverseRealFourier(self.n_fft)
+        out, istft = vocoder.head.out, vocoder.head.istft
+        self.hop, self.cut = istft.hop_length, istft.cut
+        window = istft.window.detach().float()
+        self.fourier = Synthesis(window, self.hop)
+        bins = self.fourier.bins
+        rows = torch.cat((bins, bins + istft.n_fft // 2 + 1))  # of magnitudes and of phases
+        self.register_buffer("weight", out.weight.detach()[rows])
+        self.register_buffer("bias", out.bias.detach()[rows, None])
+        missing = self.fourier.num_hops * self.hop - istft.n_fft
+        self.register_buffer("squares", F.pad(window.square(), (0, missing)).unflatten(0, (-1, self.hop)))
 
     def overlap_add(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, M, D], valid [B or 1, M] -> signal and envelope [B or 1, (M + r - 1) hop], not yet divided."""
-        magnitude, phase = self.out(x).float().chunk(2, dim=-1)
-        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
-        frames = self.fourier(magnitude * phase.cos(), magnitude * phase.sin()) * self.window * valid[..., None]
-        return self._add(frames), self._add(valid[..., None] * self.window.square())
-
-    def _add(self, frames: Tensor) -> Tensor:
-        frames = F.pad(frames, (0, self.num_hops * self.hop - self.n_fft)).unflatten(-1, (self.num_hops, self.hop))
-        parts = [F.pad(frames[:, :, i], (0, 0, i, self.num_hops - 1 - i)) for i in range(self.num_hops)]
-        return torch.stack(parts).sum(0).flatten(1)
+        magnitude, phase = (self.weight @ x.mT + self.bias).float().chunk(2, dim=1)
+        magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp() * valid[:, None]
+        signal = self.fourier(magnitude * phase.cos(), magnitude * phase.sin())
+        num_hops = self.fourier.num_hops
+        covering = torch.stack([F.pad(valid, (i, num_hops - 1 - i)) for i in range(num_hops)], dim=-1)
+        return signal.flatten(1), (covering @ self.squares).flatten(1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x [B, M, D], mel frames [B] -> [B, M hop]."""
