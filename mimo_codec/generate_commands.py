@@ -28,8 +28,13 @@ SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
 ]
+AnyOutput = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="OUT", help="Audio, .mimo or text file.  [default: print]")
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="Language model: folder or Hugging Face hub id.")]
-Codec = Annotated[str, typer.Option(help="What hears and speaks: shipped name, folder or hub id.")]
+Codec = Annotated[
+    str | None, typer.Option(help="What hears and speaks: shipped name, folder or hub id.  [default: what MODEL names]")
+]
 Voice = Annotated[str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.")]
 System = Annotated[str | None, typer.Option(help="How to answer, said before the first turn.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Think before the answer; thoughts go to stderr.")]
@@ -50,7 +55,7 @@ class _Session:
     """The options that all tasks have."""
 
     model: str
-    codec: str
+    codec: str | None
     device: str | None
     dtype: str | None
     quantize: str | None
@@ -61,9 +66,20 @@ class _Session:
 
     def load(self) -> MimoAudioLM:
         from mimo_codec.lm import MimoAudioLM
+        from mimo_codec.lm.checkpoint import find_language_model
+        from mimo_codec.lm.config import LMConfig
+        from mimo_codec.weights import CONFIG
 
+        folder = find_language_model(self.model)
+        recorded = LMConfig.load(folder / CONFIG).codec
+        codec = self.codec or (recorded and recorded.partition("@")[0])
+        if not codec:
+            raise MimoError(
+                f"{self.model}: does not say whose codes it was trained on, and those of another codec mean nothing to"
+                " it: --codec NAME (XiaomiMiMo/MiMo-Audio-Tokenizer for the released models)"
+            )
         return MimoAudioLM.from_pretrained(
-            self.model, codec=self.codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
+            folder, codec=codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
             wording=self.language, compile=self.compile,
         )  # fmt: skip
 
@@ -81,6 +97,13 @@ class _Session:
 
         positions = round(2 * max_seconds * POSITIONS_PER_SECOND) + THOUGHTS  # as many of text as of speech
         return self._run(ask, {"max_new_patches": positions, "stop": Stop(max_seconds=max_seconds)})
+
+    def answer(self, output: str | None, max_seconds: float, max_tokens: int, ask: Ask, overwrite: bool) -> None:
+        """Write an answer, spoken or in text, as `output` says; print text without one."""
+        if output is not None and _is_spoken(output):
+            _save_spoken(self.speak(max_seconds, ask), output, overwrite)
+        else:
+            _save_written(self.write(max_tokens, ask), output, overwrite)
 
     def _run(self, ask: Ask, limits: dict[str, Any]) -> Generation:
         lm = self.load()
@@ -101,8 +124,22 @@ def warn_if_cut(found: Generation) -> None:
         print_line(f"the answer was cut at its limit ({found.stop_reason})")
 
 
+def _is_spoken(output: str) -> bool:
+    return Path(output).suffix.lower() in (*AUDIO, *CODES)
+
+
+def _check_any(output: str | None, overwrite: bool) -> bool:
+    """Whether an answer is spoken; MimoError for a file that can hold none."""
+    if output is None:
+        return False
+    check_target(Path(output), overwrite)
+    if not _is_spoken(output) and Path(output).suffix.lower() not in TEXT:
+        raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES, *TEXT))}")
+    return _is_spoken(output)
+
+
 def _check_spoken(output: str, overwrite: bool) -> None:
-    if Path(output).suffix.lower() not in (*AUDIO, *CODES):
+    if not _is_spoken(output):
         raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES))}")
     check_target(Path(output), overwrite)
 
@@ -158,7 +195,7 @@ def start(context: typer.Context) -> None:
 
 @generate.command()
 def transcribe(
-    audio: AudioFile, model: Model, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
+    audio: AudioFile, model: Model, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -174,7 +211,7 @@ def speak(
     output: SpokenOutput, model: Model,
     style: Annotated[str | None, typer.Option(help="How to say it, in words.")] = None,
     natural: Annotated[bool, typer.Option("--natural", help="TEXT says itself how and what to speak.")] = False,
-    voice: Voice = None, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
+    voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
     language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
@@ -197,7 +234,7 @@ def speak(
 def understand(
     audio: AudioFile, model: Model,
     question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.")] = None,
-    thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = "nano", seed: Seed = None,
+    thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -212,10 +249,8 @@ def understand(
 def dialogue(
     turns: Annotated[str, typer.Argument(metavar="TURNS", help="Audio or .mimo file, or JSON with several turns.")],
     model: Model,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="OUT", help="Audio, .mimo or text file.  [default: print]")
-    ] = None,
-    system: System = None, voice: Voice = None, thinking: Thinking = False, codec: Codec = "nano", seed: Seed = None,
+    output: AnyOutput = None,
+    system: System = None, voice: Voice = None, thinking: Thinking = False, codec: Codec = None, seed: Seed = None,
     greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None,
     dtype: Dtype = None, quantize: Quantize = None, language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
@@ -224,11 +259,7 @@ def dialogue(
 
     JSON: [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "...", "audio": "b.wav"}, ...]
     """
-    speaks = output is not None and Path(output).suffix.lower() in (*AUDIO, *CODES)
-    if output is not None:
-        check_target(Path(output), overwrite)
-        if not speaks and Path(output).suffix.lower() not in TEXT:
-            raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES, *TEXT))}")
+    speaks = _check_any(output, overwrite)
     is_json = turns.lower().endswith(".json")
     said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": turns}]
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
@@ -236,38 +267,41 @@ def dialogue(
     def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
         return lm.chat(said, system=system, voice=voice, thinking=thinking, speak=speaks, **options)
 
-    if speaks and output is not None:
-        _save_spoken(session.speak(max_seconds, ask), output, overwrite)
-    else:
-        _save_written(session.write(max_tokens, ask), output, overwrite)
+    session.answer(output, max_seconds, max_tokens, ask, overwrite)
 
 
 @generate.command("few-shot")
 def few_shot(
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.")],
-    audio: AudioFile,
     examples: Annotated[str, typer.Option("--examples", metavar="JSON", help="Examples of it.")],
-    model: Model, output: SpokenOutput, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
-    max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
-    language: Language = None, compile: Compile = None,
-    overwrite: Overwrite = False,
+    model: Model,
+    audio: Annotated[str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.")] = None,
+    text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.")] = None,
+    output: AnyOutput = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
+    max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
+    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Do with speech what a few examples show.
+    """Do with speech, or text, what a few examples show; aloud when OUT is an audio or .mimo file.
 
-    JSON: [{"input_audio": "a.wav", "output_audio": "b.wav", "output_text": "what b says"}, ...]
+    JSON: [{"input_audio": "a.wav", "output_audio": "b.wav", "output_text": "what b says"}, ...], or "input_text".
     """
-    _check_spoken(output, overwrite)
+    speaks = _check_any(output, overwrite)
+    if (audio is None) == (text is None):
+        raise MimoError("few-shot: either AUDIO or --text")
     shown = _read_json(examples, "examples")
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
-    found = session.speak(max_seconds, lambda lm, options: lm.few_shot(instruction, shown, audio, **options))
-    _save_spoken(found, output, overwrite)
+
+    def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
+        return lm.few_shot(instruction, shown, audio, text, speak=speaks, **options)
+
+    session.answer(output, max_seconds, max_tokens, ask, overwrite)
 
 
 @generate.command("continue")
 def continue_speech(
     audio: AudioFile, output: SpokenOutput, model: Model,
     seconds: Annotated[float, typer.Option(min=0.2, help="Of new speech, at most.")] = 10.0,
-    codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False, device: Device = None, dtype: Dtype = None,
+    codec: Codec = None, seed: Seed = None, greedy: Greedy = False, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Go on where speech ends; OUT has what is new."""
@@ -283,7 +317,7 @@ def chat(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Spoken answers, into 1.wav, 2.wav, ...")
     ] = None,
-    voice: Voice = None, codec: Codec = "nano", seed: Seed = None, greedy: Greedy = False,
+    voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
@@ -329,19 +363,16 @@ def _said(lm: MimoAudioLM, line: str) -> dict[str, Any]:
     """A line of the user: text, or @ and an audio file, which is encoded once."""
     if not line.startswith("@"):
         return {"text": line}
-    assert lm.codec is not None
-    path = line[1:].strip()
-    if path.lower().endswith(CODES):
-        from mimo_codec.codes import AudioCodes
-
-        return {"audio": AudioCodes.load(path)}
-    return {"audio": lm.codec.encode(path)}
+    return {"audio": lm.encode(line[1:].strip())}
 
 
 def _read_line() -> str:
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip()
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError:
+        raise MimoError("standard input: a line is not UTF-8") from None
 
 
 def _answer(lm: MimoAudioLM, turns: list[dict[str, Any]], options: dict[str, Any]) -> Generation:

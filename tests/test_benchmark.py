@@ -67,6 +67,18 @@ def test_runtimes(tiny_folder):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "rocket" in done.stderr
 
 
+def test_language_model():
+    pytest.importorskip("transformers", reason="needs the lm extra")
+    small = "--shapes", "tiny", "--num-prompt", "3", "--num-new", "3", "--threads", "1", "--device", "cpu"
+    done = run(*small, "--batch-sizes", "1,3", "--no-compiled", module="mimo_codec.lm.benchmark")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["eager", "1"], ["eager", "3"]]
+    assert all(float(row[3]) > 0 and 0 < int(row[5].rstrip("%")) <= 100 for row in rows)
+    done = run(*small, "--dtype", "float8", module="mimo_codec.lm.benchmark")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "float8" in done.stderr
+
+
 def test_memory(tiny_folder):
     done = run("memory", "--model", str(tiny_folder), "--minutes", "0.1,0.05")
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,13 @@ from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
 
 pytest.importorskip("transformers", reason="needs the lm extra")
 
-from mimo_codec import AudioCodes, load_audio, save_audio
+from mimo_codec import AudioCodes, MimoCodec, load_audio, save_audio
 from mimo_codec.lm import MimoAudioLM
 
 SAME = ["--seed", "0"]
 LIMITS = {"continue": [], "transcribe": ["--max-tokens", "12"], "understand": ["--max-tokens", "12"],
           "dialogue": ["--max-tokens", "12", "--max-seconds", "0.5"], "speak": ["--max-seconds", "0.5"],
-          "few-shot": ["--max-seconds", "0.5"]}  # fmt: skip
+          "few-shot": ["--max-tokens", "12", "--max-seconds", "0.5"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
              {"role": "user", "text": "and?"}]  # fmt: skip
     (folder / "turns.json").write_text(json.dumps(turns))
     (folder / "text.json").write_text(json.dumps([{"role": "user", "text": "Hello"}]))
+    (folder / "written.json").write_text(json.dumps([{"input_audio": "a.wav", "output_text": "hello"}]))
+    (folder / "texts.json").write_text(json.dumps([{"input_text": "on", "output_text": "no"}]))
     examples = [{"input_audio": "a.wav", "output_audio": "b.wav", "output_text": "hello"}]
     (folder / "examples.json").write_text(json.dumps(examples))
     return folder
@@ -57,6 +60,8 @@ WRITTEN = {
     "speech to text": ["dialogue", "a.wav"],
     "several turns": ["dialogue", "turns.json", "--thinking"],
     "text": ["dialogue", "text.json", "--system", "Be brief."],
+    "few-shot": ["few-shot", "Write it down.", "a.wav", "--examples", "written.json"],
+    "few-shot, text": ["few-shot", "Turn it round.", "--text", "no", "--examples", "texts.json"],
 }
 SPOKEN = {
     "speak": ["speak", "Hello there"],
@@ -74,7 +79,7 @@ SPOKEN = {
 def arguments(words: list[str], folder: Path, model: Path) -> list[str]:
     known = {path.name for path in folder.iterdir()}
     placed = [str(folder / word) if word in known else word for word in words]
-    return ["generate", *placed, "--model", str(model), *SAME, *LIMITS[words[0]]]
+    return ["generate", *placed, "--model", str(model), "--codec", "nano", *SAME, *LIMITS[words[0]]]
 
 
 @pytest.mark.parametrize("task", WRITTEN)
@@ -102,6 +107,18 @@ def test_tasks_that_speak_give_the_same_bytes_for_the_same_seed(
     assert waveform.shape == (codes.num_samples,) and waveform.abs().max() > 1e-4
 
 
+def test_a_model_says_whose_codes_it_reads(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    words = ["generate", "transcribe", folder / "a.wav", *SAME, "--max-tokens", "2", "--model"]
+    assert_one_line_error(run(*words, model), "--codec", "whose codes")
+    own = MimoCodec.from_pretrained("nano").model_id
+    copy = shutil.copytree(model, tmp_path / "copy")
+    for codec, error in (("nano", ""), (own, ""), ("nano@00000000", f"{own} is not the one")):
+        config = json.loads((model / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, "codec": codec}))
+        outcome = run(*words, copy)
+        assert outcome.code == 0 if not error else error in outcome.err, outcome
+
+
 def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.wav"
     call = [sys.executable, "-m", "mimo_codec", *arguments(SPOKEN["speak"], folder, model), "-o", str(out)]
@@ -115,7 +132,20 @@ def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
 def test_a_chat_remembers_and_survives_mistakes(run, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
     def chat(lines: str, *options: object) -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        outcome = run("generate", "chat", "--model", model, *SAME, "--max-tokens", 12, "--max-seconds", 0.5, *options)
+        words = [
+            "generate",
+            "chat",
+            "--model",
+            model,
+            "--codec",
+            "nano",
+            *SAME,
+            "--max-tokens",
+            12,
+            "--max-seconds",
+            0.5,
+        ]
+        outcome = run(*words, *options)
         assert outcome.code == 0, outcome
         return outcome
 

@@ -270,11 +270,39 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.chat([{"role": "user", "text": "a"}], thinking=True), "speak=False"),
         (lambda: speaking.run("singing", {}), "unknown task 'singing'"),
         (lambda: speaking.run("asr", {}), "asr: missing"),
+        (lambda: speaking.transcribe(None), "asr: audio is missing"),
+        (lambda: speaking.transcribe(7), "audio: is a int; a file, codes or"),
+        (lambda: speaking.chat(None, speak=False), "turns: a list"),
+        (lambda: speaking.few_shot("Do it.", None, codes), "examples: a list"),
+        (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop: a Stop is needed"),
+        (lambda: speaking.speak("Hello", stop=Stop((5,))), "token names"),  # type: ignore[arg-type]
+        (lambda: speaking.generate(PROMPTS[0], max_new_patches=1, text_sampling=0.5), "text_sampling: a Sampling"),
+        (lambda: speaking.forward(np.zeros((9, 4 * 1025), np.int64)), "1025 positions; the context has 1024"),
         (lambda: lm.transcribe(tmp_path / "a.wav"), "without a codec"),
         (lambda: lm.continue_speech(np.zeros((8, 3), np.int64)), "shorter than a patch"),
     ]:  # fmt: skip
         with pytest.raises(MimoError, match=words):
             call()
+
+
+def test_limits_in_seconds(speaking: MimoAudioLM) -> None:
+    """Whole patches of 0.16 s, whatever the rounding of floats; `continue_speech` keeps to both limits it is given."""
+    for patches in (29, 57, 58):
+        [request] = speaking._requests(PROMPTS[0], 99, True, None, None, Stop(max_seconds=patches * 0.16), 0)
+        assert request.max_patches == patches
+    codes = speaking.codec.encode(make_speech(0.7), 24000)
+    for limit, seconds in ((0.16, 0.16), (None, 0.32)):
+        found = speaking.continue_speech(codes, 0.32, stop=Stop((), limit), seed=0)
+        assert found.stop_reason == "<|eosp|>" or found.codes.duration == pytest.approx(seconds)
+
+
+def test_turns_are_encoded_once(speaking: MimoAudioLM, monkeypatch) -> None:
+    calls = []
+    encode = speaking.codec.encode
+    monkeypatch.setattr(speaking.codec, "encode", lambda *args, **options: calls.append(1) or encode(*args, **options))
+    turns = [{"role": "user", "audio": (make_speech(0.3), 24000)}]
+    speaking.chat(turns, speak=False, max_new_patches=1, seed=0)
+    assert len(calls) == 1
 
 
 def test_a_codec_that_does_not_fit(lm: MimoAudioLM) -> None:

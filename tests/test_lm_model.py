@@ -159,6 +159,7 @@ def test_nothing_of_another_model_stays_in_the_folder(lm, tmp_path, monkeypatch)
     monkeypatch.undo()
     lm.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+    assert MimoAudioLM.from_pretrained(tmp_path, device="cpu").wording == lm.wording
 
 
 def test_tied_embeddings_are_one_tensor(tmp_path) -> None:
@@ -166,6 +167,9 @@ def test_tied_embeddings_are_one_tensor(tmp_path) -> None:
     tied = MimoAudioLM.from_pretrained(copy_of(FOLDER, tmp_path, drop="lm_head.weight", tie_word_embeddings=True))
     assert tied.model.lm_head.weight is tied.model.model.embed_tokens.weight
     assert torch.equal(tied.model.lm_head.weight.cpu(), same)
+    pytest.importorskip("accelerate", reason="needs the lm extra")
+    spread = MimoAudioLM.from_pretrained(tmp_path, device_map="auto")
+    assert torch.equal(spread.model.lm_head.weight.cpu(), same)
     with pytest.raises(MimoError, match="tie_word_embeddings"):
         MimoAudioLM.from_pretrained(copy_of(FOLDER, tmp_path, tie_word_embeddings=True))
 
@@ -206,6 +210,7 @@ def copy_of(folder, tmp_path, drop: str = "", **changed):
     ({"vocab_size": 400}, "vocab_size|tokens"),
     ({"num_key_value_heads": 3}, "num_key_value_heads"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
+    ({"rope_parameters": {"rope_theta": 640000, "rope_type": "yarn"}}, "rope_parameters.*yarn"),
     ({"hidden_size": "64"}, "hidden_size"),
 ])  # fmt: skip
 def test_checkpoints_that_do_not_fit(tmp_path, changes: dict, words: str) -> None:
@@ -236,6 +241,10 @@ def test_layers_on_several_devices(lm) -> None:
     assert torch.equal(spread.forward(prompt).text_logits, lm.forward(prompt).text_logits)
     found = spread.generate(prompt, max_new_patches=24, greedy=True)
     assert torch.equal(found.ids, EXPECTED["generated.asr"].long())
+    even = MimoAudioLM.from_pretrained(FOLDER, device_map="auto")
+    assert torch.equal(even.forward(prompt).text_logits.cpu(), lm.forward(prompt).text_logits)
+    with pytest.raises(MimoError, match='there is "auto"'):
+        MimoAudioLM.from_pretrained(FOLDER, device_map="everywhere", device="cpu")
     with pytest.raises(MimoError, match="device_map"):
         MimoAudioLM.from_pretrained(FOLDER, device_map={"lm_head": "cpu"}, device="cpu")
     with pytest.raises(MimoError, match="exclude"):
@@ -247,6 +256,10 @@ def test_too_little_memory_says_what_would_fit(monkeypatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(checkpoints, "_read", full)
+    with pytest.raises(MimoError, match="GiB as bfloat16, .* GiB as int8, .* GiB as int4"):
+        MimoAudioLM.from_pretrained(FOLDER, device="cpu")
+    monkeypatch.undo()
+    monkeypatch.setattr(SpeechLanguageModel, "to", full)  # when it is moved, after it was quantized
     with pytest.raises(MimoError, match="GiB as bfloat16"):
         MimoAudioLM.from_pretrained(FOLDER, device="cpu")
 

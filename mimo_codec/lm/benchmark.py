@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import typer
 
+from mimo_codec.benchmark import parse_numbers
+from mimo_codec.codec import check_device, check_dtype
 from mimo_codec.errors import MimoError
 from mimo_codec.lm.config import PRESETS, LMConfig
 from mimo_codec.lm.generate import Steps, generate
@@ -115,10 +117,10 @@ def main(
 ) -> None:
     """Print the speed of generation, eager and compiled."""
     torch.set_num_threads(threads)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    kind = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
+    place = check_device(device)
+    kind = check_dtype(dtype or ("bfloat16" if place.type == "cuda" else "float32"))
     for shape in shapes.split(","):
-        sizes = [int(word) for word in batch_sizes.split(",")]
+        sizes = [int(size) for size in parse_numbers("--batch-sizes", batch_sizes)]
         _print_shape(shape.strip(), sizes, num_prompt, num_new, compiled, place, kind)
 
 

@@ -20,7 +20,7 @@ from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
-from mimo_codec.lm.quantize import find_quantizer
+from mimo_codec.lm.quantize import STACKS, find_quantizer
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 
@@ -28,7 +28,7 @@ TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
               "added_tokens.json", "prompts.json")  # fmt: skip
 SHARD_BYTES = 5 * 10**9
 DeviceMap = str | Mapping[str, str | int | torch.device]
-"""What accelerate calls a device map: "auto", "balanced", or a device for each module; "disk" is one too."""
+"""As accelerate's: "auto", or a device for each module; "disk" is one too. Only `model.layers.*` may be apart."""
 
 
 def find_language_model(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -72,12 +72,8 @@ def load_language_model(
         return _spread(folder, model, device_map, dtype, expected), tokenizer
     quantizer = find_quantizer(quantize)
     target, device = device, torch.device("cpu") if quantizer else device
-    try:
+    with _enough_memory(folder, model, device):
         tensors = dict(_read(folder, expected, device, dtype))
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-            raise
-        raise MimoError(_what_would_fit(folder, config, device, str(error))) from None
     if config.tie_word_embeddings and "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     _check_complete(folder, tensors, expected)
@@ -87,10 +83,11 @@ def load_language_model(
             raise MimoError(f"{folder}: tie_word_embeddings, but lm_head.weight is not model.embed_tokens.weight")
         model.lm_head.weight = model.model.embed_tokens.weight
     rebuild_rotary(model, device)
-    if quantizer:
-        quantizer(model, target)
-        model.is_quantized = True
-    return model.to(target).eval(), tokenizer
+    with _enough_memory(folder, model, target):
+        if quantizer:
+            quantizer(model, target)
+            model.is_quantized = True
+        return model.to(target).eval(), tokenizer
 
 
 def _read(
@@ -144,7 +141,8 @@ def _spread(
     for path in weight_files(folder):
         with _opened(path) as file:
             found += _checked_names(path, file, expected)
-    _check_complete(folder, found, expected)
+    tied = ["lm_head.weight"] if model.config.tie_word_embeddings else []
+    _check_complete(folder, [*found, *tied], expected)
     with _opened(weight_files(folder)[0]) as file:
         dtype = dtype or file.get_tensor(found[0]).dtype
     model.to(dtype)  # on the meta device: what is placed takes the type of what it replaces
@@ -152,23 +150,62 @@ def _spread(
     index = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)  # never a pickle beside them
     offload = TemporaryDirectory(prefix="mimo-codec-")  # for layers on "disk", as long as the model lives
     try:
-        model = load_checkpoint_and_dispatch(
-            model.eval(), str(index), device_map=device_map, dtype=dtype, offload_folder=offload.name,
-            no_split_module_classes=["Qwen2DecoderLayer"],
-        )  # fmt: skip
+        with _enough_memory(folder, model, torch.device("cpu")):
+            model = load_checkpoint_and_dispatch(
+                model.eval(), str(index), device_map=_places(model, device_map), dtype=dtype,
+                offload_folder=offload.name, no_split_module_classes=["Qwen2DecoderLayer"],
+            )  # fmt: skip
+    except MimoError:
+        raise
     except (ValueError, KeyError, RuntimeError) as error:
         raise MimoError(f"device_map: {str(error).splitlines()[0]}") from None
     model.offload = offload  # type: ignore[assignment]
     return model
 
 
+def _places(model: SpeechLanguageModel, device_map: DeviceMap) -> Mapping[str, Any]:
+    """ "auto": the layers of the backbone evenly over all devices, and all that works together on the first."""
+    if not isinstance(device_map, str):
+        return device_map
+    if device_map != "auto":
+        raise MimoError(f'device_map: {device_map!r} is not known; there is "auto", or a device for each module')
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory, get_max_memory
+
+    layers, memory = model.model.layers, get_max_memory()
+    first = next(iter(memory))
+    size, of_layers = (sum(p.nbytes for p in module.parameters()) for module in (model, layers))
+    memory[first] = max(0, memory[first] - (size - of_layers))
+    memory = get_balanced_memory(layers, memory, no_split_module_classes=["Qwen2DecoderLayer"])
+    spread = infer_auto_device_map(layers, memory, no_split_module_classes=["Qwen2DecoderLayer"])
+    names = [name for name, _ in model.named_children() if name != "model"]
+    names += [f"model.{name}" for name, _ in model.model.named_children() if name != "layers"]
+    return {
+        **dict.fromkeys(names, first),
+        **{f"model.layers.{name}".rstrip("."): place for name, place in spread.items()},
+    }
+
+
+@contextmanager
+def _enough_memory(folder: Path, model: SpeechLanguageModel, device: torch.device) -> Iterator[None]:
+    """Out of memory -> MimoError that says what would fit."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "memory" not in str(error).lower():
+            raise
+        raise MimoError(_what_would_fit(folder, model.config, device, str(error))) from None
+
+
 def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason: str) -> str:
     with torch.device("meta"):
-        count = sum(p.numel() for p in SpeechLanguageModel(config, 0).parameters())
-    sizes = ", ".join(f"{count * size / 2**30:.1f} GiB as {name}" for name, size in
-                      (("float32", 4), ("bfloat16", 2), ("int8", 1)))  # fmt: skip
+        shapes = SpeechLanguageModel(config, 0).named_parameters()
+    sizes = {name: p.numel() for name, p in shapes}
+    count, packed = sum(sizes.values()), sum(size for name, size in sizes.items() if name.startswith(STACKS))
+    kinds = {"float32": 4 * count, "bfloat16": 2 * count, "int8": 2 * count - packed, "int4": 2 * count - 1.4 * packed}
+    wanted = ", ".join(f"{size / 2**30:.1f} GiB as {name}" for name, size in kinds.items())
     return (
-        f"{folder}: not enough memory on {device} for {count / 1e9:.1f} B weights ({sizes}): choose a narrower dtype,"
+        f"{folder}: not enough memory on {device} for {count / 1e9:.1f} B weights ({wanted}): choose a narrower dtype,"
         f" quantize, a device_map, or another device ({reason.splitlines()[0] if reason else 'out of memory'})"
     )
 

@@ -95,6 +95,12 @@ class LMConfig:
                 raise MimoError(f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
     @property
+    def codec(self) -> str | None:
+        """The codec whose codes it reads, "name" or "name@fingerprint", where that was written down."""
+        found = self.extra.get("codec")
+        return found if isinstance(found, str) and found else None
+
+    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Entries of each codebook, without the empty code."""
         return self.speech_zeroemb_idx
@@ -110,8 +116,10 @@ class LMConfig:
             if flat.get(name, plain) != plain:
                 raise MimoError(f"config: {name} = {flat[name]!r} is not supported")
         rope = flat.get("rope_parameters")
-        if isinstance(rope, Mapping) and "rope_theta" in rope:
-            flat = {**flat, "rope_theta": rope["rope_theta"]}
+        if isinstance(rope, Mapping):
+            if rope.get("rope_type", "default") != "default":
+                raise MimoError(f"config: rope_parameters of type {rope['rope_type']!r} are not supported")
+            flat = {**flat, "rope_theta": rope.get("rope_theta", flat.get("rope_theta", cls.rope_theta))}
         known = {f.name for f in fields(cls)} - {"extra"}
         values = {name: _per_channel(name, value) for name, value in flat.items() if name in known}
         if "head_dim" not in values and "hidden_size" in values and "num_attention_heads" in values:

@@ -59,6 +59,8 @@ class AudioLM(ABC):
                 f"codec: {name} has codebooks of {list(sizes)} at {codec.frame_rate:g} Hz; this language model"
                 f" reads {list(self.config.codebook_sizes)} at {FRAME_RATE:g} Hz"
             )
+        if "@" in (wanted := self.config.codec or "") and _fingerprint(wanted) != _fingerprint(codec.model_id):
+            raise MimoError(f"codec: {codec.model_id} is not the one whose codes this model reads, {wanted}")
 
     # ---- what computes -------------------------------------------------------------------------------------------
 
@@ -86,10 +88,14 @@ class AudioLM(ABC):
         """
         if task not in TASKS:
             raise MimoError(f"unknown task {task!r}: there is {', '.join(TASKS)}")
+        signature = inspect.signature(TASKS[task].segments)
         try:
-            inspect.signature(TASKS[task].segments).bind(self.wording, **arguments)
+            signature.bind(self.wording, **arguments)
         except TypeError as error:
             raise MimoError(f"{task}: {error}") from None
+        for name, value in arguments.items():
+            if value is None and signature.parameters[name].default is inspect.Parameter.empty:
+                raise MimoError(f"{task}: {name} is missing")
         ready = {name: self._ready(name, value) for name, value in arguments.items()}
         segments = TASKS[task].segments(self.wording, **ready)
         return self.layout.build(render(segments, self.tokenizer, self.layout))
@@ -115,6 +121,8 @@ class AudioLM(ABC):
         the i-th of several; the same seed gives the same tokens, in whatever batch. progress: called at every step.
         Raises MimoError for bad grids and for prompts that do not fit into the context, before anything is computed.
         """
+        if not isinstance(stop, Stop | None):
+            raise MimoError(f"stop: a Stop is needed, not {stop!r}")
         requests = self._requests(ids, max_new_patches, greedy, text_sampling, audio_sampling, stop or Stop(), seed)
         pieces = self._pieces(requests, stream, progress)
         if stream:
@@ -142,7 +150,7 @@ class AudioLM(ABC):
         seeds = self._new_seeds(count) if seed is None else _seeds(seed, count)
         stop_ids = tuple(self.tokenizer.token_id(token) for token in stop.tokens)
         seconds = stop.max_seconds
-        patches = None if seconds is None else max(1, int(seconds * FRAME_RATE / self.config.group_size))
+        patches = None if seconds is None else max(1, self._patches(seconds))
         requests = []
         for i, (where, item) in enumerate(grids):
             grid = self.layout.check_grid(as_array(item), where)
@@ -153,6 +161,10 @@ class AudioLM(ABC):
             room = min(max_new, context - length)
             requests.append(Request(grid, room, texts[i], audios[i], stop_ids, patches, seeds[i]))
         return requests
+
+    def _patches(self, seconds: float) -> int:
+        """Whole patches in so much audio, whatever the rounding of its float."""
+        return int(seconds * FRAME_RATE / self.config.group_size + 1e-6)
 
     def _pieces(
         self, requests: Sequence[Request], stream: bool, progress: Callable[[], None] | None
@@ -203,9 +215,10 @@ class AudioLM(ABC):
             return self.run("dialogue_speech", {"turns": turns, "system": system, "voice": voice}, **options)
         if voice is not None:
             raise MimoError("chat: a voice is for spoken answers; speak=True")
-        heard = any(turn.audio is not None for turn in self._ready("turns", turns))
+        ready: list[Turn] = self._ready("turns", turns)  # encoded once
+        heard = any(turn.audio is not None for turn in ready)
         task = "dialogue_speech_to_text" if heard else "dialogue_text"
-        return self.run(task, {"turns": turns, "system": system, "thinking": thinking}, **options)
+        return self.run(task, {"turns": ready, "system": system, "thinking": thinking}, **options)
 
     def few_shot(
         self,
@@ -229,8 +242,9 @@ class AudioLM(ABC):
         whole = codes.shape[1] // self.config.group_size * self.config.group_size
         if not whole:
             raise MimoError("audio: shorter than a patch of 0.16 s")
-        stop = Stop((*Stop().tokens, "<|eosp|>"), seconds)
-        most = 2 * int(seconds * FRAME_RATE / self.config.group_size) + 16  # text may come in between
+        stop = options.get("stop") or Stop()
+        stop = Stop((*stop.tokens, "<|eosp|>"), min(seconds, stop.max_seconds or seconds))
+        most = 2 * self._patches(seconds) + 16  # text may come in between
         options = {"max_new_patches": most, **options, "stop": stop}
         return self.run("continuation", {"audio": codes[:, :whole]}, **options)
 
@@ -276,12 +290,12 @@ class AudioLM(ABC):
 
     def _ready(self, name: str, value: Any) -> Any:
         """An argument of a task with its audio as codes [C, T]."""
-        if value is None:
+        if name in ("audio", "voice") and value is None:
             return None
         if name == "audio":
             return self._codes(name, value)
         if name == "voice":
-            audio = self._encoded(name, value)
+            audio = self.encode(value, name)
             codes = self.layout.check_codes(audio, FRAME_RATE, name)
             seconds = audio.duration if isinstance(audio, AudioCodes) else codes.shape[1] / FRAME_RATE
             if seconds < MIN_VOICE_SECONDS:
@@ -308,23 +322,30 @@ class AudioLM(ABC):
 
     def _codes(self, where: str, audio: Audio) -> np.ndarray:
         """Codes [C, T] of whatever audio is; MimoError when they are of another codec, or one is needed."""
-        return self.layout.check_codes(self._encoded(where, audio), FRAME_RATE, where)
+        return self.layout.check_codes(self.encode(audio, where), FRAME_RATE, where)
 
-    def _encoded(self, where: str, audio: Audio) -> AudioCodes | np.ndarray:
+    def encode(self, audio: Audio, where: str = "audio") -> AudioCodes | np.ndarray:
+        """Codes of whatever audio is, by the codec that is attached; codes themselves.
+
+        Raises MimoError, which calls it `where`, for audio that cannot be read or is longer than the context, and for
+        codes of another codec.
+        """
         if isinstance(audio, (str, os.PathLike)) and str(audio).lower().endswith(".mimo"):
             audio = AudioCodes.load(audio)
         if isinstance(audio, AudioCodes):
             if self.codec is not None and audio.model:
                 own = self.codec.model_id
-                if audio.model.rpartition("@")[2] != own.rpartition("@")[2]:
+                if _fingerprint(audio.model) != _fingerprint(own):
                     raise MimoError(f"{where}: codes of {audio.model}; the codec attached is {own}")
             return audio
         if is_array(audio):
             return as_array(audio)
+        if not isinstance(audio, (str, os.PathLike, tuple)):
+            raise MimoError(f"{where}: is a {type(audio).__name__}; a file, codes or (waveform, Hz) is needed")
         if self.codec is None:
             raise MimoError(f"{where}: only codes can be read without a codec: {self.attach_codec}")
         if not isinstance(audio, tuple):
-            info = audio_info(cast("str | os.PathLike[str]", audio))
+            info = audio_info(audio)
             self._check_seconds(where, (info.num_samples or 0) / info.sample_rate)
             return self.codec.encode(audio, num_quantizers=self.config.audio_channels)
         if len(audio) != 2:
@@ -348,6 +369,11 @@ def named(ids: Grids) -> list[tuple[str, Any]]:
     return [(f"ids[{i}]", item) for i, item in enumerate(ids)]
 
 
+def _fingerprint(model_id: str) -> str:
+    """ "name@fingerprint" -> what tells codecs apart."""
+    return model_id.rpartition("@")[2]
+
+
 def as_array(value: Any) -> Any:
     return to_numpy(value) if is_tensor(value) else value
 
@@ -357,7 +383,7 @@ def _each(name: str, value: Samplings, count: int) -> list[Sampling]:
         return [DEFAULT_SAMPLING] * count
     if isinstance(value, Sampling):
         return [value] * count
-    if len(value) != count or not all(isinstance(item, Sampling) for item in value):
+    if not isinstance(value, Sequence) or len(value) != count or not all(isinstance(s, Sampling) for s in value):
         raise MimoError(f"{name}: a Sampling for all items, or {count} of them, are needed")
     return list(value)
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.errors import MimoError
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import delay
+
+ATTENTION = "mimo_codec"
+"""The name under which transformers knows our attention."""
 
 
 class Output(NamedTuple):
@@ -75,7 +79,7 @@ class SpeechLanguageModel(nn.Module):
         Text counts nothing at `<|empty|>`, audio nothing elsewhere.
         """
         is_audio = tokens == self.empty_id
-        text = self.model.embed_tokens(tokens.clamp(min=0)).masked_fill(is_audio[..., None], 0)
+        text = self.model.embed_tokens(tokens.clamp(min=0)).to(tokens.device).masked_fill(is_audio[..., None], 0)
         if torch.compiler.is_compiling():  # no shapes that depend on data
             return text + self.encode_patches(patches).masked_fill(~is_audio[..., None], 0)
         embeddings = text.clone()
@@ -174,14 +178,15 @@ class SpeechLanguageModel(nn.Module):
 def _qwen2(config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int,
            vocabulary: int) -> Any:  # fmt: skip
     try:
-        from transformers import Qwen2Config, Qwen2Model
+        from transformers import AttentionInterface, Qwen2Config, Qwen2Model
     except ImportError:
         raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
+    AttentionInterface.register(ATTENTION, _attend)
     shape: dict[str, Any] = dict(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, rope_theta=config.rope_theta,
         max_position_embeddings=config.max_position_embeddings, rms_norm_eps=config.rms_norm_eps, use_cache=False,
-        attn_implementation="sdpa",
+        attn_implementation=ATTENTION,
     )  # fmt: skip
     return Qwen2Model(Qwen2Config(**shape))
 
@@ -192,6 +197,22 @@ def _local(config: LMConfig, width: int, layers: int, ffn: int) -> Any:
     stack = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
     stack.embed_tokens = None
     return stack
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """Queries [B, H, n, d] for keys and values [B, K, m, d] -> [B, n, H, d], in the terms of transformers.
+
+    The heads that share a key are queries of one product when there is one position: compiled, transformers' own sdpa
+    copies the whole cache for every head.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if query.shape[2] == 1:
+        mixed = F.scaled_dot_product_attention(query.view(*key.shape[:2], groups, -1), key, value, attention_mask)
+        return mixed.reshape(len(query), 1, query.shape[1], -1), None
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
 
 
 def _run(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mimo_codec.codec import MimoCodec, check_device, check_dtype
+from mimo_codec.errors import MimoError
 from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
 from mimo_codec.lm.generate import Steps, generate
 from mimo_codec.lm.interface import AudioLM, Grids, as_array, named
@@ -59,8 +60,8 @@ class MimoAudioLM(AudioLM):
         codec: one to hear and speak with, or its name; without it audio goes in and comes out as codes.
         device: None for CUDA where there is one, else the CPU. dtype: None keeps that of the files. quantize: "int8" or
         "int4" weights (by torchao), for little memory. device_map: "auto", or a device for each module, to spread the
-        layers over several devices (by accelerate). wording: of the instructions, or a language ("en", "zh"); None for
-        the prompts.json of the checkpoint, or English. compile: None for CUDA only.
+        layers of the backbone over several devices (by accelerate). wording: of the instructions, or a language ("en",
+        "zh"); None for the prompts.json of the checkpoint, or English. compile: None for CUDA only.
         Raises MimoError for what cannot be found, read or used, and when memory does not suffice.
         """
         place = check_device(device)
@@ -81,6 +82,8 @@ class MimoAudioLM(AudioLM):
         save_language_model(folder, self.model, self.tokenizer)
         if self.wording != WORDINGS["en"]:
             self.wording.save(Path(folder) / PROMPTS)
+        else:
+            (Path(folder) / PROMPTS).unlink(missing_ok=True)
 
     # ---- for those who build their own ---------------------------------------------------------------------------
 
@@ -92,7 +95,9 @@ class MimoAudioLM(AudioLM):
         """
         grids = [self.layout.check_grid(as_array(item), where) for where, item in named(ids)]
         lengths = torch.tensor([grid.shape[1] // self.config.group_size for grid in grids])
-        longest = max(grid.shape[1] for grid in grids)
+        longest, context = max(grid.shape[1] for grid in grids), self.config.max_position_embeddings
+        if int(lengths.max()) > context:
+            raise MimoError(f"ids: {int(lengths.max())} positions; the context has {context}")
         padded = np.stack([np.pad(grid, ((0, 0), (0, longest - grid.shape[1]))) for grid in grids])
         return self.model(torch.from_numpy(padded).to(self.model.device), lengths.to(self.model.device))
 
@@ -100,7 +105,7 @@ class MimoAudioLM(AudioLM):
 
     # ---- what computes -------------------------------------------------------------------------------------------
 
-    attach_codec = "from_pretrained(..., codec='nano')"
+    attach_codec = "from_pretrained(..., codec=NAME)"
 
     def _positions(self, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
         return generate(self._steps, self.layout, requests)

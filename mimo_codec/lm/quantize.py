@@ -36,6 +36,8 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
 
         try:
             quantization.quantize_(model, config, filter_fn=wanted, device=device)
+        except torch.OutOfMemoryError:
+            raise
         except (ImportError, RuntimeError, NotImplementedError, AssertionError, ValueError) as error:
             raise MimoError(f"quantize: {kind} does not work on {device} ({_first_line(error)})") from None
 

@@ -77,7 +77,7 @@ class Stop:
     """Of new audio."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, str):
+        if isinstance(self.tokens, str) or not all(isinstance(token, str) for token in self.tokens):
             raise MimoError(f"stop: a tuple of token names is needed, not {self.tokens!r}")
         if self.max_seconds is not None:
             check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
