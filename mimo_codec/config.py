@@ -311,16 +311,17 @@ class CodecConfig:
         sections = {f.name: _read_section(type(f.default), flat) for f in fields(cls) if _is_section(f)}
         return cls(**_read_fields(cls, flat), **sections, source=dict(flat))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The released flat layout: every key of `source` in its order, then what differs from the defaults."""
+    def to_dict(self, defaults: bool = False) -> dict[str, Any]:
+        """The released flat layout: every key of `source` in its order, then what differs from the defaults, or, with
+        `defaults`, all that is left."""
         known: dict[str, tuple[Any, Any]] = {}
         for owner in (self, *(getattr(self, f.name) for f in fields(self) if _is_section(f))):
             for f in fields(owner):
                 if "key" in f.metadata:
                     known[f.metadata["key"]] = (getattr(owner, f.name), f.default)
         flat = {key: _plain(known[key][0]) if key in known else value for key, value in self.source.items()}
-        flat.update({key: _plain(v) for key, (v, default) in known.items() if key not in flat and v != default})
-        return flat
+        left = {key: (v, default) for key, (v, default) in known.items() if key not in flat}
+        return flat | {key: _plain(v) for key, (v, default) in left.items() if defaults or v != default}
 
     @classmethod
     def load(cls, path: str | Path) -> CodecConfig:

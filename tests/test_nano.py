@@ -35,6 +35,10 @@ def test_rates_and_latencies(nano):
     assert nano.config.streams_encode and nano.config.streams_decode
 
 
+def test_says_under_which_licence(nano):
+    assert nano.config.source["license"] == "apache-2.0"
+
+
 def test_latency_from_microphone_to_ear(nano, speech):
     """A sample comes out at most 175 ms after it came in: less than both latencies, as both count the frame."""
     encoder_state = decoder_state = None

@@ -22,7 +22,7 @@ import pytest
 import torch
 from conftest import assert_one_line_error
 
-from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, resample, save_audio
+from mimo_codec import AudioCodes, MimoCodec, load_audio, resample, save_audio
 from mimo_codec import demo as demo_module
 from mimo_codec.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
 
@@ -153,10 +153,7 @@ def test_interrupt_ends_it(no_graphs):
 
 @pytest.fixture(scope="module")
 def codec() -> MimoCodec:
-    """As nano, but smaller, of random weights."""
-    torch.manual_seed(0)
-    small = {"encoder_layers": 1, "decoder_layers": 1, "vocoder_num_layers": 1}
-    return MimoCodec(CodecConfig.preset("tiny").replace(**small)).eval()
+    return MimoCodec.from_pretrained("nano", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -52,13 +52,14 @@ export async function record() {
   const recorder = new MediaRecorder(stream, { audioBitsPerSecond: 256000 });
   const chunks = [];
   recorder.ondataavailable = (event) => chunks.push(event.data);
+  const ended = new Promise((resolve) => (recorder.onstop = resolve)); // by us, or because the microphone is gone
   recorder.start();
-  return () =>
-    new Promise((resolve) => {
-      recorder.onstop = () => resolve(new Blob(chunks, { type: recorder.mimeType }));
-      recorder.stop();
-      stream.getTracks().forEach((track) => track.stop());
-    });
+  return async () => {
+    if (recorder.state !== "inactive") recorder.stop();
+    await ended;
+    stream.getTracks().forEach((track) => track.stop());
+    return new Blob(chunks, { type: recorder.mimeType });
+  };
 }
 
 /** Float32Array [S] -> a WAV file of 16 bits (Blob). */

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def describe(codec: MimoCodec, num_quantizers: int, dtype: str, graphs: list[str
         "version": __version__,
         "export_id": digest.hexdigest()[:16],
         "model_id": codec.model_id,
-        "config": codec.config.to_dict(),
+        "config": codec.config.to_dict(defaults=True),
         "num_quantizers": num_quantizers,
         "dtype": dtype,
         "graphs": graphs,
@@ -216,22 +217,26 @@ def write_graph(
     assert program is not None
     program.model.metadata_props[METADATA] = json.dumps(metadata)
     fill(program.model)
-    size = sum(parameter.nbytes for parameter in graph.module.state_dict().values())
+    size = sum({value.data_ptr(): value.nbytes for value in graph.module.state_dict().values()}.values())
     program.save(str(path), external_data=size > MAX_INLINE_BYTES)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells what it does not find, such as torchvision, and warns of its own workings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """What exports and quantizes tells what it does not find, such as torchvision, and warns of its own workings; where
+    nobody has set logging up, its first words would do that for the whole program."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    root.addHandler(placeholder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        exporter.setLevel(level)
+        root.removeHandler(placeholder)
 
 
 def _quantize(path: Path) -> None:
@@ -241,13 +246,15 @@ def _quantize(path: Path) -> None:
 
     model = onnx.load(path, load_external_data=False)
     kept = [node.name for node in model.graph.node if node.op_type == "MatMul" and not _is_of_network(node)]
-    large = (path.parent / f"{path.name}.data").exists()
-    target = path.with_suffix(".int8.onnx")
-    quantize_dynamic(
-        path, target, op_types_to_quantize=["MatMul"], per_channel=True, nodes_to_exclude=kept,
-        weight_type=QuantType.QInt8, use_external_data_format=large,
-    )  # fmt: skip
-    os.replace(target, path)
+    weights = path.with_name(f"{path.name}.data")
+    with TemporaryDirectory(dir=path.parent) as folder, _quiet():
+        quantize_dynamic(
+            path, Path(folder) / path.name, op_types_to_quantize=["MatMul"], per_channel=True, nodes_to_exclude=kept,
+            weight_type=QuantType.QInt8, use_external_data_format=weights.exists(),
+        )  # fmt: skip
+        weights.unlink(missing_ok=True)
+        for written in Path(folder).iterdir():
+            os.replace(written, path.with_name(written.name))
 
 
 def _is_of_network(node: Any) -> bool:
@@ -263,15 +270,18 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise MimoError(f"{folder} already exists; pass overwrite=True (--overwrite)")
-    temporary = folder.parent / f".mimo-codec-{secrets.token_hex(8)}"
+    # Inside a folder that exists: it may be a place of its own, such as a mounted one, into which nothing can be moved.
+    temporary = (folder if folder.is_dir() else folder.parent) / f".mimo-codec-{secrets.token_hex(8)}"
     try:
         temporary.mkdir(parents=True)
         yield temporary
         folder.mkdir(exist_ok=True)
+        names = {path.name for path in temporary.iterdir()}
+        for name in names:
+            os.replace(temporary / name, folder / name)
         for old in folder.glob("*.onnx*"):
-            old.unlink()
-        for path in temporary.iterdir():
-            os.replace(path, folder / path.name)
+            if old.name not in names:
+                old.unlink()
     except OSError as error:
         raise MimoError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:

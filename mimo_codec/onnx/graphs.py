@@ -186,7 +186,7 @@ class MelGraph(nn.Module):
         """waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
 
         context: how many samples at the start and at the end of every item are no sound of its own but surround it,
-        either none, then reflections surround it, or at least n_fft / 2.
+        either none, then reflections surround it, or more than n_fft / 2.
         """
         hop, before, after = self.config.hop_length, context[0], context[1]
         num_frames = 1 + waveform.shape[1] // hop

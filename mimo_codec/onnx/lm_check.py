@@ -30,7 +30,8 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
     """
     exported = OnnxAudioLM(folder, providers=["cpu"])
     prompts = [lm.prompt("tts", text=TEXT), lm.prompt("asr", audio=_codes(lm))]
-    error = max(_error(exported.next_logits(prompt), _last_logits(lm, prompt)) for prompt in prompts)
+    errors = [_error(exported.next_logits(prompt), _last_logits(lm, prompt)) for prompt in prompts]
+    error = float(np.max([*errors, _patch_error(lm, exported, prompts[1])]))  # NaN stays NaN
     options: dict[str, Any] = dict(max_new_patches=NUM_NEW, greedy=True, stop=Stop(()))
     ours, seconds = _timed(lambda: [answer.ids.numpy() for answer in lm.generate(prompts, **options)])
     theirs, onnx_seconds = _timed(lambda: [answer.ids for answer in exported.generate(prompts, **options)])
@@ -55,6 +56,15 @@ def _codes(lm: MimoAudioLM) -> np.ndarray:
 
 def _last_logits(lm: MimoAudioLM, prompt: Grid) -> np.ndarray:
     return np.asarray(lm.forward(prompt).text_logits[0, -1].float().cpu())
+
+
+def _patch_error(lm: MimoAudioLM, exported: OnnxAudioLM, prompt: Grid) -> float:
+    """Of the first codebook's logits at the first step of a patch, from the seed after a prompt."""
+    c = lm.config
+    seed = lm.forward(prompt).local_hidden[:1, -1]
+    codes = torch.tensor(c.speech_zeroemb_idx, device=seed.device)[None, :, None].repeat(1, 1, c.group_size)
+    expected = lm.model.patch_logits(seed, codes)[0][0, 0]
+    return _error(exported.first_code_logits(seed.float().cpu().numpy()), np.asarray(expected.detach().float().cpu()))
 
 
 def _error(found: np.ndarray, expected: np.ndarray) -> float:

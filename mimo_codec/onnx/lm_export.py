@@ -60,7 +60,7 @@ def export_lm(
     with new_folder(folder, overwrite) as temporary:
         metadata = describe(lm, dtype)
         for name, make in GRAPHS.items():
-            packed = QUANTIZED if dtype == "int4" else None
+            packed = QUANTIZED if dtype == "int4" and name == "backbone" else None
             graph, weights = _converted(make(lm, DTYPES[dtype]), DTYPES[dtype], packed)
             path = temporary / f"{name}.onnx"
             with warnings.catch_warnings():

@@ -21,6 +21,7 @@ from mimo_codec.resampling import resample
 
 AudioLike = str | os.PathLike[str] | np.ndarray
 State = dict[str, Any]
+MAX_LEVEL = 1e12
 UNKNOWN = 2**40
 """Mel frames of a stream whose end is not known."""
 
@@ -30,7 +31,7 @@ class OnnxCodec:
 
     def __init__(self, folder: str | Path, providers: Sequence[str] | None = None, *, num_threads: int | None = None):
         """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"]; None: TensorRT,
-        CUDA or CPU, the first that is there. num_threads: on the CPU.
+        CUDA or CPU, the first that works. num_threads: on the CPU.
 
         Graphs are loaded when they are first needed. Raises MimoError for a folder without encoder.onnx.
         """
@@ -110,9 +111,10 @@ class OnnxCodec:
     def _blocks(self, audio: AudioLike, sample_rate: int | None, where: str = "audio") -> Iterator[np.ndarray]:
         """Blocks [S] float32 at the codec's rate."""
         if isinstance(audio, (str, os.PathLike)):
-            yield from iter_arrays(audio, BLOCK_SECONDS, self.sample_rate)
+            for block in iter_arrays(audio, BLOCK_SECONDS, self.sample_rate):
+                yield _check_level(block, str(audio))
             return
-        waveform = check_array(audio, sample_rate, where)
+        waveform = _check_level(check_array(audio, sample_rate, where), where)
         assert sample_rate is not None
         waveform = resample(waveform, sample_rate, self.sample_rate)
         size = round(BLOCK_SECONDS * self.sample_rate)
@@ -146,7 +148,7 @@ class OnnxCodec:
             while len(samples) - before >= segment + (0 if last else pad):
                 part = samples[: before + segment + pad]
                 yield self._run_encoder(part, before, len(part) - before - (segment - hop))
-                samples, before = samples[before + segment - pad :], pad
+                samples, before = samples[before + segment - pad - 1 :], pad + 1  # enough to reflect around its end
         yield self._run_encoder(samples, before)
 
     def _run_encoder(self, waveform: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
@@ -167,7 +169,9 @@ class OnnxCodec:
         """`encode` of several items at once, as MimoCodec.encode_batch."""
         count = self._count(num_quantizers)
         check_batch("audio", audio, batch_seconds)
-        rates = [*sample_rate] if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
+        if isinstance(sample_rate, np.ndarray):
+            sample_rate = sample_rate.tolist()
+        rates = sample_rate if isinstance(sample_rate, Sequence) else [sample_rate] * len(audio)
         if len(rates) != len(audio):
             raise MimoError(f"sample_rate: {len(rates)} rates were given for {len(audio)} items")
         results: dict[int, AudioCodes] = {}
@@ -200,7 +204,7 @@ class OnnxCodec:
             raise MimoError(f"{self.model_id}: its encoder was exported without steps, or cannot stream; use encode()")
         count = self._count(num_quantizers)
         is_empty = isinstance(waveform, np.ndarray) and waveform.shape == (0,)
-        chunk = np.zeros(0, np.float32) if is_empty else check_array(waveform, self.sample_rate)
+        chunk = np.zeros(0, np.float32) if is_empty else _check_level(check_array(waveform, self.sample_rate), "audio")
         stream = _Stream(self.config, state)
         ready = stream.push(chunk, last)
         if ready is None:
@@ -274,7 +278,7 @@ class OnnxCodec:
             raise MimoError(f"{self.model_id}: its decoder was exported without steps, or cannot stream; use decode()")
         ids, delay = self._array(codes), int(self.metadata["decode_delay"])
         session, size = self._session("decoder_step"), self.config.samples_per_frame
-        state = {"done": 0, "caches": session.initial_state()} if state is None else state
+        state = _check_state(state, {"done": 0, "caches": session.initial_state()}, "decode_chunk")
         done, num_valid = state["done"], ids.shape[1]
         if num_valid == 0 and not (last and done):
             return np.zeros(0, np.float32), state
@@ -313,6 +317,22 @@ class OnnxCodec:
         return codes.to_numpy()
 
 
+def _check_level(waveform: np.ndarray, where: str) -> np.ndarray:
+    """MimoError for samples whose spectrum would overflow."""
+    if np.abs(waveform).max(initial=0) > MAX_LEVEL:
+        raise MimoError(f"{where}: has samples beyond {MAX_LEVEL:g}; full scale is 1")
+    return waveform
+
+
+def _check_state(state: object, initial: State, method: str) -> State:
+    """A copy of the state of a stream, `initial` for None; MimoError for anything else."""
+    if state is None:
+        return initial
+    if not isinstance(state, Mapping) or state.keys() != initial.keys():
+        raise MimoError(f"state: is not what {method} of this model returned; None starts a new stream")
+    return dict(state)
+
+
 class _Stream:
     """Samples of a stream -> those that the next code frames are made of, reflected at both ends."""
 
@@ -323,9 +343,7 @@ class _Stream:
         self.num_hops = -(-config.mel.n_fft // self.hop)
         empty = np.zeros(0, np.float32)
         initial: State = {"samples": empty, "num_samples": 0, "num_frames": 0, "started": False, "caches": {}}
-        if state is not None and state.keys() != initial.keys():
-            raise MimoError("state: is not what encode_chunk of this model returned; None starts a new stream")
-        self.state = dict(initial if state is None else state)
+        self.state = _check_state(state, initial, "encode_chunk")
 
     @cached_property
     def num_mels(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_codec.checks import check_integer
 from mimo_codec.errors import MimoError
 
 logger = logging.getLogger("mimo_codec.onnx")
@@ -79,7 +80,7 @@ class Session:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         if num_threads is not None:
-            options.intra_op_num_threads = num_threads
+            options.intra_op_num_threads = check_integer("num_threads", num_threads, 1, 1024)
         chosen = choose_providers(providers, runtime.get_available_providers())
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=chosen)
@@ -87,6 +88,10 @@ class Session:
             raise MimoError(f"{path}: {_reason(error)}") from None
         self.path, self._runtime = path, runtime
         self.provider = self._session.get_providers()[0]
+        if self.provider != chosen[0]:  # onnxruntime has it, this machine lacks what it needs
+            if providers is not None:
+                raise MimoError(f"{path}: {chosen[0]} does not work on this machine; onnxruntime took {self.provider}")
+            logger.warning("%s does not work on this machine", chosen[0])
         self.metadata = _metadata(path, self._session.get_modelmeta().custom_metadata_map)
         self.device = "cuda" if self.provider in PROVIDERS[:2] else "cpu"
         self.inputs = {i.name: i for i in self._session.get_inputs()}
