@@ -132,20 +132,8 @@ def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
 def test_a_chat_remembers_and_survives_mistakes(run, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
     def chat(lines: str, *options: object) -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        words = [
-            "generate",
-            "chat",
-            "--model",
-            model,
-            "--codec",
-            "nano",
-            *SAME,
-            "--max-tokens",
-            12,
-            "--max-seconds",
-            0.5,
-        ]
-        outcome = run(*words, *options)
+        limits = "--max-tokens", 12, "--max-seconds", 1.5  # enough for some audio in every answer
+        outcome = run("generate", "chat", "--model", model, "--codec", "nano", *SAME, *limits, *options)
         assert outcome.code == 0, outcome
         return outcome
 
@@ -178,7 +166,7 @@ def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None
          "none.json"),
         (["chat", "--voice", folder / "voice.wav"], "--voice"),
     ]:  # fmt: skip
-        assert_one_line_error(run("generate", *words, "--model", model), message)
+        assert_one_line_error(run("generate", *words, "--model", model, "--codec", "nano"), message)
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav", "--model", "nowhere"), "nowhere")
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav"), "--model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "short.wav"]

@@ -273,7 +273,7 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.transcribe(None), "asr: audio is missing"),
         (lambda: speaking.transcribe(7), "audio: is a int; a file, codes or"),
         (lambda: speaking.chat(None, speak=False), "turns: a list"),
-        (lambda: speaking.few_shot("Do it.", None, codes), "examples: a list"),
+        (lambda: speaking.few_shot("Do it.", None, codes), "examples is missing"),
         (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop: a Stop is needed"),
         (lambda: speaking.speak("Hello", stop=Stop((5,))), "token names"),  # type: ignore[arg-type]
         (lambda: speaking.generate(PROMPTS[0], max_new_patches=1, text_sampling=0.5), "text_sampling: a Sampling"),
