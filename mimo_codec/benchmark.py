@@ -363,6 +363,7 @@ def _ask(worker: ProcessPoolExecutor, function: Callable[..., Result], name: str
 
 
 def parse_numbers(option: str, text: str) -> list[float]:
+    """ "1,2.5" -> [1.0, 2.5]; MimoError, naming the option, unless all are finite numbers above 0."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

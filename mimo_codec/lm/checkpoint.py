@@ -202,6 +202,7 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
         shapes = SpeechLanguageModel(config, 0).named_parameters()
     sizes = {name: p.numel() for name, p in shapes}
     count, packed = sum(sizes.values()), sum(size for name, size in sizes.items() if name.startswith(STACKS))
+    # what is not packed stays bfloat16; 4 bits come with scales and zero points, 0.6 bytes a weight
     kinds = {"float32": 4 * count, "bfloat16": 2 * count, "int8": 2 * count - packed, "int4": 2 * count - 1.4 * packed}
     wanted = ", ".join(f"{size / 2**30:.1f} GiB as {name}" for name, size in kinds.items())
     return (

@@ -119,7 +119,8 @@ class LMConfig:
         if isinstance(rope, Mapping):
             if rope.get("rope_type", "default") != "default":
                 raise MimoError(f"config: rope_parameters of type {rope['rope_type']!r} are not supported")
-            flat = {**flat, "rope_theta": rope.get("rope_theta", flat.get("rope_theta", cls.rope_theta))}
+            if "rope_theta" in rope:
+                flat = {**flat, "rope_theta": rope["rope_theta"]}
         known = {f.name for f in fields(cls)} - {"extra"}
         values = {name: _per_channel(name, value) for name, value in flat.items() if name in known}
         if "head_dim" not in values and "hidden_size" in values and "num_attention_heads" in values:

@@ -168,10 +168,10 @@ class MelGraph(nn.Module):
     def __init__(self, config: MelConfig):
         super().__init__()
         self.config, self.pad = config, config.n_fft // 2
-        self.num_hops = -(-config.n_fft // config.hop_length)  # of a frame
         before = (config.n_fft - config.window_size) // 2
         window = F.pad(torch.hann_window(config.window_size), (before, config.n_fft - config.window_size - before))
         self.fourier = Analysis(window, config.hop_length)
+        self.num_hops = self.fourier.num_hops
         filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
         filters = filters[self.fourier.bins] * ~self.fourier.again[:, None]
         self.register_buffer("filters", filters.T.contiguous())
