@@ -275,6 +275,8 @@ def test_weights_of_8_bits(lm, tmp_path) -> None:
     assert quantized.generate(prompt, max_new_patches=3, greedy=True).ids.shape == (9, 12)
     with pytest.raises(MimoError, match="cannot be saved"):
         quantized.save_pretrained(tmp_path)
+    with pytest.raises(MimoError, match="int4 needs a CUDA device, not cpu; int8 works here"):
+        MimoAudioLM.from_pretrained(FOLDER, device="cpu", quantize="int4")
 
 
 # ---- sampling --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from mimo_codec.errors import MimoError
 
-KINDS = {"int8": "Int8WeightOnlyConfig", "int4": "Int4WeightOnlyConfig"}
+KINDS = ("int8", "int4")
 STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer.layers.")
 """What is quantized; embeddings and heads are read one row at a time, or decide the tokens."""
 
@@ -18,7 +19,7 @@ STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer
 def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None] | None:
     """ "int8" or "int4" -> a function that quantizes a model and moves it, layer by layer; None -> None.
 
-    MimoError for other kinds, and without torchao.
+    MimoError for other kinds, and without torchao; from the function, where int4 has no kernel (it needs CUDA).
     """
     if kind is None:
         return None
@@ -28,9 +29,12 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
         from torchao import quantization
     except ImportError:
         raise MimoError("quantize needs torchao: pip install 'mimo-codec[lm,quantize]'") from None
-    config = getattr(quantization, KINDS[kind])()
+    config = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
 
     def quantize(model: nn.Module, device: torch.device) -> None:
+        if kind == "int4" and device.type != "cuda":
+            raise MimoError(f"quantize: int4 needs a CUDA device, not {device}; int8 works here")
+
         def wanted(module: nn.Module, name: str) -> bool:
             return isinstance(module, nn.Linear) and name.startswith(STACKS)
 
@@ -42,6 +46,12 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
             raise MimoError(f"quantize: {kind} does not work on {device} ({_first_line(error)})") from None
 
     return quantize
+
+
+def _int4(config: Callable[..., Any]) -> Any:
+    """Packed for the kernel that comes with torch: the default of newer versions of torchao needs another package."""
+    named = "int4_packing_format" in inspect.signature(config).parameters
+    return config(int4_packing_format="tile_packed_to_4d", version=2) if named else config()
 
 
 def _first_line(error: Any) -> str:
