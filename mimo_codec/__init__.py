@@ -10,8 +10,9 @@ D width. The files are the data flow: audio -> mel -> encoder -> quantizer -> co
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimo_codec.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -34,15 +35,4 @@ _HOMES = {
 }
 __all__ = ["AudioCodes", "CodecConfig", "MimoCodec", "MimoError", "load_audio", "resample", "save_audio"]
 
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported on first use, so that `mimo_codec.codes` works where torch is not installed."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

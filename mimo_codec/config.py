@@ -7,7 +7,6 @@ comes from, and its default is what the released implementation assumes when a f
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mimo_codec.errors import MimoError
+from mimo_codec.files import read_json
 
 MODEL_TYPE, ARCHITECTURE = "mimo_audio_tokenizer", "MiMoAudioTokenizer"
 
@@ -326,12 +326,7 @@ class CodecConfig:
     @classmethod
     def load(cls, path: str | Path) -> CodecConfig:
         """Read a config.json; MimoError names the file when it is missing or not JSON."""
-        try:
-            flat = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise MimoError(f"{path}: cannot read the configuration ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
-            raise MimoError(f"{path}: not valid JSON ({error})") from None
+        flat = read_json(path)
         try:
             return cls.from_dict(flat)
         except MimoError as error:

@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON that says what is wrong with it."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mimo_codec.errors import MimoError
 
@@ -51,3 +53,13 @@ def check_target(path: Path, overwrite: bool) -> None:
             raise MimoError(f"{path} is not a regular file; the name of a file is needed")
         if not overwrite:
             raise MimoError(f"{path} already exists; pass overwrite=True (--overwrite)")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds; MimoError, naming it, when it cannot be read or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MimoError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise MimoError(f"{path}: not valid JSON ({error})") from None

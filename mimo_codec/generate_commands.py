@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path, check_target
+from mimo_codec.files import atomic_path, check_target, read_json
 from mimo_codec.jobs import AUDIO, CODES
 from mimo_codec.report import counter, print_error, print_line
 
@@ -172,10 +171,7 @@ def _save_written(found: Generation, output: str | None, overwrite: bool) -> Non
 
 def _read_json(path: str, what: str) -> list[dict[str, Any]]:
     """A JSON list of objects, the audio files named in it relative to its folder."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MimoError(f"{path}: not readable JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise MimoError(f"{path}: a list of {what} is needed")
     return [{name: _beside(path, value) if name.endswith("audio") else value for name, value in item.items()}

@@ -18,12 +18,13 @@ VALUES = BASE | {"checks", "files"}
 FRONT = BASE | {"config", "precision"}
 LAYERS = FRONT | {"transformer"}
 ALLOWED = {
-    "__init__": set(),
+    "__init__": {"lazy"},
+    "lazy": set(),
     "errors": set(),
     "checks": BASE,
     "files": BASE,
     "precision": set(),
-    "config": BASE,
+    "config": BASE | {"files"},
     "bitstream": BASE | {"checks"},
     "arrays": set(),
     "codes": VALUES | {"arrays", "bitstream"},
@@ -41,9 +42,9 @@ ALLOWED = {
     "codec": LAYERS
     | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
 }
-TORCH_FREE = ("errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes", "interface",
-              "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout", "lm.prompts",
-              "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
+TORCH_FREE = ("lazy", "errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes",
+              "interface", "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout",
+              "lm.prompts", "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
               "onnx.lm_sampling")  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def test_the_order_has_no_cycles():
 
 LM = BASE | {"checks"}
 LM_ALLOWED = {
-    "lm.config": LM,
+    "lm.config": LM | {"files"},
     "lm.layout": LM | {"codes"},
     "lm.tokenizer": LM,
     "lm.prompts": LM | {"files", "lm.layout", "lm.tokenizer"},

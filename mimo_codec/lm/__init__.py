@@ -9,8 +9,9 @@ The files are the data flow: prompts -> layout -> model -> generate (sampling, c
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimo_codec.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mimo_codec.lm.config import LMConfig
@@ -37,15 +38,4 @@ _HOMES = {
 __all__ = ["Example", "Generation", "LMConfig", "Layout", "MimoAudioLM", "Piece", "Sampling", "Stop", "TASKS", "Turn",
            "WORDINGS", "Wording"]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    """Imported on first use, so that layout and prompts work where torch is not installed."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

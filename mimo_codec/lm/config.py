@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from mimo_codec.checks import check_integer, check_number
 from mimo_codec.errors import MimoError
+from mimo_codec.files import read_json
 
 MAX_SIZE, MAX_LAYERS, MAX_CHANNELS, MAX_GROUP = 2**24, 1024, 64, 64
 _PER_CHANNEL = ("speech_vocab_size", "speech_zeroemb_idx", "delay_pattern")
@@ -140,12 +140,7 @@ class LMConfig:
     @classmethod
     def load(cls, path: str | Path) -> LMConfig:
         """Read a config.json; MimoError, naming the file, when it cannot be read or is not of such a model."""
-        try:
-            flat = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise MimoError(f"{path}: cannot read the configuration ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
-            raise MimoError(f"{path}: not valid JSON ({error})") from None
+        flat = read_json(path)
         try:
             return cls.from_dict(flat)
         except MimoError as error:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
+from mimo_codec.files import atomic_path, read_json
 from mimo_codec.lm.layout import Audio, Layout, Run, Text
 from mimo_codec.lm.tokenizer import TextTokenizer
 
@@ -66,10 +66,7 @@ class Wording:
     @classmethod
     def load(cls, path: str | Path) -> Wording:
         """Read a prompts.json: {"language": "en" or "zh", and pieces by name}."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise MimoError(f"{path}: not readable JSON ({error})") from None
+        content = read_json(path)
         if not isinstance(content, dict):
             raise MimoError(f"{path}: an object with pieces of wording is needed")
         language = content.pop("language", "en")

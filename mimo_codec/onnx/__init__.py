@@ -8,8 +8,9 @@ graphs (torch modules that export) -> export -> check; session -> runtime, which
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mimo_codec.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mimo_codec.onnx.lm_runtime import OnnxAudioLM
@@ -18,15 +19,4 @@ if TYPE_CHECKING:
 _HOMES = {"OnnxAudioLM": "lm_runtime", "OnnxCodec": "runtime"}
 __all__ = ["OnnxAudioLM", "OnnxCodec"]
 
-
-def __getattr__(name: str) -> Any:
-    """Imported on first use: exporting needs no ONNX Runtime, running needs no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
