@@ -152,6 +152,15 @@ class StackGraph(nn.ModuleList):
         return (x if skipped is None else x + skipped), new_state
 
 
+def after(position: Tensor, count: int) -> Tensor:
+    """position [] int64 + count, which is a size and at least 1.
+
+    A plain sum with a size ONNX Runtime takes for one of sizes alone, which it leaves to the host where the rest is on
+    CUDA; a CUDA graph knows only what the device does.
+    """
+    return (position + torch.arange(count, device=position.device))[-1] + 1
+
+
 def present(state: State) -> State:
     """Without what is empty, and without the statistics of norms that models which stream do not have."""
     return {key: value for key, value in state.items() if value.numel() and not key.endswith("stats")}
@@ -288,10 +297,11 @@ class EncoderStepGraph(nn.Module):
         x = encoder.activation(encoder.conv1(x)) * inside[1:-1]
         x = encoder.activation(encoder.conv2(x)).transpose(1, 2)
         first = start * encoder.pool
-        x, layers = self.layers.step(x, scoped(state, "layers"), first, first + x.shape[1])
+        x, layers = self.layers.step(x, scoped(state, "layers"), first, after(first, x.shape[1]))
         num_hidden = (num_mels - 1) // encoder.stride + 1 - first
         features = encoder._pool(x, num_hidden.reshape(1))
-        return self.quantizer.encode(features), {"num_frames": start + features.shape[1], **scope(layers, "layers")}
+        new_state = {"num_frames": after(start, features.shape[1]), **scope(layers, "layers")}
+        return self.quantizer.encode(features), new_state
 
 
 # ---- decoder ---------------------------------------------------------------------------------------------------------
@@ -400,12 +410,12 @@ class DecoderStepGraph(_DecoderParts):
         """codes [B, q, n], num_valid []: how many of the n frames belong to the stream -> waveform [B, n frames] and
         the new state. Sample i of the first chunk is number i - delay of the stream; those before 0 are silence."""
         decoder, start = self.decoder, state["num_frames"]
-        x, new_state = self.dequantize(codes), {"num_frames": start + codes.shape[2]}
+        x, new_state = self.dequantize(codes), {"num_frames": after(start, codes.shape[2])}
         if decoder.pool > 1:
             x, part = _step_upsample(decoder.dconv1, x, scoped(state, "dconv1"))
             new_state |= scope(part, "dconv1")
         first = start * decoder.pool
-        x, part = self.layers.step(x, scoped(state, "layers"), first, first + x.shape[1])
+        x, part = self.layers.step(x, scoped(state, "layers"), first, after(first, x.shape[1]))
         new_state |= scope(part, "layers")
         mel, part = _step_upsample(decoder.dconv2, decoder.layer_norm(x), scoped(state, "dconv2"))
         new_state |= scope(part, "dconv2")
