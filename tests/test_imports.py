@@ -43,8 +43,8 @@ ALLOWED = {
     | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
 }
 TORCH_FREE = ("lazy", "errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes",
-              "interface", "resampling", "audio", "onnx.session", "onnx.runtime", "lm.config", "lm.layout",
-              "lm.prompts", "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
+              "interface", "resampling", "audio", "onnx.recording", "onnx.session", "onnx.runtime", "lm.config",
+              "lm.layout", "lm.prompts", "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
               "onnx.lm_sampling")  # fmt: skip
 
 

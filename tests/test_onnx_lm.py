@@ -20,12 +20,13 @@ pytest.importorskip("onnxscript", reason="needs the onnx extra")
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")
 
 from safetensors.numpy import load_file
+from test_onnx_recording import assert_capturable
 
 from mimo_codec import MimoCodec, MimoError
 from mimo_codec.lm import MimoAudioLM, Piece, Sampling, Stop
 from mimo_codec.lm import sampling as of_torch
 from mimo_codec.lm.model import SpeechLanguageModel
-from mimo_codec.onnx import OnnxAudioLM, lm_runtime
+from mimo_codec.onnx import OnnxAudioLM, lm_runtime, session
 from mimo_codec.onnx import lm_sampling as of_numpy
 from mimo_codec.onnx.lm_check import check_lm
 from mimo_codec.onnx.lm_export import export_lm
@@ -134,6 +135,22 @@ def test_narrow_weights(lm: MimoAudioLM, tmp_path: Path, capsys, dtype: str, mos
     with capsys.disabled():
         print(f"\n{dtype}: logits differ by {error:.4f} of the largest, {same:.0%} of greedy ids are those of float32")
     assert 0 < error < most and same > 0.2 and all(ids.shape == (9, 32) for ids in found)
+
+
+def test_recorded_steps_of_patches(onnx: OnnxAudioLM, exported: Path, monkeypatch, tmp_path: Path) -> None:
+    """In fixed buffers as for CUDA graphs, the CPU in the place of CUDA: the same answers, alone and in a batch."""
+    monkeypatch.setattr(session, "CUDA", "CPUExecutionProvider")
+    recorded = OnnxAudioLM(exported, num_threads=1, cuda_graphs=True)
+    for prompts, answers in (PROMPTS[:1], ANSWERS[:1]), (PROMPTS, ANSWERS):
+        for found, answer in zip(recorded.generate(prompts, max_new_patches=24, greedy=True), answers, strict=True):
+            assert np.array_equal(found.ids, answer)
+    drawn = [model.generate(PROMPTS[0], max_new_patches=10, seed=5, **DRAWN).ids for model in (recorded, onnx)]
+    assert np.array_equal(*drawn)
+    steps = recorded.config.group_size + max(recorded.config.delay_pattern)
+    assert recorded._patch_step.recordings is not None and recorded._backbone.recordings is None
+    made = len(recorded._patch_step.recordings.made)
+    assert made and made % steps == 0  # of every number of items that spoke together
+    assert_capturable(exported / "patch_step.onnx", tmp_path)
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------

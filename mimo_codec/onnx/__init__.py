@@ -3,7 +3,8 @@
     codec = OnnxCodec("nano-onnx")              # written by: mimo-codec export codec nano -o nano-onnx
     waveform = codec.decode(codec.encode("speech.wav"))
 
-graphs (torch modules that export) -> export -> check; session -> runtime, which needs numpy and onnxruntime only.
+graphs (torch modules that export) -> export -> check; recording -> session -> runtime, which need numpy and
+onnxruntime only.
 """
 
 from __future__ import annotations

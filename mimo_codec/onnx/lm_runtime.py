@@ -40,17 +40,20 @@ class OnnxAudioLM(AudioLM):
         codec: OnnxCodec | str | Path | None = None,
         providers: Sequence[str] | None = None,
         num_threads: int | None = None,
+        cuda_graphs: bool = False,
         wording: Wording | str | None = None,
     ):
         """folder: what `mimo-codec export lm` wrote. codec: one to hear and speak with, or its folder; without it
-        audio goes in and comes out as codes. providers, num_threads: as in OnnxCodec. wording: of the instructions, or
-        a language ("en", "zh"); None for that of the model.
+        audio goes in and comes out as codes. providers, num_threads: as in OnnxCodec. cuda_graphs: replay the steps of
+        patches as CUDA graphs, as OnnxCodec does chunks, and those of a codec that is loaded here. wording: of the
+        instructions, or a language ("en", "zh"); None for that of the model.
 
-        Raises MimoError for a folder in which something is missing, and for graphs of different exports.
+        Raises MimoError for a folder in which something is missing, for graphs of different exports, and for
+        cuda_graphs without CUDA.
         """
         self.folder = Path(folder)
-        self._backbone = Session(self.folder / "backbone.onnx", providers, num_threads)
-        self._patch_step = Session(self.folder / "patch_step.onnx", providers, num_threads)
+        self._backbone = Session(self.folder / "backbone.onnx", providers, num_threads, cuda_graphs)
+        self._patch_step = Session(self.folder / "patch_step.onnx", providers, num_threads, cuda_graphs)
         self.metadata = self._backbone.metadata
         for session, name in ((self._backbone, "backbone"), (self._patch_step, "patch_step")):
             if session.metadata.get("graph") != name:
@@ -65,7 +68,7 @@ class OnnxAudioLM(AudioLM):
         elif wording is None and (self.folder / PROMPTS).is_file():
             wording = Wording.load(self.folder / PROMPTS)
         if isinstance(codec, (str, Path)):
-            codec = OnnxCodec(codec, providers, num_threads=num_threads)
+            codec = OnnxCodec(codec, providers, num_threads=num_threads, cuda_graphs=cuda_graphs)
         tokenizer = TextTokenizer.load(self.folder)
         super().__init__(LMConfig.from_dict(self.metadata["config"]), tokenizer, codec, wording)
 

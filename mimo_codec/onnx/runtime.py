@@ -29,13 +29,23 @@ UNKNOWN = 2**40
 class OnnxCodec:
     """An exported codec: the methods and results of MimoCodec, with numpy arrays instead of tensors."""
 
-    def __init__(self, folder: str | Path, providers: Sequence[str] | None = None, *, num_threads: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        providers: Sequence[str] | None = None,
+        *,
+        num_threads: int | None = None,
+        cuda_graphs: bool = False,
+    ):
         """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"]; None: TensorRT,
-        CUDA or CPU, the first that works. num_threads: on the CPU.
+        CUDA or CPU, the first that works. num_threads: on the CPU. cuda_graphs: record the chunks of streams as CUDA
+        graphs, one for each size of chunk, and replay them; from one thread at a time, and not yet tried on a GPU.
 
-        Graphs are loaded when they are first needed. Raises MimoError for a folder without encoder.onnx.
+        Graphs are loaded when they are first needed. Raises MimoError for a folder without encoder.onnx, and for
+        cuda_graphs without CUDA.
         """
         self.folder, self._providers, self._num_threads = Path(folder), providers, num_threads
+        self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, Session] = {}
         self.metadata = self._session("encoder").metadata
         self.config = CodecConfig.from_dict(self.metadata["config"])
@@ -44,7 +54,8 @@ class OnnxCodec:
     def _session(self, name: str) -> Session:
         """MimoError for graphs of different models."""
         if name not in self._sessions:
-            session = Session(self.folder / f"{name}.onnx", self._providers, self._num_threads)
+            path = self.folder / f"{name}.onnx"
+            session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
             for other in self._sessions.values():
                 if other.metadata["export_id"] != session.metadata["export_id"]:
                     raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")

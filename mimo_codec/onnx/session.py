@@ -13,9 +13,11 @@ import numpy as np
 
 from mimo_codec.checks import check_integer
 from mimo_codec.errors import MimoError
+from mimo_codec.onnx.recording import Recordings, Tensors
 
 logger = logging.getLogger("mimo_codec.onnx")
-PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+CUDA = "CUDAExecutionProvider"
+PROVIDERS = ("TensorrtExecutionProvider", CUDA, "CPUExecutionProvider")
 """Tried in this order."""
 METADATA = "mimo_codec"
 """Key of the JSON object inside every exported file."""
@@ -23,9 +25,12 @@ NEW = "new."
 """Prefix of outputs that are a state's next value."""
 PAST = "past"
 """Size of a state that begins empty and grows."""
-
-Tensors = Mapping[str, Any]
-"""Name -> numpy array or OrtValue."""
+RECORDED = ("encoder_step", "decoder_step", "patch_step")
+"""Graphs that `cuda_graphs` records: their sizes come again and again, those of a patch's steps with every patch. Not
+the backbone: its past grows with every position, so that hardly a run has the sizes of another."""
+OLDEST_RECORDING = (1, 31)
+"""Before this version of onnxruntime, at the latest, replays may join (Concat) with lengths from host memory that other
+runs have taken: https://github.com/microsoft/onnxruntime/pull/32121"""
 
 
 def import_runtime() -> Any:
@@ -69,10 +74,17 @@ def choose_providers(wanted: Sequence[str] | None, available: Sequence[str]) -> 
 class Session:
     """One exported graph, loaded."""
 
-    def __init__(self, path: Path, providers: Sequence[str] | None = None, num_threads: int | None = None):
-        """num_threads: on the CPU; None for as many as there are cores.
+    def __init__(
+        self,
+        path: Path,
+        providers: Sequence[str] | None = None,
+        num_threads: int | None = None,
+        cuda_graphs: bool = False,
+    ):
+        """num_threads: on the CPU; None for as many as there are cores. cuda_graphs: replay what RECORDED names.
 
-        Raises MimoError for files that are missing, are no graph of this project, or that this runtime cannot load.
+        Raises MimoError for files that are missing, are no graph of this project, or that this runtime cannot load, and
+        for cuda_graphs without CUDA.
         """
         if not path.is_file():
             raise MimoError(f"{path}: there is no such file; mimo-codec export writes it")
@@ -81,21 +93,27 @@ class Session:
         options.log_severity_level = 3
         if num_threads is not None:
             options.intra_op_num_threads = check_integer("num_threads", num_threads, 1, 1024)
-        chosen = choose_providers(providers, runtime.get_available_providers())
+        available, records = runtime.get_available_providers(), cuda_graphs and path.stem in RECORDED
+        if cuda_graphs:
+            _check_recording(providers, available, runtime.__version__)
+        chosen = [CUDA] if cuda_graphs else choose_providers(providers, available)
+        settings = [{"enable_cuda_graph": "1"} if records else {} for _ in chosen]
+        fallback = not cuda_graphs  # would take the CPU where CUDA refuses the graph
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=chosen)
+            self._session = runtime.InferenceSession(str(path), options, chosen, settings, enable_fallback=fallback)
         except Exception as error:  # its own exceptions share no base class
             raise MimoError(f"{path}: {_reason(error)}") from None
         self.path, self._runtime = path, runtime
         self.provider = self._session.get_providers()[0]
         if self.provider != chosen[0]:  # onnxruntime has it, this machine lacks what it needs
-            if providers is not None:
+            if providers is not None or cuda_graphs:
                 raise MimoError(f"{path}: {chosen[0]} does not work on this machine; onnxruntime took {self.provider}")
             logger.warning("%s does not work on this machine", chosen[0])
         self.metadata = _metadata(path, self._session.get_modelmeta().custom_metadata_map)
         self.device = "cuda" if self.provider in PROVIDERS[:2] else "cpu"
         self.inputs = {i.name: i for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
+        self.recordings = Recordings(runtime, self._session, self.device, self._run) if records else None
         logger.info("%s runs on %s", path, self.provider)
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
@@ -109,20 +127,42 @@ class Session:
 
     def run(self, inputs: Tensors) -> dict[str, Any]:
         """All outputs by name: numpy arrays, and states (`new.*`, without that prefix) as values on the device."""
+        inputs = {name: self._array(name, value) for name, value in inputs.items()}
+        outputs = self._run(inputs) if self.recordings is None else self.recordings.run(inputs)
+        values = zip(self.outputs, outputs, strict=True)
+        return {name.removeprefix(NEW): value if name.startswith(NEW) else value.numpy() for name, value in values}
+
+    def _array(self, name: str, value: Any) -> Any:
+        """An array as the graph reads it; values on the device as they are."""
+        if not isinstance(value, np.ndarray):
+            return value
+        return np.asarray(value, _DTYPES[self.inputs[name].type], order="C")
+
+    def _run(self, inputs: Tensors, options: Any = None) -> list[Any]:
         binding = self._session.io_binding()
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+                binding.bind_cpu_input(name, value)
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
             binding.bind_output(name, self.device if name.startswith(NEW) else "cpu")
-        self._session.run_with_iobinding(binding)
-        values = zip(self.outputs, binding.get_outputs(), strict=True)
-        return {name.removeprefix(NEW): value if name.startswith(NEW) else value.numpy() for name, value in values}
+        self._session.run_with_iobinding(binding, options)
+        return list(binding.get_outputs())
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+
+def _check_recording(providers: Sequence[str] | None, available: Sequence[str], version: str) -> None:
+    """MimoError where CUDA graphs are asked for and CUDA is not, or cannot be had."""
+    first = CUDA if providers is None and CUDA in available else choose_providers(providers, available)[0]
+    if first != CUDA:
+        raise MimoError(f"cuda_graphs: needs CUDA (onnxruntime-gpu, providers=['cuda']), not {first}")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_RECORDING:
+        raise MimoError(
+            f"cuda_graphs: onnxruntime {version} may replay them wrongly, pip install 'onnxruntime-gpu>=1.31'"
+        )
 
 
 def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
