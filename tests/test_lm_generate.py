@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
 from mimo_codec.lm import Generation, MimoAudioLM, Piece, Sampling, Stop
-from mimo_codec.lm.layout import Text
+from mimo_codec.lm.tokenizer import TextTokenizer
 
 FOLDER = GOLDEN / "lm_base"
 EXPECTED = load_file(FOLDER / "expected.safetensors")
@@ -176,7 +179,7 @@ def test_a_stream_is_what_comes_at_once(speaking: MimoAudioLM) -> None:
         codes = torch.cat([torch.as_tensor(piece.codes.codes) for piece in own if piece.codes], dim=1)
         assert torch.equal(codes, torch.as_tensor(whole.codes.codes))
         waveform = torch.cat([piece.waveform for piece in own if piece.waveform is not None])
-        assert torch.allclose(waveform, whole.waveform, atol=1e-5) and torch.equal(whole.waveform, last.waveform)
+        assert torch.allclose(waveform, whole.waveform, atol=1e-5) and torch.equal(waveform, last.waveform)
         assert len(waveform) == whole.codes.num_samples
 
 
@@ -242,23 +245,87 @@ def test_tasks_that_speak(speaking: MimoAudioLM) -> None:
     assert [piece.generation for piece in again][-1].waveform.shape == speaking.speak("Hello", **SHORT).waveform.shape
 
 
-def test_thoughts_are_told_from_the_answer(lm: MimoAudioLM, monkeypatch) -> None:
-    ids = lm.tokenizer.encode("so it is") + [lm.tokenizer.token_id("</think>")] + lm.tokenizer.encode("\nyes")
-    answer = lm.layout.build([Text(tuple(ids))])
+def script(monkeypatch, answer: list[int]) -> None:
+    """Let the model write these text tokens, until one ends the item."""
     from mimo_codec.lm import pipeline
+    from mimo_codec.lm.request import Progress
 
-    def written(*_: object):
-        for n, token in enumerate(answer[0, ::4].tolist()):
-            yield [pipeline.Position(token, None, "max_new_patches" if n == len(ids) - 1 else None)]
+    def written(steps, layout, requests):
+        progress = Progress([replace(request, max_new=len(answer)) for request in requests], layout)
+        for token in answer:
+            yield progress.add([token] * len(requests), progress.empty_patches(len(requests)))
+            if progress.ended:
+                return
 
     monkeypatch.setattr(pipeline, "generate", written)
-    found = lm.understand(np.zeros((8, 8), np.int64), "Is it?", thinking=True)
-    assert found.thoughts == "so it is" and found.text == "yes"
+
+
+def without_marks(lm: MimoAudioLM) -> MimoAudioLM:
+    """With a tokenizer to which <think> and </think> are plain text, as those of Qwen2 and Qwen2.5 are."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(lm.tokenizer.tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if "think" not in t["content"]]
+    return MimoAudioLM(lm.model, TextTokenizer(Tokenizer.from_str(json.dumps(content))))
+
+
+@pytest.mark.parametrize("marks", ["tokens", "text"])
+def test_thoughts_are_told_from_the_answer(lm: MimoAudioLM, monkeypatch, marks: str) -> None:
+    model = lm if marks == "tokens" else without_marks(lm)
+    think = model.tokenizer.tokenizer.token_to_id("</think>")
+    assert (think is None) == (marks == "text")
+    mark = [think] if marks == "tokens" else model.tokenizer._encode("</think>")
+    script(monkeypatch, model.tokenizer.encode("so it is") + mark + model.tokenizer.encode("\nyes < no"))
+    audio = np.zeros((8, 8), np.int64)
+    found = model.understand(audio, "Is it?", thinking=True)
+    assert found.thoughts == "so it is" and found.text == "yes < no"
+    pieces = list(model.understand(audio, "Is it?", thinking=True, stream=True))
+    assert "".join(piece.thoughts for piece in pieces) == "so it is"
+    assert "".join(piece.text for piece in pieces) == "\nyes < no" and len(pieces) > 4
+    at_once = model.understand(audio, "Is it?")  # the prompt has closed the thoughts
+    assert at_once.text.startswith("so it is") and at_once.thoughts is None
+
+
+def test_strings_that_end_an_answer(lm: MimoAudioLM, monkeypatch) -> None:
+    """The examples of few_shot are parted by an empty line, and so is what a base model writes after its answer."""
+    script(monkeypatch, lm.tokenizer.encode("\n\nBlue. \n\nNext question\nGreen."))
+    examples = [{"input_text": "a", "output_text": "b"}]
+    found = lm.few_shot("Answer.", examples, text="c", speak=False)
+    assert found.text == "Blue." and found.stop_reason == "\n\n"
+    pieces = list(lm.few_shot("Answer.", examples, text="c", speak=False, stream=True))
+    assert "".join(piece.text for piece in pieces).strip() == "Blue."
+    found = lm.few_shot("Answer.", examples, text="c", speak=False, stop=Stop(text=("question", "Next")))
+    assert found.text == "Blue." and found.stop_reason == "Next"
+    assert "Green." in lm.few_shot("Answer.", examples, text="c", speak=False, stop=Stop()).text
+    for wrong in ("Next", ("",), (5,)):
+        with pytest.raises(MimoError, match="stop: a tuple of strings"):
+            Stop(text=wrong)  # type: ignore[arg-type]
+
+
+def test_what_was_streamed_is_not_decoded_again(speaking: MimoAudioLM, monkeypatch) -> None:
+    monkeypatch.setattr(speaking.codec, "decode", lambda codes: pytest.fail("decoded once more"))
+    *pieces, last = speaking.speak("Hello", stream=True, **SHORT)
+    assert last.generation is not None and last.waveform is None and pieces[-1].waveform is not None
+    check_audio(last.generation)
+
+
+def test_out_of_memory_says_what_was_asked_for(lm: MimoAudioLM, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(lm._steps, "take_cache", full)
+    with pytest.raises(MimoError, match=r"not enough memory on cpu to generate: 2 at once, up to \d+ positions each"):
+        lm.generate(PROMPTS[:2], max_new_patches=5)
+    monkeypatch.setattr(MimoCodec, "to", full)
+    with pytest.raises(MimoError, match="codec: not enough memory on cpu for nano"):
+        MimoAudioLM.from_pretrained(FOLDER, device="cpu", codec="nano")
 
 
 def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_path) -> None:
     codes = speaking.codec.encode(make_speech(0.7), 24000)
     other = AudioCodes(codes.codes, codes.num_samples, 24000, 25.0, codes.codebook_sizes, "other@00000000")
+    recorded = MimoAudioLM(lm.model, lm.tokenizer)
+    recorded.config = replace(lm.config, extra={"codec": "nano@aaaaaaaa"})
     for call, words in [
         (lambda: speaking.speak("Hello", voice=codes[:0.15]), "0.16 s is too short"),
         (lambda: speaking.transcribe(other), "other@00000000"),
@@ -275,6 +342,14 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.chat(None, speak=False), "turns: a list"),
         (lambda: speaking.few_shot("Do it.", None, codes), "examples is missing"),
         (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop: a Stop is needed"),
+        (lambda: speaking.continue_speech(codes, stop=("<|im_end|>",)), "stop: a Stop is needed"),
+        (lambda: speaking.transcribe(codes, text_sampling=0.5), "text_sampling: a Sampling is needed, not 0.5"),
+        (lambda: speaking.speak("Hello", audio_sampling=[Sampling()]), "audio_sampling: a Sampling is needed"),
+        (lambda: Sampling(forbidden=5), "forbidden: a tuple of ids"),  # type: ignore[arg-type]
+        (lambda: Stop(5), "token names"),  # type: ignore[arg-type]
+        (lambda: speaking.chat([{"role": "user", "text": "a"}], system=5, speak=False), "system: is 5"),
+        (lambda: speaking.run("tts", {"text": "a", "instruction": ""}), "instruction: is empty"),
+        (lambda: recorded.transcribe(other), "codes of other@00000000; this model's codec is nano@aaaaaaaa"),
         (lambda: speaking.speak("Hello", stop=Stop((5,))), "token names"),  # type: ignore[arg-type]
         (lambda: speaking.generate(PROMPTS[0], max_new_patches=1, text_sampling=0.5), "text_sampling: a Sampling"),
         (lambda: speaking.forward(np.zeros((9, 4 * 1025), np.int64)), "1025 positions; the context has 1024"),

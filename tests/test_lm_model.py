@@ -219,6 +219,24 @@ def test_checkpoints_that_do_not_fit(tmp_path, changes: dict, words: str) -> Non
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
+def test_keys_that_older_checkpoints_leave_out_or_shorten() -> None:
+    flat = LMConfig.preset("tiny").to_dict()
+    del flat["input_full_attention"]
+    flat |= {"delay_pattern": 0, "speech_vocab_size": 1025, "speech_zeroemb_idx": 1024}
+    config = LMConfig.from_dict(flat)
+    assert config.input_full_attention is False and config.delay_pattern == (0,) * 8
+    assert config.speech_vocab_size == (1025,) * 8 and config.codebook_sizes == (1024,) * 8
+    assert LMConfig.from_dict({**flat, "input_full_attention": None}).input_full_attention is False
+
+
+def test_what_stands_beside_the_weights_is_saved_too(tmp_path) -> None:
+    folder = copy_of(FOLDER, tmp_path, torch_dtype="bfloat16")
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "mine"}')
+    MimoAudioLM.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"chat_template": "mine"}'
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == "float32"
+
+
 def test_folders_that_are_no_language_model(tmp_path) -> None:
     for name, words in [(tmp_path, "no config.json"), (tmp_path / "nowhere", "unknown language model"),
                         (GOLDEN / "codec_base", "not a MiMo-Audio language model")]:  # fmt: skip

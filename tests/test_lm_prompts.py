@@ -65,6 +65,27 @@ def test_every_task_has_a_golden_prompt_or_a_test_of_its_own() -> None:
     assert all(task.doc for task in TASKS.values())
 
 
+GREEDY, NUCLEUS = {}, {"temperature": 0.9, "top_p": 0.95}
+
+
+@pytest.mark.parametrize(("task", "text"), [
+    ("asr", GREEDY), ("few_shot", GREEDY), ("tts", {"temperature": 0.6}), ("tts_instruct", {"temperature": 0.6}),
+    ("tts_natural", {"temperature": 0.6}), ("understanding", {"temperature": 0.3, "top_p": 0.95}),
+    ("dialogue_speech", {"temperature": 0.6, "top_p": 0.95}), ("dialogue_text", {"temperature": 0.4, "top_p": 0.95}),
+    ("dialogue_speech_to_text", {"temperature": 0.6, "top_p": 0.95}),
+    ("continuation", {"temperature": 0.6, "top_p": 0.95}),
+])  # fmt: skip
+def test_sampling_of_every_task(task: str, text: dict) -> None:
+    """Text as the released model's card has it; audio is drawn the same way in all of them."""
+    assert TASKS[task].text == text and TASKS[task].audio == NUCLEUS
+
+
+def test_text_in_one_case_is_capitalised() -> None:
+    same = [grid("tts", text=text) for text in ("good day to you", "GOOD DAY TO YOU", "Good day to you")]
+    assert all(np.array_equal(found, same[0]) for found in same)
+    assert not np.array_equal(grid("tts", text="Good Day to you"), same[0])
+
+
 def test_continuation_ends_inside_the_audio() -> None:
     prompt = grid("continuation", audio=VOICE[:, :4])
     assert LAYOUT.token_ids(prompt).tolist() == [TOKENIZER.special.audio_start, TOKENIZER.special.empty]

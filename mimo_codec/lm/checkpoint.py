@@ -207,7 +207,7 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
     wanted = ", ".join(f"{size / 2**30:.1f} GiB as {name}" for name, size in kinds.items())
     return (
         f"{folder}: not enough memory on {device} for {count / 1e9:.1f} B weights ({wanted}): choose a narrower dtype,"
-        f" quantize, a device_map, or another device ({reason.splitlines()[0] if reason else 'out of memory'})"
+        f" quantize, another device, or device_map (Python) ({reason.splitlines()[0] if reason else 'out of memory'})"
     )
 
 
@@ -236,9 +236,17 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
         total = sum(value.nbytes for value in state.values())
         placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
-    _write_json(folder / CONFIG, model.config.to_dict())
+    config = model.config.to_dict()
+    for name in ("torch_dtype", "dtype"):
+        if name in config:
+            config[name] = str(model.dtype).removeprefix("torch.")
+    _write_json(folder / CONFIG, config)
     with atomic_path(folder / "tokenizer.json") as temporary:
         temporary.write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # for those who read the folder by other means
+        if (beside := tokenizer.source / name).is_file() and tokenizer.source != folder:
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(beside.read_bytes())
 
 
 def _remove_others(folder: Path, names: Sequence[str]) -> None:

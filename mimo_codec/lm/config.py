@@ -122,7 +122,9 @@ class LMConfig:
             if "rope_theta" in rope:
                 flat = {**flat, "rope_theta": rope["rope_theta"]}
         known = {f.name for f in fields(cls)} - {"extra"}
-        values = {name: _per_channel(name, value) for name, value in flat.items() if name in known}
+        channels = flat["audio_channels"]
+        values = {name: _per_channel(name, value, channels) for name, value in flat.items() if name in known}
+        values["input_full_attention"] = flat.get("input_full_attention") or False  # as where the key is older
         if "head_dim" not in values and "hidden_size" in values and "num_attention_heads" in values:
             heads = check_integer("config: num_attention_heads", values["num_attention_heads"], 1, MAX_SIZE)
             values["head_dim"] = check_integer("config: hidden_size", values["hidden_size"], 1, MAX_SIZE) // heads
@@ -154,10 +156,12 @@ class LMConfig:
         return PRESETS[name]
 
 
-def _per_channel(name: str, value: Any) -> Any:
-    """ "1025-1025-129" -> (1025, 1025, 129)"""
+def _per_channel(name: str, value: Any, channels: Any) -> Any:
+    """ "1025-1025-129" -> (1025, 1025, 129); one integer is that of every channel."""
     if name not in _PER_CHANNEL:
         return value
+    if isinstance(value, int):
+        value = [value] * check_integer("config: audio_channels", channels, 1, MAX_CHANNELS)
     words = value.split("-") if isinstance(value, str) else value if isinstance(value, list) else None
     try:
         return tuple(int(word) for word in words)  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Grid, Layout
-from mimo_codec.lm.prompts import MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, render
+from mimo_codec.lm.prompts import AUDIO_SAMPLING, MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, render
 from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Position, Request, Sampling, Stop
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.lm.writer import Array, Piece, Writer
@@ -31,7 +31,7 @@ Audio: TypeAlias = "str | os.PathLike[str] | AudioCodes | np.ndarray | torch.Ten
 Samplings = Sampling | Sequence[Sampling] | None
 Grids: TypeAlias = "torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray]"
 """One grid [1 + C, G P], or a list of them."""
-DEFAULT_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
+DEFAULT_TEXT, DEFAULT_AUDIO = Sampling(temperature=0.6, top_p=0.95), Sampling(**AUDIO_SAMPLING)  # type: ignore[arg-type]
 MAX_NEW = 750
 """Most positions of an answer, two minutes of audio, unless something else is asked for."""
 
@@ -116,14 +116,14 @@ class AudioLM(ABC):
         """Go on with one grid [1 + C, G P], or a list -> Generation, or a list; with `stream` an iterator of Piece.
 
         max_new_patches: most new positions, text tokens and patches alike. greedy: the likeliest tokens, whatever the
-        samplings say. text_sampling, audio_sampling: one for all items, or one each; temperature 0.6 and top-p 0.95
-        when None. stop: end of text, `<|im_end|>` and `<|eostm|>` when None. seed: item i draws with seed + i, or with
-        the i-th of several; the same seed gives the same tokens, in whatever batch. progress: called at every step.
+        samplings say. text_sampling, audio_sampling: one for all items, or one each; temperature 0.6 and 0.9, both with
+        top-p 0.95, when None (those of a task are `TASKS[task].text` and `.audio`). stop: end of text, `<|im_end|>` and
+        `<|eostm|>` when None. seed: item i draws with seed + i, or with the i-th of several; the same seed gives the
+        same tokens, in whatever batch. progress: called at every step.
         Raises MimoError for bad grids and for prompts that do not fit into the context, before anything is computed.
         """
-        if not isinstance(stop, Stop | None):
-            raise MimoError(f"stop: a Stop is needed, not {stop!r}")
-        requests = self._requests(ids, max_new_patches, greedy, text_sampling, audio_sampling, stop or Stop(), seed)
+        stop = _need_stop(stop)
+        requests = self._requests(ids, max_new_patches, greedy, text_sampling, audio_sampling, stop, seed)
         pieces = self._pieces(requests, stream, progress)
         if stream:
             return pieces
@@ -143,7 +143,8 @@ class AudioLM(ABC):
         check_integer("max_new_patches", max_new, 1, 2**20)
         grids = named(ids)
         count, context = len(grids), self.config.max_position_embeddings
-        texts, audios = _each("text_sampling", text, count), _each("audio_sampling", audio, count)
+        texts = _each("text_sampling", text, DEFAULT_TEXT, count)
+        audios = _each("audio_sampling", audio, DEFAULT_AUDIO, count)
         if greedy:
             texts, audios = ([replace(s, temperature=0.0, repetition_penalty=1.0) for s in both]
                              for both in (texts, audios))  # fmt: skip
@@ -159,7 +160,10 @@ class AudioLM(ABC):
                 raise MimoError(f"{where}: the prompt has {length} positions, {length - context + 1} more than fit into"
                                 f" the context of {context} with a position to write")  # fmt: skip
             room = min(max_new, context - length)
-            requests.append(Request(grid, room, texts[i], audios[i], stop_ids, patches, seeds[i]))
+            request = Request(grid, room, texts[i], audios[i], stop_ids, max_patches=patches, seed=seeds[i])
+            if stop.text:
+                request = replace(request, stop_text=stop.text, decode=self.tokenizer.decode)
+            requests.append(request)
         return requests
 
     def _patches(self, seconds: float) -> int:
@@ -242,8 +246,8 @@ class AudioLM(ABC):
         whole = codes.shape[1] // self.config.group_size * self.config.group_size
         if not whole:
             raise MimoError("audio: shorter than a patch of 0.16 s")
-        stop = options.get("stop") or Stop()
-        stop = Stop((*stop.tokens, "<|eosp|>"), min(seconds, stop.max_seconds or seconds))
+        stop = _need_stop(options.get("stop"))
+        stop = replace(stop, tokens=(*stop.tokens, "<|eosp|>"), max_seconds=min(seconds, stop.max_seconds or seconds))
         most = 2 * self._patches(seconds) + 16  # text may come in between
         options = {"max_new_patches": most, **options, "stop": stop}
         return self.run("continuation", {"audio": codes[:, :whole]}, **options)
@@ -269,11 +273,13 @@ class AudioLM(ABC):
         """
         grid = self.prompt(task, **arguments)
         entry = TASKS[task]
-        text = text_sampling or Sampling(**entry.text)  # type: ignore[arg-type]
-        audio = audio_sampling or Sampling(**entry.audio)  # type: ignore[arg-type]
+        text = _own("text_sampling", text_sampling, entry.text)
+        audio = _own("audio_sampling", audio_sampling, entry.audio)
         if not entry.speaks or arguments.get("speak") is False:
             special = self.tokenizer.special
             text = replace(text, forbidden=(*text.forbidden, special.empty, special.speech_start))
+            if stop is None and entry.text_end:
+                stop = Stop(text=(entry.text_end,))
         return self.generate(
             grid,
             max_new_patches=max_new_patches,
@@ -333,10 +339,9 @@ class AudioLM(ABC):
         if isinstance(audio, (str, os.PathLike)) and str(audio).lower().endswith(".mimo"):
             audio = AudioCodes.load(audio)
         if isinstance(audio, AudioCodes):
-            if self.codec is not None and audio.model:
-                own = self.codec.model_id
-                if _fingerprint(audio.model) != _fingerprint(own):
-                    raise MimoError(f"{where}: codes of {audio.model}; the codec attached is {own}")
+            own = self.config.codec if self.codec is None else self.codec.model_id
+            if audio.model and own and "@" in own and _fingerprint(audio.model) != _fingerprint(own):
+                raise MimoError(f"{where}: codes of {audio.model}; this model's codec is {own}")
             return audio
         if is_array(audio):
             return as_array(audio)
@@ -378,14 +383,28 @@ def as_array(value: Any) -> Any:
     return to_numpy(value) if is_tensor(value) else value
 
 
-def _each(name: str, value: Samplings, count: int) -> list[Sampling]:
+def _own(name: str, value: Sampling | None, task: Mapping[str, float]) -> Sampling:
     if value is None:
-        return [DEFAULT_SAMPLING] * count
+        return Sampling(**task)  # type: ignore[arg-type]
+    if not isinstance(value, Sampling):
+        raise MimoError(f"{name}: a Sampling is needed, not {value!r}")
+    return value
+
+
+def _each(name: str, value: Samplings, default: Sampling, count: int) -> list[Sampling]:
+    if value is None:
+        return [default] * count
     if isinstance(value, Sampling):
         return [value] * count
     if not isinstance(value, Sequence) or len(value) != count or not all(isinstance(s, Sampling) for s in value):
         raise MimoError(f"{name}: a Sampling for all items, or {count} of them, are needed")
     return list(value)
+
+
+def _need_stop(stop: object) -> Stop:
+    if stop is not None and not isinstance(stop, Stop):
+        raise MimoError(f"stop: a Stop is needed, not {stop!r}")
+    return stop or Stop()
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:

@@ -72,7 +72,7 @@ class MimoAudioLM(AudioLM):
         elif wording is None and (folder / PROMPTS).is_file():
             wording = Wording.load(folder / PROMPTS)
         if isinstance(codec, (str, Path)):
-            codec = MimoCodec.from_pretrained(codec, device=place)
+            codec = _load_codec(codec, place)
         spread = device_map is not None
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
         return cls(model, tokenizer, codec=codec, wording=wording, compile=False if spread else compile)
@@ -108,7 +108,14 @@ class MimoAudioLM(AudioLM):
     attach_codec = "from_pretrained(..., codec=NAME)"
 
     def _positions(self, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
-        return generate(self._steps, self.layout, requests)
+        try:
+            yield from generate(self._steps, self.layout, requests)
+        except torch.OutOfMemoryError:
+            longest = max(request.grid.shape[1] // self.config.group_size + request.max_new for request in requests)
+            raise MimoError(
+                f"not enough memory on {self.model.device} to generate: {len(requests)} at once, up to {longest}"
+                " positions each; ask for fewer or shorter ones, or load the model with a narrower dtype"
+            ) from None
 
     def own(self, array: np.ndarray) -> Tensor:
         """An array as a tensor."""
@@ -116,3 +123,11 @@ class MimoAudioLM(AudioLM):
 
     def _new_seeds(self, count: int) -> list[int]:
         return torch.randint(2**31, (count,)).tolist()
+
+
+def _load_codec(name: str | Path, device: torch.device) -> MimoCodec:
+    try:
+        return MimoCodec.from_pretrained(name, device=device)
+    except torch.OutOfMemoryError:
+        raise MimoError(f"codec: not enough memory on {device} for {name}: give MimoCodec.from_pretrained(...) another"
+                        " device or dtype, and its codec to this model") from None  # fmt: skip

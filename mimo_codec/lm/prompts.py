@@ -226,6 +226,8 @@ def _check_turns(turns: Sequence[Turn], spoken: bool) -> None:
 def _dialogue(turns: Sequence[Turn], system: str | None, spoken: bool) -> list[Segment]:
     """All turns as messages. What the system says stands before the user's first words."""
     _check_turns(turns, spoken)
+    if system is not None and not isinstance(system, str):
+        raise MimoError(f"system: is {system!r}, no text")
     segments: list[Segment] = []
     for i, turn in enumerate(turns):
         said: list[Segment] = [f"{system}\n\n"] if system and i == 0 else []
@@ -255,23 +257,29 @@ class Task:
     text: Mapping[str, float]
     """Settings of sampling, of text and of audio."""
     audio: Mapping[str, float]
+    text_end: str
+    """What ends an answer in text besides special tokens; empty where they suffice."""
 
 
 TASKS: dict[str, Task] = {}
-_GREEDY: dict[str, float] = {}
-
-
-def _task(speaks: bool, text: dict[str, float], audio: dict[str, float]) -> Callable[[Any], Any]:
-    def register(function: Callable[..., list[Segment]]) -> Callable[..., list[Segment]]:
-        name, doc = function.__name__, (function.__doc__ or "").splitlines()[0]
-        TASKS[name] = Task(name, doc, function, speaks, MappingProxyType(text), MappingProxyType(audio))
-        return function
-
-    return register
+_GREEDY: Mapping[str, float] = {}
 
 
 def _nucleus(temperature: float) -> dict[str, float]:
     return {"temperature": temperature, "top_p": 0.95}
+
+
+AUDIO_SAMPLING = MappingProxyType(_nucleus(0.9))
+"""Of every task: codes that are always the likeliest end in a hum or in silence."""
+
+
+def _task(speaks: bool, text: Mapping[str, float], text_end: str = "") -> Callable[[Any], Any]:
+    def register(function: Callable[..., list[Segment]]) -> Callable[..., list[Segment]]:
+        name, doc = function.__name__, (function.__doc__ or "").splitlines()[0]
+        TASKS[name] = Task(name, doc, function, speaks, MappingProxyType(dict(text)), AUDIO_SAMPLING, text_end)
+        return function
+
+    return register
 
 
 def _need_text(text: str, name: str = "text") -> None:
@@ -281,7 +289,7 @@ def _need_text(text: str, name: str = "text") -> None:
         raise MimoError(f"{name}: is empty")
 
 
-@_task(speaks=False, text=_GREEDY, audio=_nucleus(0.9))
+@_task(speaks=False, text=_GREEDY)
 def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Segment]:
     """Transcription: audio -> text."""
     if instruction is not None:
@@ -292,34 +300,45 @@ def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Se
     ]
 
 
-@_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))
+@_task(speaks=True, text={"temperature": 0.6})
 def tts(words: Wording, text: str, voice: Codes | None = None, instruction: str | None = None) -> list[Segment]:
     """Speech synthesis: text -> speech, with a voice sample or without."""
     _need_text(text)
     system = _message("system", words.voice_system, Heard(voice)) if voice is not None else []
     return [
         *system,
-        *_message("user", f"{words.speak if instruction is None else instruction}: {text}"),
+        *_message("user", f"{_speak(words, instruction)}: {_sentence(text)}"),
         *_assistant(SPEECH),
     ]
 
 
-@_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))
+@_task(speaks=True, text={"temperature": 0.6})
 def tts_instruct(
     words: Wording, text: str, style: str, voice: Codes | None = None, instruction: str | None = None
 ) -> list[Segment]:
     """Speech synthesis in a style that is described."""
     _need_text(text)
     _need_text(style, "style")
-    said = f"{words.speak if instruction is None else instruction}: {text}({style})"
+    said = f"{_speak(words, instruction)}: {_sentence(text)}({style})"
     return [*_style_system(words, voice), *_message("user", said), *_assistant(THINK)]
 
 
-@_task(speaks=True, text={"temperature": 0.6}, audio=_nucleus(0.9))
+@_task(speaks=True, text={"temperature": 0.6})
 def tts_natural(words: Wording, text: str, voice: Codes | None = None) -> list[Segment]:
     """Speech synthesis of a request in plain words, which says how and what."""
     _need_text(text)
     return [*_style_system(words, voice), *_message("user", text), *_assistant(THINK)]
+
+
+def _speak(words: Wording, instruction: str | None) -> str:
+    if instruction is not None:
+        _need_text(instruction, "instruction")
+    return words.speak if instruction is None else instruction
+
+
+def _sentence(text: str) -> str:
+    """Text in one case alone, lower or upper, as the released models were given it: capitalised."""
+    return text.capitalize() if text.islower() or text.isupper() else text
 
 
 def _style_system(words: Wording, voice: Codes | None) -> list[Segment]:
@@ -328,7 +347,7 @@ def _style_system(words: Wording, voice: Codes | None) -> list[Segment]:
     return _message("system", words.style_voice_system, Heard(voice))
 
 
-@_task(speaks=False, text=_nucleus(0.3), audio=_nucleus(0.3))
+@_task(speaks=False, text=_nucleus(0.3))
 def understanding(words: Wording, audio: Codes, text: str | None = None, thinking: bool = False) -> list[Segment]:
     """A question about audio -> text."""
     if text is not None:
@@ -339,7 +358,7 @@ def understanding(words: Wording, audio: Codes, text: str | None = None, thinkin
     ]
 
 
-@_task(speaks=True, text=_nucleus(0.6), audio=_nucleus(0.6))
+@_task(speaks=True, text=_nucleus(0.6))
 def dialogue_speech(
     words: Wording, turns: Sequence[Turn], system: str | None = None, voice: Codes | None = None
 ) -> list[Segment]:
@@ -348,7 +367,7 @@ def dialogue_speech(
     return [*head, *_dialogue(turns, system, spoken=True), *_assistant(SPEECH)]
 
 
-@_task(speaks=False, text=_nucleus(0.4), audio=_nucleus(0.4))
+@_task(speaks=False, text=_nucleus(0.6))
 def dialogue_speech_to_text(
     words: Wording, turns: Sequence[Turn], system: str | None = None, thinking: bool = False
 ) -> list[Segment]:
@@ -356,7 +375,7 @@ def dialogue_speech_to_text(
     return [*_dialogue(turns, system, spoken=False), *_assistant(_thinking(thinking))]
 
 
-@_task(speaks=False, text=_nucleus(0.4), audio=_nucleus(0.4))
+@_task(speaks=False, text=_nucleus(0.4))
 def dialogue_text(
     words: Wording, turns: Sequence[Turn], system: str | None = None, thinking: bool = False
 ) -> list[Segment]:
@@ -364,7 +383,7 @@ def dialogue_text(
     return [*_dialogue(turns, system, spoken=False), *_assistant(_thinking(thinking))]
 
 
-@_task(speaks=True, text=_GREEDY, audio=_GREEDY)
+@_task(speaks=True, text=_GREEDY, text_end="\n\n")
 def few_shot(
     words: Wording,
     instruction: str,
@@ -398,7 +417,7 @@ def _input(text: str | None, audio: Codes | None) -> Segment:
     return text or ""
 
 
-@_task(speaks=True, text=_nucleus(0.6), audio=_nucleus(0.9))
+@_task(speaks=True, text=_nucleus(0.6))
 def continuation(words: Wording, audio: Codes) -> list[Segment]:
     """Speech -> how it may go on, in the same voice."""
     return [Open(audio)]

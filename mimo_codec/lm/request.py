@@ -5,7 +5,7 @@ Needs numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Sampling:
         check_integer("top_k", self.top_k, 0, 2**24)
         check_number("top_p", self.top_p, 1e-6, 1)
         check_number("repetition_penalty", self.repetition_penalty, 0.1, 10)
+        if not isinstance(self.forbidden, tuple):
+            raise MimoError(f"forbidden: a tuple of ids is needed, not {self.forbidden!r}")
         for token in self.forbidden:
             check_integer("forbidden", token, 0, 2**24)
 
@@ -75,10 +77,13 @@ class Stop:
     """Text tokens by name; the one that is drawn is the last position."""
     max_seconds: float | None = None
     """Of new audio."""
+    text: tuple[str, ...] = ()
+    """Strings: an answer ends before the first of them, once it has begun."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, str) or not all(isinstance(token, str) for token in self.tokens):
-            raise MimoError(f"stop: a tuple of token names is needed, not {self.tokens!r}")
+        for name, value in (("token names", self.tokens), ("strings", self.text)):
+            if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
+                raise MimoError(f"stop: a tuple of {name} is needed, not {value!r}")
         if self.max_seconds is not None:
             check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
 
@@ -94,8 +99,18 @@ class Request:
     text: Sampling = GREEDY
     audio: Sampling = GREEDY
     stop_ids: tuple[int, ...] = ()
+    stop_text: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Text tokens -> text, where there is stop_text."""
     max_patches: int | None = None
     seed: int = 0
+
+
+def find_stop(text: str, strings: Sequence[str]) -> str | None:
+    """The string that stands first behind the beginning of a text, or None."""
+    begun = text.lstrip()
+    found = {string: begun.find(string) for string in strings if string in begun}
+    return min(found, key=lambda string: found[string]) if found else None
 
 
 # ---- what has come of it ---------------------------------------------------------------------------------------------
@@ -108,7 +123,7 @@ class Position(NamedTuple):
     patch: Patches | None
     """[C, G] at audio positions."""
     end: int | str | None
-    """Id of the stop token, or "max_new_patches" or "max_seconds", when this is the item's last position."""
+    """Id of the stop token, the stop string, or "max_new_patches" or "max_seconds", at the item's last position."""
 
 
 class Progress:
@@ -121,6 +136,7 @@ class Progress:
         self.pads = np.array([self.longest - length for length in lengths])
         """[B], positions of padding in front of each prompt."""
         self.num_new, self.num_patches = 0, [0] * len(requests)
+        self.texts: list[list[int]] = [[] for _ in requests]
         self.is_over = [False] * len(requests)
 
     @property
@@ -155,6 +171,7 @@ class Progress:
                 new.append(None)
                 continue
             self.num_patches[i] += i in speaking
+            self.texts[i] += [] if i in speaking else [token]
             end = self._end(i, token)
             self.is_over[i] = end is not None
             new.append(Position(token, patches[i].copy() if i in speaking else None, end))
@@ -164,6 +181,10 @@ class Progress:
         request = self.requests[item]
         if token in request.stop_ids:
             return token
+        if request.decode is not None and token != self.layout.empty_id:
+            found = find_stop(request.decode(self.texts[item]), request.stop_text)
+            if found is not None:
+                return found
         if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
             return "max_seconds"
         return "max_new_patches" if self.num_new >= request.max_new else None

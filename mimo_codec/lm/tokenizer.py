@@ -40,7 +40,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, source: str | Path = "tokenizer"):
         """MimoError names every special token that is missing."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.source = tokenizer, Path(source)
         ids = {field: tokenizer.token_to_id(name) for field, name in NAMES.items()}
         missing = [NAMES[field] for field, found in ids.items() if found is None]
         if missing:

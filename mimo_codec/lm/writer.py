@@ -5,15 +5,16 @@ Arrays are those of the model that writes: torch tensors or numpy arrays.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimo_codec.arrays import is_tensor
+from mimo_codec.arrays import is_tensor, to_numpy
 from mimo_codec.codes import AudioCodes
-from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Patches, Position, Request
+from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Patches, Position, Request, find_stop
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Generation:
     waveform: Array | None
     """`codes` decoded, [S] at 24 kHz, when a codec is attached."""
     stop_reason: str
-    """The stop token, or "max_new_patches", "max_seconds" or "context"."""
+    """The stop token or string, or "max_new_patches", "max_seconds" or "context"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +65,11 @@ class Writer:
         self.lm, self.item, self.request, self.stream = lm, item, request, stream
         self.patches: list[Patches] = []
         self.columns: list[Patches] = []
+        self.sound: list[Array] = []
         self.state: Any = None
         empty = np.array(lm.config.speech_zeroemb_idx)[:, None]
         self.empty = np.broadcast_to(empty, (len(empty), lm.config.group_size))
-        self.think, self.answer = (lm.tokenizer.tokenizer.token_to_id(name) for name in ("<think>", "</think>"))
-        self.thoughts, self.text = _Text(lm.tokenizer), _Text(lm.tokenizer)
-        self.is_thinking = False
-        for token in lm.layout.token_ids(request.grid).tolist():
-            self._turn(token)
-
-    def _turn(self, token: int) -> bool:
-        """Thinking begins or ends with this token."""
-        turns = token in (self.think, self.answer)
-        self.is_thinking = token == self.think if turns else self.is_thinking
-        return turns
+        self.text = _Text(lm.tokenizer, lm.layout.token_ids(request.grid).tolist(), request.stop_text)
 
     def add(self, position: Position) -> Iterator[Piece]:
         """A new position -> what can be shown of it, and the generation when it is the last."""
@@ -86,43 +78,47 @@ class Writer:
         self.columns.append(np.concatenate((np.full((1, group), position.token), codes)))
         if position.patch is not None:
             self.patches.append(position.patch)
-        elif not self._turn(position.token):
-            (self.thoughts if self.is_thinking else self.text).tokens.append(position.token)
+        else:
+            self.text.tokens.append(position.token)
         if self.stream:
-            piece = self._piece(position)
-            if piece.text or piece.thoughts or piece.codes is not None:
-                yield piece
+            yield from self._pieces(position)
         if position.end is not None:
-            yield self._last(position.end)
+            yield Piece(self.item, generation=self._generation(position.end))
 
-    def _piece(self, position: Position) -> Piece:
-        if position.patch is None:
-            return Piece(self.item, self.text.new(), self.thoughts.new())
-        waveform = None
-        if self.lm.codec is not None:
-            waveform, self.state = self.lm.codec.decode_chunk(self.lm.own(position.patch), self.state)
-        return Piece(self.item, codes=self._wrap([position.patch]), waveform=_on_cpu(waveform))
+    def _pieces(self, position: Position) -> Iterator[Piece]:
+        """What is new, and at the end what was held back."""
+        is_last = position.end is not None
+        thoughts, text = self.text.new(is_last)
+        if text or thoughts:
+            yield Piece(self.item, text, thoughts)
+        if position.patch is not None:
+            yield Piece(self.item, codes=self._wrap([position.patch]), waveform=self._decode(position.patch))
+        if is_last and self.sound:
+            yield Piece(self.item, waveform=self._decode(self.patches[-1][:, :0], last=True))
 
-    def _last(self, end: int | str) -> Piece:
+    def _decode(self, patch: Patches, last: bool = False) -> Array | None:
+        codec = self.lm.codec
+        if codec is None:
+            return None
+        waveform, self.state = codec.decode_chunk(self.lm.own(patch), self.state, last=last)
+        self.sound.append(to_numpy(waveform))
+        return _on_cpu(waveform)
+
+    def _generation(self, end: int | str) -> Generation:
         lm = self.lm
         codes = self._wrap(self.patches)
         reason = end if isinstance(end, str) else lm.tokenizer.token(end)
         length = self.request.grid.shape[1] // lm.config.group_size + len(self.columns)
         if reason == "max_new_patches" and length >= lm.config.max_position_embeddings:
             reason = "context"
-        waveform = rest = None
-        if codes is not None and lm.codec is not None:
+        waveform = None
+        if self.sound:  # what was streamed is not decoded again
+            waveform = lm.own(np.concatenate(self.sound))
+        elif codes is not None and lm.codec is not None:
             waveform = lm.codec.decode(codes)
-            if self.stream:
-                rest = lm.codec.decode_chunk(lm.own(self.patches[-1][:, :0]), self.state, last=True)[0]
-        text, thoughts = self.text.whole().strip(), self.thoughts.whole().strip() or None
+        thoughts, text = (part.strip() for part in self.text.whole())
         ids = lm.own(np.concatenate(self.columns, axis=1))
-        generation = Generation(ids, text, thoughts, codes, waveform, reason)
-        if not self.stream:
-            return Piece(self.item, generation=generation)
-        return Piece(
-            self.item, self.text.new(True), self.thoughts.new(True), waveform=_on_cpu(rest), generation=generation
-        )
+        return Generation(ids, text, thoughts or None, codes, waveform, reason)
 
     def _wrap(self, patches: Sequence[Patches]) -> AudioCodes | None:
         """Patches [C, G] -> AudioCodes."""
@@ -139,20 +135,63 @@ def _on_cpu(waveform: Array | None) -> Array | None:
 
 
 class _Text:
-    """Tokens as they come -> text as far as its characters are complete."""
+    """Tokens as they come -> thoughts and text, as far as characters, and marks of thinking, are complete.
 
-    def __init__(self, tokenizer: TextTokenizer):
-        self.tokenizer = tokenizer
+    Marks are told by their letters: not every tokenizer has a token for each.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, prompt: Sequence[int], stops: Sequence[str]):
+        self.tokenizer, self.stops = tokenizer, stops
         self.tokens: list[int] = []
-        self.shown = ""
+        self.shown = ["", ""]
+        self.thinks = self._decode(prompt[-PROMPT_END:]).rstrip().endswith(MARKS[0])
 
-    def whole(self) -> str:
-        return self.tokenizer.decode(self.tokens)
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """Text with the marks, special tokens or not, in their places."""
+        marks = {self.tokenizer.tokenizer.token_to_id(mark): mark for mark in MARKS}
+        text, start = "", 0
+        for i, token in enumerate(tokens):
+            if token in marks:
+                text += self.tokenizer.decode(tokens[start:i]) + marks[token]
+                start = i + 1
+        return text + self.tokenizer.decode(tokens[start:])
 
-    def new(self, last: bool = False) -> str:
-        """What has not been shown yet."""
-        whole = self.whole()
-        if whole.endswith("\ufffd") and not last:  # a character of which bytes are still to come
-            return ""
-        new, self.shown = whole[len(self.shown) :], whole
+    def whole(self) -> tuple[str, str]:
+        """Thoughts and text so far."""
+        text = self._decode(self.tokens)
+        stop = find_stop(text, self.stops)
+        if stop is not None:
+            begin = len(text) - len(text.lstrip())
+            text = text[: text.index(stop, begin)]
+        return self._split(text)
+
+    def _split(self, text: str) -> tuple[str, str]:
+        parts, thinks = ["", ""], self.thinks
+        for piece in re.split(f"({'|'.join(MARKS)})", text):
+            if piece in MARKS:
+                thinks = piece == MARKS[0]
+            else:
+                parts[0 if thinks else 1] += piece
+        return parts[0], parts[1]
+
+    def new(self, last: bool = False) -> tuple[str, str]:
+        """What has not been shown yet of both."""
+        if last:
+            found = self.whole()
+        else:
+            found = self._split(_settled(self._decode(self.tokens), (*MARKS, *self.stops)))
+        new = found[0][len(self.shown[0]) :], found[1][len(self.shown[1]) :]
+        self.shown = [self.shown[0] + new[0], self.shown[1] + new[1]]
         return new
+
+
+MARKS = ("<think>", "</think>")
+PROMPT_END = 16
+"""Tokens of a prompt's end in which an open mark of thinking is looked for."""
+
+
+def _settled(text: str, marks: Sequence[str]) -> str:
+    """Without what the next token may still change: the bytes of a character, the beginning of a mark."""
+    text = text.rstrip("\ufffd")
+    held = max((n for mark in marks for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)
+    return text[: len(text) - held]
