@@ -31,8 +31,19 @@ DeviceMap = str | Mapping[str, str | int | torch.device]
 """As accelerate's: "auto", or a device for each module; "disk" is one too. Only `model.layers.*` may be apart."""
 
 
+def find_config(name_or_path: str | Path, revision: str | None = None) -> LMConfig:
+    """The shape of what `find_language_model` finds, of which nothing more comes down; MimoError for other models."""
+    return LMConfig.load(_find(name_or_path, revision, CONFIG) / CONFIG)
+
+
 def find_language_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     """A local folder or a hub id OWNER/NAME -> folder; MimoError says what was looked for."""
+    find_config(name_or_path, revision)  # refuses other models before gigabytes come down
+    return _find(name_or_path, revision, CONFIG, "*.safetensors", INDEX, *TEXT_FILES)
+
+
+def _find(name_or_path: str | Path, revision: str | None, *patterns: str) -> Path:
+    """The folder, with the files that match `patterns` if it is the hub's."""
     name = str(name_or_path)
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path):
@@ -42,8 +53,7 @@ def find_language_model(name_or_path: str | Path, revision: str | None = None) -
     if os.path.exists(path):
         raise MimoError(f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
     if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        LMConfig.load(download(name, revision, CONFIG) / CONFIG)  # refuses other models before gigabytes come down
-        return download(name, revision, CONFIG, "*.safetensors", INDEX, *TEXT_FILES)
+        return download(name, revision, *patterns)
     raise MimoError(f"unknown language model {name!r}: neither a folder nor a hub id OWNER/NAME")
 
 
