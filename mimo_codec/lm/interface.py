@@ -15,7 +15,7 @@ from mimo_codec.arrays import is_array, is_tensor, to_numpy
 from mimo_codec.audio import audio_info
 from mimo_codec.checks import check_integer
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
+from mimo_codec.errors import ContextError, MimoError
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Grid, Layout
 from mimo_codec.lm.prompts import AUDIO_SAMPLING, MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, render
@@ -157,8 +157,8 @@ class AudioLM(ABC):
             grid = self.layout.check_grid(as_array(item), where)
             length = grid.shape[1] // self.config.group_size
             if length >= context:
-                raise MimoError(f"{where}: the prompt has {length} positions, {length - context + 1} more than fit into"
-                                f" the context of {context} with a position to write")  # fmt: skip
+                raise ContextError(f"{where}: the prompt has {length} positions, {length - context + 1} more than fit"
+                                   f" into the context of {context} with a position to write")  # fmt: skip
             room = min(max_new, context - length)
             request = Request(grid, room, texts[i], audios[i], stop_ids, max_patches=patches, seed=seeds[i])
             if stop.text:
