@@ -10,19 +10,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimo_codec.errors import MimoError
+from mimo_codec.errors import ContextError, MimoError
 from mimo_codec.files import atomic_path, check_target, read_json
-from mimo_codec.jobs import AUDIO, CODES
+from mimo_codec.jobs import AUDIO, CODES, check_new
 from mimo_codec.report import counter, print_error, print_line
 
 if TYPE_CHECKING:
     from mimo_codec.lm import Generation, MimoAudioLM
 
 TEXT = (".txt", ".md")
+Turns = list[dict[str, Any]]
 
 generate = typer.Typer(rich_markup_mode=None)
 
-AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.")]
+
+def _audio(path: str | None) -> str | None:
+    """The name of an audio or .mimo file, which is looked at before gigabytes are loaded."""
+    from mimo_codec.audio import audio_info
+    from mimo_codec.codes import AudioCodes
+
+    if path is not None:
+        (AudioCodes.load if path.lower().endswith(CODES) else audio_info)(path)
+    return path
+
+
+def _text(words: str | None) -> str | None:
+    """Words that are some, if they are given."""
+    if words is not None and not words.strip():
+        raise typer.BadParameter("it is empty")
+    return words
+
+
+AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_audio)]
 SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
@@ -34,7 +53,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Language model: folde
 Codec = Annotated[
     str | None, typer.Option(help="What hears and speaks: shipped name, folder or hub id.  [default: what MODEL names]")
 ]
-Voice = Annotated[str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.")]
+Voice = Annotated[str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.", callback=_audio)]
 System = Annotated[str | None, typer.Option(help="How to answer, said before the first turn.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Think before the answer; thoughts go to stderr.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
@@ -65,12 +84,9 @@ class _Session:
 
     def load(self) -> MimoAudioLM:
         from mimo_codec.lm import MimoAudioLM
-        from mimo_codec.lm.checkpoint import find_language_model
-        from mimo_codec.lm.config import LMConfig
-        from mimo_codec.weights import CONFIG
+        from mimo_codec.lm.checkpoint import find_config
 
-        folder = find_language_model(self.model)
-        recorded = LMConfig.load(folder / CONFIG).codec
+        recorded = find_config(self.model).codec
         codec = self.codec or (recorded and recorded.partition("@")[0])
         if not codec:
             raise MimoError(
@@ -78,7 +94,7 @@ class _Session:
                 " it: --codec NAME (XiaomiMiMo/MiMo-Audio-Tokenizer for the released models)"
             )
         return MimoAudioLM.from_pretrained(
-            folder, codec=codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
+            self.model, codec=codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
             wording=self.language, compile=self.compile,
         )  # fmt: skip
 
@@ -143,7 +159,17 @@ def _check_spoken(output: str, overwrite: bool) -> None:
     check_target(Path(output), overwrite)
 
 
+def _check_answer(speaks: bool, voice: str | None, thinking: bool) -> None:
+    """MimoError for options of the other kind of answer."""
+    if voice is not None and not speaks:
+        raise MimoError("--voice is for spoken answers: --output says where they go")
+    if thinking and speaks:
+        raise MimoError("--thinking is for answers in text, and --output asks for spoken ones")
+
+
 def _save_spoken(found: Generation, output: str, overwrite: bool, wanted_end: str = "") -> None:
+    if found.text:
+        print(found.text)
     if found.stop_reason != wanted_end:
         warn_if_cut(found)
     if found.codes is None or found.waveform is None:
@@ -154,8 +180,6 @@ def _save_spoken(found: Generation, output: str, overwrite: bool, wanted_end: st
         from mimo_codec.audio import save_audio
 
         save_audio(output, found.waveform, found.codes.sample_rate, overwrite)
-    if found.text:
-        print(found.text)
 
 
 def _save_written(found: Generation, output: str | None, overwrite: bool) -> None:
@@ -179,7 +203,7 @@ def _read_json(path: str, what: str) -> list[dict[str, Any]]:
 
 
 def _beside(path: str, name: Any) -> Any:
-    return str(Path(path).parent / name) if isinstance(name, str) else name
+    return _audio(str(Path(path).parent / name)) if isinstance(name, str) else name
 
 
 @generate.callback(invoke_without_command=True)
@@ -203,9 +227,9 @@ def transcribe(
 
 @generate.command()
 def speak(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.", callback=_text)],
     output: SpokenOutput, model: Model,
-    style: Annotated[str | None, typer.Option(help="How to say it, in words.")] = None,
+    style: Annotated[str | None, typer.Option(help="How to say it, in words.", callback=_text)] = None,
     natural: Annotated[bool, typer.Option("--natural", help="TEXT says itself how and what to speak.")] = False,
     voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
@@ -229,7 +253,9 @@ def speak(
 @generate.command()
 def understand(
     audio: AudioFile, model: Model,
-    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.", callback=_text)
+    ] = None,
     thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
@@ -256,8 +282,9 @@ def dialogue(
     JSON: [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "...", "audio": "b.wav"}, ...]
     """
     speaks = _check_any(output, overwrite)
+    _check_answer(speaks, voice, thinking)
     is_json = turns.lower().endswith(".json")
-    said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": turns}]
+    said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": _audio(turns)}]
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
 
     def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
@@ -268,11 +295,13 @@ def dialogue(
 
 @generate.command("few-shot")
 def few_shot(
-    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.")],
+    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.", callback=_text)],
     examples: Annotated[str, typer.Option("--examples", metavar="JSON", help="Examples of it.")],
     model: Model,
-    audio: Annotated[str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.")] = None,
-    text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.")] = None,
+    audio: Annotated[
+        str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.", callback=_audio)
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.", callback=_text)] = None,
     output: AnyOutput = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
@@ -318,41 +347,52 @@ def chat(
     quantize: Quantize = None, language: Language = None, compile: Compile = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Talk on the terminal, line by line, with everything that was said before in mind.
+    """Talk on the terminal, line by line, with what was said before in mind, as far as the model's context reaches.
 
     A line is what you say; @a.wav says what is in a file. An empty line, or the end of the input, ends it.
     """
     from mimo_codec.lm import Stop
 
-    if voice is not None and output is None:
-        raise MimoError("--voice is for spoken answers, into a folder: --output")
-    if thinking and output is not None:
-        raise MimoError("--thinking is for answers in text, without --output")
+    _check_answer(output is not None, voice, thinking)
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        if not overwrite:
+            check_new(sorted(Path(output).glob("[0-9]*.wav")))
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
     lm = session.load()
     options: dict[str, Any] = {**session.options, "system": system, "thinking": thinking}
-    if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    turns: list[dict[str, Any]] = []
+    most = round(2 * max_seconds * POSITIONS_PER_SECOND)
+
+    def reply(turns: Turns) -> Any:
+        if output is None:
+            return _answer(lm, turns, {**options, "max_new_patches": max_tokens})
+        return lm.chat(turns, voice=voice, **options, max_new_patches=most, stop=Stop(max_seconds=max_seconds))
+
+    turns: Turns = []
+    number = 1
     while line := _read_line():
         try:
-            asked = [*turns, {"role": "user", **_said(lm, line)}]
-            if output is None:
-                answer = _answer(lm, asked, {**options, "max_new_patches": max_tokens})
-            else:
-                target = str(Path(output) / f"{len(turns) // 2 + 1}.wav")
-                check_target(Path(target), overwrite)
-                most = round(2 * max_seconds * POSITIONS_PER_SECOND)
-                answer = lm.chat(
-                    asked, voice=voice, **options, max_new_patches=most, stop=Stop(max_seconds=max_seconds)
-                )
-                _save_spoken(answer, target, overwrite)
+            answer, asked = _within_context(reply, [*turns, {"role": "user", **_said(lm, line)}])
+            if output is not None:
+                _save_spoken(answer, str(Path(output) / f"{number}.wav"), overwrite)
         except MimoError as error:  # the conversation goes on without this turn
             print_error(error)
             continue
         if output is None:
             warn_if_cut(answer)
         turns = [*asked, {"role": "assistant", "text": answer.text or "...", "audio": answer.codes}]
+        number += 1
+
+
+def _within_context(reply: Callable[[Turns], Generation], turns: Turns) -> tuple[Generation, Turns]:
+    """The answer to the last turn and the turns it is based on: the latest for which the context has room."""
+    try:
+        return reply(turns), turns
+    except ContextError:
+        if len(turns) == 1:
+            raise
+    print_line("answering without the two oldest turns, for which the model's context has no room")
+    return _within_context(reply, turns[2:])
 
 
 def _said(lm: MimoAudioLM, line: str) -> dict[str, Any]:
@@ -371,7 +411,7 @@ def _read_line() -> str:
         raise MimoError("standard input: a line is not UTF-8") from None
 
 
-def _answer(lm: MimoAudioLM, turns: list[dict[str, Any]], options: dict[str, Any]) -> Generation:
+def _answer(lm: MimoAudioLM, turns: Turns, options: dict[str, Any]) -> Generation:
     """The answer to the last turn in text, printed as it comes; thoughts go to stderr."""
     for piece in lm.chat(turns, speak=False, stream=True, **options):
         print(piece.thoughts, end="", file=sys.stderr, flush=True)

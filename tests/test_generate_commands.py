@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
@@ -17,7 +19,8 @@ from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
 pytest.importorskip("transformers", reason="needs the lm extra")
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, save_audio
-from mimo_codec.lm import MimoAudioLM
+from mimo_codec.generate_commands import _Session
+from mimo_codec.lm import Generation, MimoAudioLM
 
 SAME = ["--seed", "0"]
 LIMITS = {"continue": [], "transcribe": ["--max-tokens", "12"], "understand": ["--max-tokens", "12"],
@@ -129,14 +132,24 @@ def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr, done
 
 
-def test_a_chat_remembers_and_survives_mistakes(run, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
-    def chat(lines: str, *options: object) -> Outcome:
+Chat = Callable[..., Outcome]
+
+
+@pytest.fixture
+def chat(run, monkeypatch, model: Path) -> Chat:
+    """Lines said to a model -> what comes of it."""
+
+    def talk(lines: str, *options: object, model: Path = model, code: int = 0) -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         limits = "--max-tokens", 12, "--max-seconds", 1.5  # enough for some audio in every answer
         outcome = run("generate", "chat", "--model", model, "--codec", "nano", *SAME, *limits, *options)
-        assert outcome.code == 0, outcome
+        assert outcome.code == code, outcome
         return outcome
 
+    return talk
+
+
+def test_a_chat_remembers_and_survives_mistakes(chat: Chat, folder: Path, tmp_path: Path) -> None:
     both, first = chat("Hello\nHello\n").out, chat("Hello\n").out
     assert both.startswith(first) and len(both) > len(first)
     other, other_first = chat("Other\nHello\n").out, chat("Other\n").out
@@ -147,24 +160,103 @@ def test_a_chat_remembers_and_survives_mistakes(run, monkeypatch, folder: Path, 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.wav", "2.wav"]
 
 
+def test_a_chat_leaves_out_what_no_longer_fits(chat: Chat, model: Path, tmp_path: Path) -> None:
+    small = shutil.copytree(model, tmp_path / "small")
+    config = json.loads((model / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 100}))
+    spoken = chat("Hello\n" * 5 + "Hello " * 50 + "\nHello\n", "-o", tmp_path / "out", model=small)
+    lines = spoken.err.splitlines()
+    assert sum("without the two oldest turns" in line for line in lines) > 1, spoken
+    errors = [line for line in lines if "error" in line]
+    assert len(errors) == 1 and "more than fit into the context" in errors[0], spoken  # the line that is too long
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i}.wav" for i in range(1, 7)]
+    written = chat("Hello\n" * 8, model=small)
+    assert "without the two oldest turns" in written.err and "error" not in written.err, written
+
+
+def test_a_chat_begins_in_a_folder_without_answers(chat: Chat, before_loading: None, tmp_path: Path) -> None:
+    for name in ("2.wav", "10.wav", "other.wav"):
+        (tmp_path / name).touch()
+    assert_one_line_error(chat("Hello\n", "-o", tmp_path, code=2), "10.wav", "1 more of 2", "--overwrite")
+    assert_one_line_error(chat("Hello\n", "-o", tmp_path / "2.wav", code=2), "2.wav")
+
+
+def test_a_chat_replaces_answers_if_asked_to(chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "1.wav").touch()
+    assert "error" not in chat("Hello\n", "-o", tmp_path, "--overwrite").err
+    assert (tmp_path / "1.wav").stat().st_size
+
+
+def test_the_text_of_an_answer_without_audio_is_shown(run, monkeypatch, model: Path, tmp_path: Path) -> None:
+    answer = Generation(torch.zeros(9, 0), "only words", None, None, None, "<|im_end|>")
+    monkeypatch.setattr(MimoAudioLM, "speak", lambda *arguments, **options: answer)
+    outcome = run("generate", "speak", "Hello", "-o", tmp_path / "a.wav", "--model", model, "--codec", "nano")
+    assert outcome.out == "only words\n" and not (tmp_path / "a.wav").exists()
+    assert_one_line_error(outcome, "without speech")
+
+
+def test_weights_do_not_come_down_for_want_of_a_codec(run, monkeypatch, folder: Path, model: Path) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert_one_line_error(run("generate", "transcribe", folder / "a.wav", "--model", "owner/name"), "--codec")
+    assert asked == ["config.json"]
+
+
+@pytest.fixture
+def before_loading(monkeypatch) -> None:
+    """No model is loaded."""
+    monkeypatch.setattr(_Session, "load", lambda self: pytest.fail("a model would be loaded"))
+
+
+def test_what_is_refused_before_a_model_is_loaded(run, before_loading: None, folder: Path, tmp_path: Path) -> None:
+    none, sound, text = tmp_path / "none.wav", folder / "a.wav", tmp_path / "a.txt"
+    (tmp_path / "turns.json").write_text(json.dumps([{"role": "user", "audio": "none.wav"}]))
+    spoken = "-o", tmp_path / "a.wav"
+    for words, message in [
+        (["transcribe", none], none),
+        (["transcribe", tmp_path], "is a folder"),
+        (["transcribe", tmp_path / "none.mimo"], "none.mimo"),
+        (["understand", none], none),
+        (["understand", sound, ""], "QUESTION"),
+        (["continue", none, *spoken], none),
+        (["speak", "Hello", "--voice", none, *spoken], none),
+        (["speak", " ", *spoken], "TEXT"),
+        (["speak", "Hello", "--style", "", *spoken], "--style"),
+        (["dialogue", none], none),
+        (["dialogue", tmp_path / "turns.json"], none),
+        (["dialogue", sound, "--thinking", *spoken], "--thinking is for answers in text"),
+        (["dialogue", sound, "--voice", sound], "--voice is for spoken answers"),
+        (["dialogue", sound, "--voice", sound, "-o", text], "--voice is for spoken answers"),
+        (["few-shot", " ", sound, "--examples", folder / "examples.json"], "INSTRUCTION"),
+        (["few-shot", "Copy.", none, "--examples", folder / "examples.json"], none),
+        (["few-shot", "Copy.", "--text", "", "--examples", folder / "texts.json"], "--text"),
+        (["chat", "--voice", none, *spoken], none),
+        (["chat", "--voice", sound], "--voice is for spoken answers"),
+        (["chat", "--thinking", *spoken], "--thinking is for answers in text"),
+    ]:
+        assert_one_line_error(run("generate", *words, "--model", "owner/name"), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["turns.json"]
+
+
 def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None:
     save_audio(tmp_path / "short.wav", make_speech(0.1), 24000)
     (tmp_path / "bad.json").write_text("{}")
     for words, message in [
         (["speak", "Hello", "-o", tmp_path / "a.xyz"], "a.xyz"),
-        (["speak", " ", "-o", tmp_path / "a.wav"], "empty"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--voice", tmp_path / "short.wav"], "too short"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--natural", "--style", "calm"], "exclude"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--max-seconds", "0"], "--max-seconds"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--language", "xx"], "en, zh"),
         (["dialogue", folder / "a.wav", "-o", tmp_path / "a.m4a"], "a.m4a"),
-        (["chat", "--thinking", "-o", tmp_path / "out"], "--thinking"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--quantize", "int2"], "int2"),
-        (["transcribe", tmp_path / "none.wav"], "none.wav"),
         (["dialogue", tmp_path / "bad.json"], "list of turns"),
         (["few-shot", "Copy.", folder / "a.wav", "--examples", tmp_path / "none.json", "-o", tmp_path / "a.wav"],
          "none.json"),
-        (["chat", "--voice", folder / "voice.wav"], "--voice"),
     ]:  # fmt: skip
         assert_one_line_error(run("generate", *words, "--model", model, "--codec", "nano"), message)
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav", "--model", "nowhere"), "nowhere")
