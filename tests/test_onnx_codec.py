@@ -384,3 +384,15 @@ def test_weights_of_8_bits_beside_a_graph(tmp_path, monkeypatch, capsys):
 def test_command_line_mistakes(run, tmp_path, arguments, words):
     assert_one_line_error(run("export", "codec", *arguments, "-o", tmp_path / "x"), *words)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MimoError, match="differs"):
+        export_codec(codec, tmp_path / "a" / "b" / "c", check=fail)
+def test_overwriting_removes_only_older_graphs(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "write_graph", lambda graph, path, metadata, opset: path.write_bytes(b"graph"))
+    others = {"whisper.onnx", "whisper.onnx.data", "backbone.onnx", "notes.txt"}
+    for name in (*others, "decoder.onnx", "decoder.onnx.data", "encoder.onnx.data", "encoder.onnx"):
+        (tmp_path / name).write_bytes(b"old")
+    export_codec(streaming_codec(), tmp_path, graphs=("encoder",), overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.onnx", *others}
+    assert (tmp_path / "encoder.onnx").read_bytes() == b"graph"
+
+

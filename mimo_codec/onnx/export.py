@@ -10,8 +10,8 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ from mimo_codec.onnx.session import METADATA, NEW
 
 OPSET = 20
 """The newest of which ONNX Runtime's CUDA provider has every operator that is used here."""
+GRAPHS = ("encoder", "encoder_step", "decoder", "decoder_step")
 DTYPES = ("float32", "float16", "int8")
 MAX_INLINE_BYTES = 2**30
 """Larger graphs keep their weights in a file beside them; one file can hold 2 GB."""
@@ -81,7 +82,7 @@ def export_codec(
         raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
     made = codec_graphs(_converted(codec, dtype), count, graphs)
     metadata = describe(codec, count, dtype, list(made))
-    with new_folder(folder, overwrite) as temporary:
+    with new_folder(folder, overwrite, GRAPHS) as temporary:
         for name, graph in made.items():
             write_graph(graph, temporary / f"{name}.onnx", {"graph": name, **metadata}, opset)
             if dtype == "int8":
@@ -263,15 +264,18 @@ def _is_of_network(node: Any) -> bool:
 
 
 @contextmanager
-def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool, graphs: Iterable[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `folder` whose files take their places there when the block ends well.
 
-    When it raises, nothing is left. Raises MimoError when `folder` holds anything and `overwrite` is False.
+    graphs: all that an export of this kind may hold; those of an older one that are not written again are removed, and
+    nothing else. When the block raises, nothing is left, new parents of `folder` neither. Raises MimoError when
+    `folder` holds anything and `overwrite` is False.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise MimoError(f"{folder} already exists; pass overwrite=True (--overwrite)")
     # Inside a folder that exists: it may be a place of its own, such as a mounted one, into which nothing can be moved.
     temporary = (folder if folder.is_dir() else folder.parent) / f".mimo-codec-{secrets.token_hex(8)}"
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -279,10 +283,12 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         names = {path.name for path in temporary.iterdir()}
         for name in names:
             os.replace(temporary / name, folder / name)
-        for old in folder.glob("*.onnx*"):
-            if old.name not in names:
-                old.unlink()
+        for old in {f"{graph}.onnx{suffix}" for graph in graphs for suffix in ("", ".data")} - names:
+            (folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise MimoError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for path in created:
+            with suppress(OSError):  # it holds something
+                path.rmdir()

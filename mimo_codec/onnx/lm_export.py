@@ -57,7 +57,7 @@ def export_lm(
         raise MimoError(
             "export: the weights are quantized or not in memory; load the model without quantize, device_map"
         )
-    with new_folder(folder, overwrite) as temporary:
+    with new_folder(folder, overwrite, GRAPHS) as temporary:
         metadata = describe(lm, dtype)
         for name, make in GRAPHS.items():
             packed = QUANTIZED if dtype == "int4" and name == "backbone" else None
