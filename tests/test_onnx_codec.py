@@ -254,6 +254,9 @@ assert waveform.shape == (24000,) and not any(name.startswith("torch") for name 
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"samples": 1}), "decode_chunk.*None starts"),
         (lambda c: c.encode(np.full(5, 1e25, np.float32), 24000), "beyond 1e\\+12"),
         (lambda c: OnnxCodec(c.folder, num_threads="2"), "num_threads"),
+        (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"done": 0, "caches": {}}), "decode_chunk.*None starts"),
+        (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"done": 0, "caches": cut_caches(c)}), "decode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5), {**c.encode_chunk(speech(0.5))[1], "caches": {"a": 1}}), "encode_chunk"),
         (lambda c: c.decode(AudioCodes(np.zeros((8, 1), np.int64), 1, 24000, 25.0, c.codebook_sizes, "x@12345678")),
          "made by x@12345678"),
     ],
@@ -266,6 +269,26 @@ def test_bad_arguments(tiny, call, words):
 
 def test_bad_folders(tiny, segmented, tmp_path):
     with pytest.raises(MimoError, match=r"encoder\.onnx: there is no such file"):
+def cut_caches(codec: OnnxCodec) -> dict[str, np.ndarray]:
+    """Of the right names; arrays without their last place."""
+    caches = codec._session("decoder_step").initial_state()
+    return {name: value[..., :-1] if value.ndim else value for name, value in caches.items()}
+
+
+def test_states_may_be_copied(tiny):
+    """To numpy, as to save them."""
+    exported, codes = OnnxCodec(tiny), np.ones((8, 3), np.int64)
+    state = exported.decode_chunk(codes)[1]
+    copy = {**state, "caches": {name: value.numpy() for name, value in state["caches"].items()}}
+    assert np.array_equal(exported.decode_chunk(codes, copy)[0], exported.decode_chunk(codes, state)[0])
+
+
+def test_a_graph_in_the_place_of_another(tiny, tmp_path):
+    shutil.copy(tiny / "decoder.onnx", tmp_path / "encoder.onnx")
+    with pytest.raises(MimoError, match=r"encoder\.onnx: is no encoder of a codec"):
+        OnnxCodec(tmp_path)
+
+
         OnnxCodec(tmp_path)
     mixed = tmp_path / "mixed"
     mixed.mkdir()

@@ -52,11 +52,13 @@ class OnnxCodec:
         self.model_id: str = self.metadata["model_id"]
 
     def _session(self, name: str) -> Session:
-        """MimoError for graphs of different models."""
+        """MimoError for graphs of different models, and for those that are not what the file is called."""
         if name not in self._sessions:
             path = self.folder / f"{name}.onnx"
             session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
             for other in self._sessions.values():
+            if session.metadata.get("graph") != name:
+                raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
                 if other.metadata["export_id"] != session.metadata["export_id"]:
                     raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")
             self._sessions[name] = session
@@ -223,6 +225,7 @@ class OnnxCodec:
         session = self._session("encoder_step")
         caches = stream.caches or session.initial_state()
         num_mels = np.array(stream.num_mels if last else UNKNOWN)
+        _check_caches(session, caches, "encode_chunk")
         found = session.run({"waveform": ready[None], "num_mels": num_mels, **caches})
         codes = found.pop("codes")[0]
         stream.state["caches"] = found
@@ -291,6 +294,7 @@ class OnnxCodec:
         session, size = self._session("decoder_step"), self.config.samples_per_frame
         state = _check_state(state, {"done": 0, "caches": session.initial_state()}, "decode_chunk")
         done, num_valid = state["done"], ids.shape[1]
+        _check_caches(session, state["caches"], "decode_chunk")
         if num_valid == 0 and not (last and done):
             return np.zeros(0, np.float32), state
         if last:
@@ -340,11 +344,21 @@ def _check_state(state: object, initial: State, method: str) -> State:
     if state is None:
         return initial
     if not isinstance(state, Mapping) or state.keys() != initial.keys():
-        raise MimoError(f"state: is not what {method} of this model returned; None starts a new stream")
+        raise _foreign_state(method)
     return dict(state)
 
 
 class _Stream:
+def _check_caches(session: Session, caches: object, method: str) -> None:
+    """MimoError for what is no state of this graph."""
+    if not session.is_state(caches):
+        raise _foreign_state(method)
+
+
+def _foreign_state(method: str) -> MimoError:
+    return MimoError(f"state: is not what {method} of this model returned; None starts a new stream")
+
+
     """Samples of a stream -> those that the next code frames are made of, reflected at both ends."""
 
     def __init__(self, config: CodecConfig, state: Mapping[str, Any] | None):

@@ -118,12 +118,29 @@ class Session:
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
         """Zeros for every input that some output `new.*` is the next value of; nothing where a size is PAST."""
-        state = {}
-        for name, given in self.inputs.items():
-            if NEW + name in self.outputs:
-                shape = [size if isinstance(size, int) else 0 if size == PAST else batch for size in given.shape]
-                state[name] = np.zeros(shape, _DTYPES[given.type])
-        return state
+        return {name: np.zeros(shape, _DTYPES[self.inputs[name].type]) for name, shape in self._shapes(batch).items()}
+
+    def _shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """Of a state at its start."""
+        return {
+            name: tuple(size if isinstance(size, int) else 0 if size == PAST else batch for size in given.shape)
+            for name, given in self.inputs.items()
+            if NEW + name in self.outputs
+        }
+
+    def is_state(self, state: object) -> bool:
+        """Whether this is a state, of batch 1, of a graph whose states do not grow."""
+        shapes = self._shapes(1)
+        if not isinstance(state, Mapping) or state.keys() != shapes.keys():
+            return False
+        return all(self._fits(state[name], name, shape) for name, shape in shapes.items())
+
+    def _fits(self, value: Any, name: str, shape: tuple[int, ...]) -> bool:
+        if isinstance(value, np.ndarray):
+            return value.shape == shape and value.dtype.kind in "fiu"
+        if not isinstance(value, self._runtime.OrtValue):
+            return False
+        return tuple(value.shape()) == shape and bool(value.data_type() == self.inputs[name].type)
 
     def run(self, inputs: Tensors) -> dict[str, Any]:
         """All outputs by name: numpy arrays, and states (`new.*`, without that prefix) as values on the device."""
