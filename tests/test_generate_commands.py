@@ -167,9 +167,9 @@ def test_a_chat_leaves_out_what_no_longer_fits(chat: Chat, model: Path, tmp_path
     spoken = chat("Hello\n" * 5 + "Hello " * 50 + "\nHello\n", "-o", tmp_path / "out", model=small)
     lines = spoken.err.splitlines()
     assert sum("without the two oldest turns" in line for line in lines) > 1, spoken
-    errors = [line for line in lines if "error" in line]
-    assert len(errors) == 1 and "more than fit into the context" in errors[0], spoken  # the line that is too long
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i}.wav" for i in range(1, 7)]
+    assert sum("more than fit into the context" in line for line in lines) == 1, spoken  # the line that is too long
+    answers = 7 - sum("error" in line for line in lines)  # not all have speech: the weights are random
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i}.wav" for i in range(1, answers + 1)]
     written = chat("Hello\n" * 8, model=small)
     assert "without the two oldest turns" in written.err and "error" not in written.err, written
 

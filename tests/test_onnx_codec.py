@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from mimo_codec.onnx.check import Comparison, _judge, check_codec
 from mimo_codec.onnx.export import export_codec
 
 onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
@@ -252,11 +254,11 @@ assert waveform.shape == (24000,) and not any(name.startswith("torch") for name 
         (lambda c: c.encode_chunk(np.zeros(5, np.float32), {"a": 1}), "None starts a new stream"),
         (lambda c: c.encode_chunk(np.zeros(5, np.float32), "a"), "None starts a new stream"),
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"samples": 1}), "decode_chunk.*None starts"),
-        (lambda c: c.encode(np.full(5, 1e25, np.float32), 24000), "beyond 1e\\+12"),
-        (lambda c: OnnxCodec(c.folder, num_threads="2"), "num_threads"),
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"done": 0, "caches": {}}), "decode_chunk.*None starts"),
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"done": 0, "caches": cut_caches(c)}), "decode_chunk"),
         (lambda c: c.encode_chunk(speech(0.5), {**c.encode_chunk(speech(0.5))[1], "caches": {"a": 1}}), "encode_chunk"),
+        (lambda c: c.encode(np.full(5, 1e25, np.float32), 24000), "beyond 1e\\+12"),
+        (lambda c: OnnxCodec(c.folder, num_threads="2"), "num_threads"),
         (lambda c: c.decode(AudioCodes(np.zeros((8, 1), np.int64), 1, 24000, 25.0, c.codebook_sizes, "x@12345678")),
          "made by x@12345678"),
     ],
@@ -267,8 +269,6 @@ def test_bad_arguments(tiny, call, words):
     assert "\n" not in str(raised.value)
 
 
-def test_bad_folders(tiny, segmented, tmp_path):
-    with pytest.raises(MimoError, match=r"encoder\.onnx: there is no such file"):
 def cut_caches(codec: OnnxCodec) -> dict[str, np.ndarray]:
     """Of the right names; arrays without their last place."""
     caches = codec._session("decoder_step").initial_state()
@@ -289,6 +289,8 @@ def test_a_graph_in_the_place_of_another(tiny, tmp_path):
         OnnxCodec(tmp_path)
 
 
+def test_bad_folders(tiny, segmented, tmp_path):
+    with pytest.raises(MimoError, match=r"encoder\.onnx: there is no such file"):
         OnnxCodec(tmp_path)
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -324,16 +326,80 @@ def test_providers(tiny, monkeypatch):
     with pytest.raises(MimoError, match="a list is needed"):
         OnnxCodec(tiny, "cpu")
     everything = ["CPUExecutionProvider", "OtherExecutionProvider", *session.PROVIDERS[:2]]
-    assert session.choose_providers(None, everything) == list(session.PROVIDERS)
-    assert session.choose_providers(["cuda", "CPUExecutionProvider"], everything) == [
-        "CUDAExecutionProvider", "CPUExecutionProvider"]  # fmt: skip
-    monkeypatch.setattr(session, "choose_providers", lambda *_: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert session.choose_providers(None, everything) == [(name, {}) for name in session.PROVIDERS]
+    chosen = [("CUDAExecutionProvider", {"device_id": 1}), ("CPUExecutionProvider", {})]
+    assert session.choose_providers([("cuda", {"device_id": 1}), "CPUExecutionProvider"], everything) == chosen
+    for bad in ([], {}, 1, [1], ["cpu", None], [("cpu", "fast")], [("cpu",)], ("cuda", {"device_id": 1})):
+        with pytest.raises(MimoError, match="providers: ") as raised:
+            OnnxCodec(tiny, bad)
+        assert "\n" not in str(raised.value)
+    assert OnnxCodec(tiny, [("CPUExecutionProvider", {})]).num_quantizers == 8
+    monkeypatch.setattr(session, "choose_providers", lambda *_: chosen)
     with pytest.raises(MimoError, match="CUDAExecutionProvider does not work on this machine; onnxruntime took CPU"):
         OnnxCodec(tiny, ["cuda", "cpu"])
     assert OnnxCodec(tiny).num_quantizers == 8
     monkeypatch.setattr(session, "_is_installed", lambda name: True)
     with pytest.raises(MimoError, match="both installed and overwrite each other: pip uninstall"):
         OnnxCodec(tiny)
+
+
+class _OnGpu(onnxruntime.InferenceSession):
+    """Says that it runs on the first provider; runs on the CPU."""
+
+    def __init__(self, path, options, providers, enable_fallback):
+        super().__init__(path, options, ["CPUExecutionProvider"])
+        self.asked, self.places = providers, []
+
+    def get_providers(self):
+        return [name for name, _ in self.asked]
+
+    def io_binding(self):
+        binding = super().io_binding()
+        bind = binding.bind_output
+        binding.bind_output = lambda name, *place: (self.places.append(place), bind(name))
+        return binding
+
+
+@pytest.fixture
+def gpu_runtime(monkeypatch) -> SimpleNamespace:
+    """As onnxruntime-gpu; `preloaded` says with what it was told to load CUDA."""
+
+    def preload_dlls(**options):
+        print("Failed to load libcudart.so")
+        fake.preloaded.append(options)
+
+    fake = SimpleNamespace(**{**vars(onnxruntime), "InferenceSession": _OnGpu, "preload_dlls": preload_dlls},
+                           preloaded=[])  # fmt: skip
+    fake.get_available_providers = lambda: list(session.PROVIDERS)
+    monkeypatch.setattr(session, "import_runtime", lambda: fake)
+    return fake
+
+
+def test_cuda_computes_in_float32(tiny, gpu_runtime):
+    path, plain = tiny / "decoder_step.onnx", {"use_tf32": "0", "enable_cuda_graph": "0"}
+    tensorrt, cuda, cpu = session.PROVIDERS
+    assert session.Session(path)._session.asked == [(tensorrt, {}), (cuda, plain), (cpu, {})]
+    gpu_runtime.__version__ = "1.31.0"
+    recorded = session.Session(path, cuda_graphs=True)
+    assert recorded._session.asked == [(cuda, {**plain, "enable_cuda_graph": "1"})]
+
+
+def test_cuda_from_pip(tiny, gpu_runtime, capsys):
+    session.Session(tiny / "encoder.onnx", ["cpu"])
+    assert gpu_runtime.preloaded == []
+    session.Session(tiny / "encoder.onnx", ["tensorrt"])
+    session.Session(tiny / "encoder.onnx", ["cuda", "cpu"])
+    assert gpu_runtime.preloaded == [{"directory": ""}] * 2
+    assert capsys.readouterr().out == ""
+    del gpu_runtime.preload_dlls  # before 1.21
+    session.Session(tiny / "encoder.onnx", ["cuda"])
+
+
+def test_another_gpu(tiny, gpu_runtime):
+    found = session.Session(tiny / "decoder_step.onnx", [("cuda", {"device_id": 1}), "cpu"])
+    assert found._session.asked[0][1]["device_id"] == 1
+    found.run({"codes": np.ones((1, 8, 2), np.int64), "num_valid": np.array(2), **found.initial_state()})
+    assert set(found._session.places) == {("cpu", 0), ("cuda", 1)}
 
 
 def test_a_failing_check_leaves_nothing(tmp_path, monkeypatch):
@@ -346,6 +412,8 @@ def test_a_failing_check_leaves_nothing(tmp_path, monkeypatch):
 
     with pytest.raises(MimoError, match="differs"):
         export_codec(codec, tmp_path / "x", check=fail)
+    with pytest.raises(MimoError, match="differs"):
+        export_codec(codec, tmp_path / "a" / "b" / "c", check=fail)
     assert list(tmp_path.iterdir()) == []
     export_codec(codec, tmp_path / "x")
     with pytest.raises(MimoError, match="already exists"):
@@ -353,6 +421,16 @@ def test_a_failing_check_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(MimoError, match="differs"):
         export_codec(codec, tmp_path / "x", overwrite=True, check=fail)
     assert (tmp_path / "x" / "decoder.onnx").read_bytes() == b"graph" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_overwriting_removes_only_older_graphs(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "write_graph", lambda graph, path, metadata, opset: path.write_bytes(b"graph"))
+    others = {"whisper.onnx", "whisper.onnx.data", "backbone.onnx", "notes.txt"}
+    for name in (*others, "decoder.onnx", "decoder.onnx.data", "encoder.onnx.data", "encoder.onnx"):
+        (tmp_path / name).write_bytes(b"old")
+    export_codec(streaming_codec(), tmp_path, graphs=("encoder",), overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.onnx", *others}
+    assert (tmp_path / "encoder.onnx").read_bytes() == b"graph"
 
 
 def test_the_check_finds_what_is_wrong(tiny):
@@ -407,15 +485,3 @@ def test_weights_of_8_bits_beside_a_graph(tmp_path, monkeypatch, capsys):
 def test_command_line_mistakes(run, tmp_path, arguments, words):
     assert_one_line_error(run("export", "codec", *arguments, "-o", tmp_path / "x"), *words)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(MimoError, match="differs"):
-        export_codec(codec, tmp_path / "a" / "b" / "c", check=fail)
-def test_overwriting_removes_only_older_graphs(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "write_graph", lambda graph, path, metadata, opset: path.write_bytes(b"graph"))
-    others = {"whisper.onnx", "whisper.onnx.data", "backbone.onnx", "notes.txt"}
-    for name in (*others, "decoder.onnx", "decoder.onnx.data", "encoder.onnx.data", "encoder.onnx"):
-        (tmp_path / name).write_bytes(b"old")
-    export_codec(streaming_codec(), tmp_path, graphs=("encoder",), overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"encoder.onnx", *others}
-    assert (tmp_path / "encoder.onnx").read_bytes() == b"graph"
-
-

@@ -159,6 +159,11 @@ def test_only_with_cuda(tiny: Path, providers: list[str] | None) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_only_on_the_first_gpu(tiny: Path, on_cpu) -> None:
+    with pytest.raises(MimoError, match="choose it with CUDA_VISIBLE_DEVICES, not device_id"):
+        OnnxCodec(tiny, [("cpu", {"device_id": 1})], cuda_graphs=True)
+
+
 def test_only_where_replays_are_right(tiny: Path, on_cpu, monkeypatch) -> None:
     old = SimpleNamespace(**{**vars(onnxruntime), "__version__": "1.30.2"})
     monkeypatch.setattr(session, "import_runtime", lambda: old)

@@ -17,7 +17,7 @@ from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.onnx.lm_sampling import penalised, sample
 from mimo_codec.onnx.runtime import OnnxCodec
-from mimo_codec.onnx.session import Session
+from mimo_codec.onnx.session import Provider, Session
 
 Array = np.ndarray
 PREFILL = 512
@@ -38,7 +38,7 @@ class OnnxAudioLM(AudioLM):
         folder: str | Path,
         *,
         codec: OnnxCodec | str | Path | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         num_threads: int | None = None,
         cuda_graphs: bool = False,
         wording: Wording | str | None = None,

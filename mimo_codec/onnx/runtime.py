@@ -16,7 +16,7 @@ from mimo_codec.codes import AudioCodes
 from mimo_codec.config import CodecConfig
 from mimo_codec.errors import MimoError
 from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
-from mimo_codec.onnx.session import Session
+from mimo_codec.onnx.session import Provider, Session
 from mimo_codec.resampling import resample
 
 AudioLike = str | os.PathLike[str] | np.ndarray
@@ -32,14 +32,15 @@ class OnnxCodec:
     def __init__(
         self,
         folder: str | Path,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         *,
         num_threads: int | None = None,
         cuda_graphs: bool = False,
     ):
-        """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"]; None: TensorRT,
-        CUDA or CPU, the first that works. num_threads: on the CPU. cuda_graphs: record the chunks of streams as CUDA
-        graphs, one for each size of chunk, and replay them; from one thread at a time, and not yet tried on a GPU.
+        """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"], or with its
+        options: [("cuda", {"device_id": 1})]; None: TensorRT, CUDA or CPU, the first that works. num_threads: on the
+        CPU. cuda_graphs: record the chunks of streams as CUDA graphs, one for each size of chunk, and replay them; on
+        the first GPU, from one thread at a time, and not yet tried on a GPU.
 
         Graphs are loaded when they are first needed. Raises MimoError for a folder without encoder.onnx, and for
         cuda_graphs without CUDA.
@@ -56,9 +57,9 @@ class OnnxCodec:
         if name not in self._sessions:
             path = self.folder / f"{name}.onnx"
             session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
-            for other in self._sessions.values():
             if session.metadata.get("graph") != name:
                 raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
+            for other in self._sessions.values():
                 if other.metadata["export_id"] != session.metadata["export_id"]:
                     raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")
             self._sessions[name] = session
@@ -224,8 +225,8 @@ class OnnxCodec:
             return np.zeros((count, 0), np.int64), stream.state
         session = self._session("encoder_step")
         caches = stream.caches or session.initial_state()
-        num_mels = np.array(stream.num_mels if last else UNKNOWN)
         _check_caches(session, caches, "encode_chunk")
+        num_mels = np.array(stream.num_mels if last else UNKNOWN)
         found = session.run({"waveform": ready[None], "num_mels": num_mels, **caches})
         codes = found.pop("codes")[0]
         stream.state["caches"] = found
@@ -293,8 +294,8 @@ class OnnxCodec:
         ids, delay = self._array(codes), int(self.metadata["decode_delay"])
         session, size = self._session("decoder_step"), self.config.samples_per_frame
         state = _check_state(state, {"done": 0, "caches": session.initial_state()}, "decode_chunk")
-        done, num_valid = state["done"], ids.shape[1]
         _check_caches(session, state["caches"], "decode_chunk")
+        done, num_valid = state["done"], ids.shape[1]
         if num_valid == 0 and not (last and done):
             return np.zeros(0, np.float32), state
         if last:
@@ -348,7 +349,6 @@ def _check_state(state: object, initial: State, method: str) -> State:
     return dict(state)
 
 
-class _Stream:
 def _check_caches(session: Session, caches: object, method: str) -> None:
     """MimoError for what is no state of this graph."""
     if not session.is_state(caches):
@@ -359,6 +359,7 @@ def _foreign_state(method: str) -> MimoError:
     return MimoError(f"state: is not what {method} of this model returned; None starts a new stream")
 
 
+class _Stream:
     """Samples of a stream -> those that the next code frames are made of, reflected at both ends."""
 
     def __init__(self, config: CodecConfig, state: Mapping[str, Any] | None):

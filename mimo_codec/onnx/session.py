@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ logger = logging.getLogger("mimo_codec.onnx")
 CUDA = "CUDAExecutionProvider"
 PROVIDERS = ("TensorrtExecutionProvider", CUDA, "CPUExecutionProvider")
 """Tried in this order."""
+Provider = str | tuple[str, Mapping[str, Any]]
+"""A name, or with it options, as ONNX Runtime takes them: ("cuda", {"device_id": 1})."""
 METADATA = "mimo_codec"
 """Key of the JSON object inside every exported file."""
 NEW = "new."
@@ -56,19 +60,32 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def choose_providers(wanted: Sequence[str] | None, available: Sequence[str]) -> list[str]:
-    """Providers to try, in order: those asked for ("cuda" or "CUDAExecutionProvider"), or all known that are there."""
+def choose_providers(wanted: Sequence[Provider] | None, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Providers to try, in order, with their options: those asked for ("cuda" or "CUDAExecutionProvider"), or all known
+    that are there."""
     if wanted is None:
-        return [name for name in PROVIDERS if name in available]
-    if isinstance(wanted, str):
-        raise MimoError(f"providers: a list is needed, not {wanted!r}")
+        return [(name, {}) for name in PROVIDERS if name in available]
+    if not isinstance(wanted, (list, tuple)) or not wanted:
+        raise MimoError(f"providers: a list is needed, such as ['cuda'] or ['cpu'], not {wanted!r}")
     chosen = []
-    for name in wanted:
+    for item in wanted:
+        name, options = item if isinstance(item, tuple) and len(item) == 2 else (item, {})
+        if not isinstance(name, str) or not isinstance(options, Mapping):
+            raise MimoError(f"providers: {item!r} is neither a name nor a pair of a name and its options")
         found = [a for a in available if name.lower() in (a.lower(), a.lower().removesuffix("executionprovider"))]
         if not found:
             raise MimoError(f"providers: {name} is not in this onnxruntime; it has {', '.join(available)}")
-        chosen += found
+        chosen += [(a, dict(options)) for a in found]
     return chosen
+
+
+def _load_cuda(runtime: Any) -> None:
+    """Load CUDA and cuDNN from where pip puts them, which no loader searches. Where they are missing it prints so, and
+    the system's own may do all the same: nothing for standard output."""
+    if hasattr(runtime, "preload_dlls"):  # from 1.21 on
+        with redirect_stdout(StringIO()) as said:
+            runtime.preload_dlls(directory="")
+        logger.debug("%s", said.getvalue())
 
 
 class Session:
@@ -77,7 +94,7 @@ class Session:
     def __init__(
         self,
         path: Path,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         num_threads: int | None = None,
         cuda_graphs: bool = False,
     ):
@@ -95,22 +112,27 @@ class Session:
             options.intra_op_num_threads = check_integer("num_threads", num_threads, 1, 1024)
         available, records = runtime.get_available_providers(), cuda_graphs and path.stem in RECORDED
         if cuda_graphs:
-            _check_recording(providers, available, runtime.__version__)
-        chosen = [CUDA] if cuda_graphs else choose_providers(providers, available)
-        settings = [{"enable_cuda_graph": "1"} if records else {} for _ in chosen]
+            chosen = [_recording_provider(providers, available, runtime.__version__)]
+        else:
+            chosen = choose_providers(providers, available)
+        first, index = chosen[0][0], chosen[0][1].get("device_id", 0)
+        if any(name in PROVIDERS[:2] for name, _ in chosen):
+            _load_cuda(runtime)
+        tried = [(name, _cuda_options(given, records) if name == CUDA else given) for name, given in chosen]
         fallback = not cuda_graphs  # would take the CPU where CUDA refuses the graph
         try:
-            self._session = runtime.InferenceSession(str(path), options, chosen, settings, enable_fallback=fallback)
+            self._session = runtime.InferenceSession(str(path), options, tried, enable_fallback=fallback)
         except Exception as error:  # its own exceptions share no base class
             raise MimoError(f"{path}: {_reason(error)}") from None
         self.path, self._runtime = path, runtime
         self.provider = self._session.get_providers()[0]
-        if self.provider != chosen[0]:  # onnxruntime has it, this machine lacks what it needs
+        if self.provider != first:  # onnxruntime has it, this machine lacks what it needs
             if providers is not None or cuda_graphs:
-                raise MimoError(f"{path}: {chosen[0]} does not work on this machine; onnxruntime took {self.provider}")
-            logger.warning("%s does not work on this machine", chosen[0])
+                raise MimoError(f"{path}: {first} does not work on this machine; onnxruntime took {self.provider}")
+            logger.warning("%s does not work on this machine", first)
         self.metadata = _metadata(path, self._session.get_modelmeta().custom_metadata_map)
         self.device = "cuda" if self.provider in PROVIDERS[:2] else "cpu"
+        self._place = (self.device, int(index) if self.device == "cuda" else 0)
         self.inputs = {i.name: i for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
         self.recordings = Recordings(runtime, self._session, self.device, self._run) if records else None
@@ -163,7 +185,7 @@ class Session:
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
-            binding.bind_output(name, self.device if name.startswith(NEW) else "cpu")
+            binding.bind_output(name, *(self._place if name.startswith(NEW) else ("cpu", 0)))
         self._session.run_with_iobinding(binding, options)
         return list(binding.get_outputs())
 
@@ -171,15 +193,26 @@ class Session:
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
-def _check_recording(providers: Sequence[str] | None, available: Sequence[str], version: str) -> None:
-    """MimoError where CUDA graphs are asked for and CUDA is not, or cannot be had."""
-    first = CUDA if providers is None and CUDA in available else choose_providers(providers, available)[0]
+def _cuda_options(given: Mapping[str, Any], records: bool) -> dict[str, Any]:
+    """TF32, the default, has 10 bits where float32 has 23: distances of the quantizer would take other codes."""
+    return {"use_tf32": "0", **given, "enable_cuda_graph": "1" if records else "0"}
+
+
+def _recording_provider(
+    providers: Sequence[Provider] | None, available: Sequence[str], version: str
+) -> tuple[str, dict[str, Any]]:
+    """CUDA and its options; MimoError where CUDA graphs are asked for and it is not, or cannot be had."""
+    wanted = [CUDA] if providers is None and CUDA in available else providers
+    first, options = choose_providers(wanted, available)[0]
     if first != CUDA:
         raise MimoError(f"cuda_graphs: needs CUDA (onnxruntime-gpu, providers=['cuda']), not {first}")
+    if str(options.get("device_id", 0)) != "0":
+        raise MimoError("cuda_graphs: are for the first GPU; choose it with CUDA_VISIBLE_DEVICES, not device_id")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_RECORDING:
         raise MimoError(
             f"cuda_graphs: onnxruntime {version} may replay them wrongly, pip install 'onnxruntime-gpu>=1.31'"
         )
+    return first, options
 
 
 def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
