@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,6 +370,47 @@ def test_the_check_finds_what_is_wrong(lm: MimoAudioLM, exported: Path) -> None:
         other.model.lm_head.weight += 0.05
     with pytest.raises(MimoError, match="do not do what the model does"):
         check_lm(other, exported)
+
+
+@pytest.fixture
+def failure(exported: Path) -> Callable[[MimoAudioLM], str]:
+    """What the check says of the graphs and some model."""
+
+    def check(model: MimoAudioLM) -> str:
+        with pytest.raises(MimoError, match="do not do what the model does") as raised:
+            check_lm(model, exported, lambda line: None)
+        return str(raised.value)
+
+    return check
+
+
+def test_the_check_hears_every_channel(lm: MimoAudioLM, failure: Callable[[MimoAudioLM], str]) -> None:
+    for head in (1, lm.config.audio_channels - 1):
+        other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", wording="zh")
+        with torch.no_grad():
+            other.model.local_transformer_lm_heads[head].weight.neg_()
+        assert "logits differ by 2.0e+00" in failure(other)
+
+
+@pytest.mark.parametrize("graph", ["backbone", "patch_step"])
+def test_the_check_looks_into_the_past(
+    lm: MimoAudioLM, failure: Callable[[MimoAudioLM], str], monkeypatch, graph: str
+) -> None:
+    run_session = session.Session.run
+
+    def forget(self: session.Session, inputs: dict) -> dict:
+        found = run_session(self, inputs)
+        if self.path.stem == graph:
+            found["keys.1"].update_inplace(np.zeros(found["keys.1"].shape(), np.float32))
+        return found
+
+    monkeypatch.setattr(session.Session, "run", forget)
+    assert "logits differ" in failure(lm)
+
+
+def test_the_check_compares_greedy_answers(lm: MimoAudioLM, failure: Callable[[MimoAudioLM], str], monkeypatch) -> None:
+    monkeypatch.setattr(lm_runtime, "sample", lambda logits, *_: logits.argsort(-1)[:, -2])
+    assert "ids in greedy answers differ" in failure(lm)
 
 
 def test_command_line_mistakes(run: Run, tmp_path: Path) -> None:
