@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
 from mimo_codec.cli import main
 from mimo_codec.onnx import OnnxCodec, session
 from mimo_codec.onnx import export as exporting
-from mimo_codec.onnx.check import Comparison, _judge, check_codec
+from mimo_codec.onnx.check import Comparison, Difference, _judge, check_codec
 from mimo_codec.onnx.export import export_codec
 
 onnx = pytest.importorskip("onnx")
@@ -455,11 +456,52 @@ def test_the_check_finds_steps_that_are_wrong(tiny, tmp_path):
         shutil.copy(tiny / f"{name}.onnx", folder)
 
 
+@pytest.mark.parametrize(
+    ("graph", "spoilt", "breaks"),
+    [
+        ("encoder", "codes", lambda inputs: len(inputs["waveform"]) > 1),
+        ("decoder", "waveform", lambda inputs: len(inputs["codes"]) > 1),
+        ("decoder", "waveform", lambda inputs: inputs["codes"].shape[1] < 8),
+    ],
+    ids=["encoder in a batch", "decoder in a batch", "fewer codebooks"],
+)
+def test_the_check_knows_batches_and_fewer_codebooks(tiny, monkeypatch, graph, spoilt, breaks):
+    run_session = session.Session.run
+
+    def run(self, inputs):
+        found = run_session(self, inputs)
+        if self.path.stem == graph and breaks(inputs):
+            found[spoilt] = np.roll(found[spoilt], 5, axis=-1)
+        return found
+
+    monkeypatch.setattr(session.Session, "run", run)
+    with pytest.raises(MimoError, match="do not do what the codec does"):
+        check_codec(streaming_codec(), tiny, lambda line: None)
+
+
+def test_the_check_lists_codes_that_differ(tiny):
+    """Ten lines, and how many are not shown."""
+    other, lines = MimoCodec(streaming_codec().config).eval(), []
+    other.load_state_dict(streaming_codec().state_dict())
+    with torch.no_grad():
+        for weight in other.encoder.parameters():
+            weight *= 1.01
+    with pytest.raises(MimoError, match="do not do what the codec does"):
+        check_codec(other, tiny, lines.append)
+    listed = [line for line in lines if "other code in" in line]
+    assert len(listed) == 10 and any(re.match(r"  \.\.\. and \d+ more$", line) for line in lines)
+    for line in listed:
+        assert re.match(r"  other code in \d+\.\d\d s( in a batch)?, frame \d+, codebook \d: distances within ", line)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_check_refuses_what_is_no_number_and_other_codes(dtype):
-    good = Comparison(1.0, 25, 200, 0, 1.0, (), 0.0, 90.0, ())
+    good = Comparison("1.00 s", 1.0, 25, 200, 0, 1.0, (), 0.0, 90.0, ())
     _judge([good], dtype)
-    for bad in (replace(good, error=np.nan, snr_db=np.nan), replace(good, first_equal=0.2, gaps=(0.1,) * 20)):
+    for bad in (
+        replace(good, error=np.nan, snr_db=np.nan),
+        replace(good, first_equal=0.2, differences=(Difference(0, 0, 0.1),) * 20),
+    ):
         with pytest.raises(MimoError, match="codes"):
             _judge([good, bad], dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +13,17 @@ import torch
 
 from mimo_codec.audio import load_audio
 from mimo_codec.codec import MimoCodec
+from mimo_codec.codes import AudioCodes
 from mimo_codec.errors import MimoError
 from mimo_codec.onnx.runtime import OnnxCodec
 from mimo_codec.resampling import resample
 
 SECONDS = (0.02, 0.5, 1.37, 4.0, 10.0)
 """Of the five pieces of speech that are compared."""
+BATCH_SECONDS = (0.5, 1.37)
+"""Of the pieces that go through the graphs at once, the shorter one padded."""
+MAX_LISTED = 10
+"""Lines about codes that differ."""
 MAX_ERROR = 1e-4
 """Largest difference of a float32 waveform."""
 MAX_TIE = 1e-5
@@ -33,6 +38,8 @@ MIN_EQUAL = {"float16": 0.9, "int8": 0.5}
 STEP_SECONDS = 4.0
 """Of speech that goes through the steps of a stream, a second at a time."""
 Value = TypeVar("Value")
+Pair = tuple[np.ndarray, np.ndarray]
+"""Waveforms decoded by PyTorch and by ONNX."""
 
 
 def speech_file() -> Path:
@@ -42,41 +49,59 @@ def speech_file() -> Path:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The first codebook of a frame whose codes differ; those after it code what these leave."""
+
+    frame: int
+    codebook: int
+    gap: float
+    """How far the distances to the two codes' entries are apart, relative."""
+
+    def __str__(self) -> str:
+        return f"frame {self.frame}, codebook {self.codebook}: distances within {self.gap:.0e}"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One piece of speech through both."""
 
+    name: str
     seconds: float
     num_frames: int
     num_codes: int
     num_different: int
     first_equal: float
     """Share of equal codes in the first codebook."""
-    gaps: tuple[float, ...]
-    """Of every frame in which a code differs: how far the distances of its first two such codes are apart, relative."""
+    differences: tuple[Difference, ...]
+    """Of every frame in which a code differs."""
     error: float | None
     """Largest absolute difference of waveforms decoded from the same codes; None without a decoder."""
     snr_db: float | None
     speed: tuple[float, ...]
-    """Seconds of audio a second: encoding by PyTorch and ONNX, decoding by PyTorch and ONNX."""
+    """Seconds of audio a second: encoding by PyTorch and ONNX, decoding by PyTorch and ONNX; none of batches."""
 
     @property
     def num_ties(self) -> int:
-        return sum(gap <= MAX_TIE for gap in self.gaps)
+        return sum(difference.gap <= MAX_TIE for difference in self.differences)
 
     def __str__(self) -> str:
         equal = 100 * (1 - self.num_different / self.num_codes)
-        line = f"{self.seconds:6.2f} s  codes equal {equal:6.2f} %"
-        if self.gaps:
-            line += f" ({len(self.gaps)} frames, {self.num_ties} of them ties, distances within {max(self.gaps):.0e})"
-        line += f"  encode {self.speed[0]:.0f}x -> {self.speed[1]:.0f}x"
+        line = f"{self.name}  codes equal {equal:6.2f} %"
+        if self.differences:
+            widest = max(difference.gap for difference in self.differences)
+            line += f" ({len(self.differences)} frames, {self.num_ties} of them ties, distances within {widest:.0e})"
+        if self.speed:
+            line += f"  encode {self.speed[0]:.0f}x -> {self.speed[1]:.0f}x"
         if self.error is not None:
             line += f"  waveform error {self.error:.1e}, {self.snr_db:.0f} dB"
+        if len(self.speed) > 2:
             line += f"  decode {self.speed[2]:.0f}x -> {self.speed[3]:.0f}x"
         return line
 
 
 def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = print) -> list[Comparison]:
-    """Compare the graphs in `folder` with the codec they are of; one line each goes to `report`.
+    """Compare the graphs in `folder` with the codec they are of; a line for each piece of speech goes to `report`, and
+    one for each code that differs.
 
     Raises MimoError when float32 graphs differ by more than rounding, and others by more than their precision.
     """
@@ -89,6 +114,10 @@ def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = 
     for seconds in SECONDS:
         found.append(compare(codec, exported, waveform[: round(seconds * codec.sample_rate)]))
         report(str(found[-1]))
+    batch = compare_batch(codec, exported, [waveform[: round(s * codec.sample_rate)] for s in BATCH_SECONDS])
+    found += batch
+    for line in (*map(str, batch), *_listed(found)):
+        report(line)
     _judge(found, str(exported.metadata["dtype"]))
     if {"encoder_step", "decoder_step"} & set(exported.metadata["graphs"]):
         report(_check_steps(exported, waveform[: round(STEP_SECONDS * codec.sample_rate)].numpy()))
@@ -129,21 +158,57 @@ def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Co
     rate, count = codec.sample_rate, exported.num_quantizers
     codes, encode = _timed(lambda: codec.encode(waveform, rate, num_quantizers=count))
     other, onnx_encode = _timed(lambda: exported.encode(waveform.numpy(), rate, num_quantizers=count))
-    differ = codes.to_numpy() != other.to_numpy()
-    gaps = _gaps(codec, waveform, codes.to_numpy(), other.to_numpy()) if differ.any() else ()
-    speed = [len(waveform) / rate / seconds for seconds in (encode, onnx_encode)]
-    error = snr = None
+    times, decoded = [encode, onnx_encode], []
     if codec.decoder is not None:
-        decoded, decode = _timed(lambda: codec.decode(codes))
+        own, decode = _timed(lambda: codec.decode(codes))
         again, onnx_decode = _timed(lambda: exported.decode(codes))
-        difference = decoded.numpy() - again
-        error = float(np.abs(difference).max())
-        snr = float(10 * np.log10(np.square(decoded.numpy()).sum() / max(np.square(difference).sum(), 1e-30)))
-        speed += [len(waveform) / rate / seconds for seconds in (decode, onnx_decode)]
+        times, decoded = [*times, decode, onnx_decode], [(own.numpy(), again)]
+    seconds = len(waveform) / rate
+    speed = tuple(seconds / each for each in times)
+    return _comparison(f"{seconds:6.2f} s", codec, waveform, (codes, other), decoded, speed)
+
+
+@torch.no_grad()
+def compare_batch(codec: MimoCodec, exported: OnnxCodec, waveforms: Sequence[torch.Tensor]) -> list[Comparison]:
+    """Waveforms [S] through the exported graphs at once, decoded from all codebooks and from half of them; through the
+    codec one by one."""
+    rate, count = codec.sample_rate, exported.num_quantizers
+    others = exported.encode_batch([waveform.numpy() for waveform in waveforms], rate, count)
+    codes = [codec.encode(waveform, rate, num_quantizers=count) for waveform in waveforms]
+    decoded: list[list[Pair]] = [[] for _ in waveforms]
+    for kept in (count, -(-count // 2)) if codec.decoder is not None else ():
+        items = [item.first(kept) for item in codes]
+        for pairs, item, again in zip(decoded, items, exported.decode_batch(items), strict=True):
+            pairs.append((codec.decode(item).numpy(), again))
+    return [
+        _comparison(f"{len(waveform) / rate:6.2f} s in a batch", codec, waveform, pair, pairs)
+        for waveform, pair, pairs in zip(waveforms, zip(codes, others, strict=True), decoded, strict=True)
+    ]
+
+
+def _comparison(
+    name: str,
+    codec: MimoCodec,
+    waveform: torch.Tensor,
+    coded: tuple[AudioCodes, AudioCodes],
+    decoded: Sequence[Pair],
+    speed: tuple[float, ...] = (),
+) -> Comparison:
+    """coded, decoded: what PyTorch and ONNX made; of several waveforms the worst counts."""
+    codes, other = (item.to_numpy() for item in coded)
+    differ, found = codes != other, _differences(codec, waveform, codes, other)
+    error = snr = None
+    if decoded:
+        error = float(np.max([np.abs(own - again).max() for own, again in decoded]))  # NaN stays NaN
+        snr = float(np.min([_snr_db(own, again) for own, again in decoded]))
     return Comparison(
-        len(waveform) / rate, codes.num_frames, differ.size, int(differ.sum()), float(1 - differ[0].mean()), gaps,
-        error, snr, tuple(speed),
+        name, len(waveform) / codec.sample_rate, codes.shape[1], differ.size, int(differ.sum()),
+        float(1 - differ[0].mean()), found, error, snr, speed,
     )  # fmt: skip
+
+
+def _snr_db(own: np.ndarray, again: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(own).sum() / max(np.square(own - again).sum(), 1e-30)))
 
 
 def _timed(function: Callable[[], Value]) -> tuple[Value, float]:
@@ -153,24 +218,36 @@ def _timed(function: Callable[[], Value]) -> tuple[Value, float]:
     return value, time.perf_counter() - started
 
 
-def _gaps(codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray) -> tuple[float, ...]:
-    features, gaps = codec.features(waveform), []
-    for frame in np.flatnonzero((codes != other).any(axis=0)):
+def _differences(
+    codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray
+) -> tuple[Difference, ...]:
+    frames = np.flatnonzero((codes != other).any(axis=0))
+    features = codec.features(waveform) if len(frames) else torch.zeros(0)
+    found = []
+    for frame in frames.tolist():
         first = int((codes[:, frame] != other[:, frame]).argmax())
         residual = features[frame].double()
         for index in range(first):
             residual = residual - codec.quantizer.codebook(index)[int(codes[index, frame])].double()
         entries = codec.quantizer.codebook(first).double()
         a, b = (float((residual - entries[int(c[first, frame])]).square().sum()) for c in (codes, other))
-        gaps.append(abs(a - b) / max(a, b, 1e-30))
-    return tuple(gaps)
+        found.append(Difference(frame, first, abs(a - b) / max(a, b, 1e-30)))
+    return tuple(found)
+
+
+def _listed(found: Sequence[Comparison]) -> list[str]:
+    """A line for every code that differs, the widest gaps first."""
+    every = [(difference, comparison.name.strip()) for comparison in found for difference in comparison.differences]
+    every.sort(key=lambda item: -item[0].gap)
+    lines = [f"  other code in {name}, {difference}" for difference, name in every[:MAX_LISTED]]
+    return lines + [f"  ... and {len(every) - MAX_LISTED} more"] * (len(every) > MAX_LISTED)
 
 
 def _judge(found: list[Comparison], dtype: str) -> None:
     error = np.max([c.error for c in found if c.error is not None], initial=0.0)  # NaN stays NaN
     snr = np.min([c.snr_db for c in found if c.snr_db is not None], initial=np.inf)
     equal = min(c.first_equal for c in found if c.seconds >= 1)
-    other = sum(len(c.gaps) - c.num_ties for c in found) / sum(c.num_frames for c in found)
+    other = sum(len(c.differences) - c.num_ties for c in found) / sum(c.num_frames for c in found)
     if dtype == "float32":
         if not (error <= MAX_ERROR and other <= MAX_OTHER):
             raise MimoError(
