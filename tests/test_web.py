@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -300,6 +301,39 @@ def test_the_microphone_is_coded_and_bad_files_are_one_sentence(watched, tmp_pat
     watched.settled("ready")
     assert page.is_hidden("#error")
     assert 0.3 * 24000 < watched.look("mimoCodec.original.length") == watched.look("mimoCodec.reconstruction.length")
+
+
+def test_while_recording_nothing_plays_and_nothing_is_decoded(watched):
+    page = watched.page
+    watched.open(SPEECH)
+    players = "[...document.querySelectorAll('audio')].map((player) => player.paused)"
+    page.evaluate("Promise.all([...document.querySelectorAll('audio')].map((player) => player.play()))")
+    assert watched.look(players) == [False, False]
+    page.click("#record")
+    page.wait_for_selector("#record[aria-pressed=true]")
+    watched.settled("ready")
+    assert watched.look(players) == [True, True] and page.is_disabled("#codebooks") and page.is_disabled("#file")
+    assert page.inner_text("#status") == "Recording …" and page.inner_text("#record") == "Stop"
+    page.wait_for_timeout(300)
+    page.click("#record")
+    watched.until("mimoCodec.original.length < 10 * 24000 && mimoCodec.reconstruction !== null")
+    watched.settled("ready")
+    assert page.is_enabled("#codebooks")
+
+
+def test_files_that_are_too_long_are_not_decoded(watched, tmp_path):
+    page, long, untimed = watched.page, tmp_path / "long.wav", tmp_path / "untimed.mp3"
+    with wave.open(str(long), "wb") as file:
+        file.setparams((1, 1, 8000, 0, "NONE", ""))
+        file.writeframes(b"\x80" * (601 * 8000))
+    untimed.write_bytes(bytes(10_000_001))
+    page.evaluate("OfflineAudioContext = null")
+    for path, reason in (
+        (long, "the file is longer than 10 minutes"),
+        (untimed, "the file is larger than 10 MB and does not say how long it is"),
+    ):
+        watched.open(path, "error")
+        assert page.inner_text("#error") == f"The sound could not be coded: {reason}."
 
 
 def test_graphs_of_two_codecs_are_one_sentence(browser, graphs, tmp_path):

@@ -3,10 +3,17 @@
 import { resample } from "./resample.js";
 
 const MAX_BYTES = 100e6;
+const MAX_MINUTES = 10; // all of a file is decoded, whatever is kept of it
+const MAX_BYTES_UNTIMED = 10e6;
 
 /** The first seconds of an audio file (Blob), mixed to one channel -> Float32Array [S] and the seconds of all of it. */
 export async function readAudio(file, sampleRate, maxSeconds) {
   if (file.size > MAX_BYTES) throw new Error("the file is larger than 100 MB");
+  const duration = await durationOf(file);
+  if (duration > MAX_MINUTES * 60) throw new Error(`the file is longer than ${MAX_MINUTES} minutes`);
+  if (duration === null && file.size > MAX_BYTES_UNTIMED) {
+    throw new Error("the file is larger than 10 MB and does not say how long it is");
+  }
   const bytes = await file.arrayBuffer();
   const rate = rateOf(bytes); // at any other the browser would resample by a filter of its own
   let audio;
@@ -21,6 +28,22 @@ export async function readAudio(file, sampleRate, maxSeconds) {
     for (let i = 0; i < mono.length; i++) mono[i] += samples[i] / audio.numberOfChannels;
   }
   return { waveform: resample(mono, rate, sampleRate), seconds: audio.duration };
+}
+
+/** The seconds of an audio file by its metadata; null where they are not found, as in what is recorded here. */
+async function durationOf(file) {
+  const audio = new Audio();
+  const url = URL.createObjectURL(file);
+  const duration = await new Promise((resolve) => {
+    audio.onloadedmetadata = () => resolve(Number.isFinite(audio.duration) ? audio.duration : null);
+    audio.onerror = () => resolve(null);
+    audio.preload = "metadata";
+    audio.src = url;
+  });
+  audio.removeAttribute("src");
+  audio.load(); // lets go of the file
+  URL.revokeObjectURL(url);
+  return duration;
 }
 
 /** The sample rate in the header of a WAV or FLAC file; 48 kHz for all others, as what is recorded here has. */

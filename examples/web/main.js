@@ -44,6 +44,7 @@ async function toggleRecording() {
   let recording;
   await guarded("The microphone could not be used", async () => {
     const stop = stopRecording;
+    if (!stop) document.querySelectorAll("audio").forEach((player) => player.pause()); // or they would be recorded
     stopRecording = stop ? null : await record();
     element("record").textContent = stop ? "Record" : "Stop";
     element("record").setAttribute("aria-pressed", String(!stop));
@@ -103,8 +104,8 @@ async function guarded(failure, action) {
     element("error").hidden = false;
     say("");
   }
-  element("file").disabled = !codec || stopRecording !== null;
-  element("record").disabled = element("codebooks").disabled = !codec;
+  element("record").disabled = !codec;
+  element("file").disabled = element("codebooks").disabled = !codec || stopRecording !== null;
   busy = false;
   document.body.dataset.state = state;
 }
