@@ -81,21 +81,6 @@ class OnnxAudioLM(AudioLM):
                 return
             run.advance()
 
-    def next_logits(self, grid: Array) -> Array:
-        """A prompt [1 + C, G P] -> logits of the text token that follows, [V] float32."""
-        tokens, patches = self.layout.token_ids(grid)[None], self.layout.patches(grid)[None]
-        inputs = {"tokens": tokens, "patches": patches, "pads": np.zeros(1, np.int64)}
-        logits: Array = self._backbone.run({**inputs, **self._backbone.initial_state(1)})["logits"][0]
-        return logits.astype(np.float32)
-
-    def first_code_logits(self, seeds: Array) -> Array:
-        """Seeds of one patch [1, D] -> logits of the code that its first channel begins with, [codes] float32."""
-        state: dict[str, Any] = self._patch_step.initial_state(1)
-        codes = np.array([self.config.speech_zeroemb_idx])
-        kind = np.float16 if "float16" in self._patch_step.inputs["seeds"].type else np.float32
-        found: Array = self._patch_step.run({"seeds": seeds.astype(kind), "codes": codes, **state})["logits"]
-        return found[0, : self.config.speech_vocab_size[0]].astype(np.float32)
-
     def own(self, array: Array) -> Array:
         """An array as it is."""
         return array
