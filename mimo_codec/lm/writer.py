@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Array = Any
 """A torch tensor or a numpy array."""
+MARKS = ("<think>", "</think>")
+PROMPT_END = 16
+"""Tokens of a prompt's end in which an open mark of thinking is looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +186,6 @@ class _Text:
         new = found[0][len(self.shown[0]) :], found[1][len(self.shown[1]) :]
         self.shown = [self.shown[0] + new[0], self.shown[1] + new[1]]
         return new
-
-
-MARKS = ("<think>", "</think>")
-PROMPT_END = 16
-"""Tokens of a prompt's end in which an open mark of thinking is looked for."""
 
 
 def _settled(text: str, marks: Sequence[str]) -> str:
