@@ -24,7 +24,7 @@ Turns = list[dict[str, Any]]
 generate = typer.Typer(rich_markup_mode=None)
 
 
-def _audio(path: str | None) -> str | None:
+def _readable(path: str | None) -> str | None:
     """The name of an audio or .mimo file, which is looked at before gigabytes are loaded."""
     from mimo_codec.audio import audio_info
     from mimo_codec.codes import AudioCodes
@@ -34,14 +34,14 @@ def _audio(path: str | None) -> str | None:
     return path
 
 
-def _text(words: str | None) -> str | None:
+def _some_text(words: str | None) -> str | None:
     """Words that are some, if they are given."""
     if words is not None and not words.strip():
         raise typer.BadParameter("it is empty")
     return words
 
 
-AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_audio)]
+AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_readable)]
 SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
@@ -53,7 +53,9 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Language model: folde
 Codec = Annotated[
     str | None, typer.Option(help="What hears and speaks: shipped name, folder or hub id.  [default: what MODEL names]")
 ]
-Voice = Annotated[str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.", callback=_audio)]
+Voice = Annotated[
+    str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.", callback=_readable)
+]
 System = Annotated[str | None, typer.Option(help="How to answer, said before the first turn.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Think before the answer; thoughts go to stderr.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
@@ -203,7 +205,7 @@ def _read_json(path: str, what: str) -> list[dict[str, Any]]:
 
 
 def _beside(path: str, name: Any) -> Any:
-    return _audio(str(Path(path).parent / name)) if isinstance(name, str) else name
+    return _readable(str(Path(path).parent / name)) if isinstance(name, str) else name
 
 
 @generate.callback(invoke_without_command=True)
@@ -227,9 +229,9 @@ def transcribe(
 
 @generate.command()
 def speak(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.", callback=_text)],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.", callback=_some_text)],
     output: SpokenOutput, model: Model,
-    style: Annotated[str | None, typer.Option(help="How to say it, in words.", callback=_text)] = None,
+    style: Annotated[str | None, typer.Option(help="How to say it, in words.", callback=_some_text)] = None,
     natural: Annotated[bool, typer.Option("--natural", help="TEXT says itself how and what to speak.")] = False,
     voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
@@ -254,7 +256,7 @@ def speak(
 def understand(
     audio: AudioFile, model: Model,
     question: Annotated[
-        str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.", callback=_text)
+        str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.", callback=_some_text)
     ] = None,
     thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
     greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
@@ -284,7 +286,7 @@ def dialogue(
     speaks = _check_any(output, overwrite)
     _check_answer(speaks, voice, thinking)
     is_json = turns.lower().endswith(".json")
-    said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": _audio(turns)}]
+    said = _read_json(turns, "turns") if is_json else [{"role": "user", "audio": _readable(turns)}]
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
 
     def ask(lm: MimoAudioLM, options: dict[str, Any]) -> Any:
@@ -295,13 +297,13 @@ def dialogue(
 
 @generate.command("few-shot")
 def few_shot(
-    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.", callback=_text)],
+    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.", callback=_some_text)],
     examples: Annotated[str, typer.Option("--examples", metavar="JSON", help="Examples of it.")],
     model: Model,
     audio: Annotated[
-        str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.", callback=_audio)
+        str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.", callback=_readable)
     ] = None,
-    text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.", callback=_text)] = None,
+    text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.", callback=_some_text)] = None,
     output: AnyOutput = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
     max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
     quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,

@@ -114,7 +114,7 @@ LM_ALLOWED = {
     "lm.config": LM | {"files"},
     "lm.layout": LM | {"codes"},
     "lm.tokenizer": LM,
-    "lm.prompts": LM | {"files", "lm.layout", "lm.tokenizer"},
+    "lm.prompts": LM | {"files", "lm.layout", "lm.request", "lm.tokenizer"},
     "lm.request": LM | {"lm.layout", "lm.tokenizer"},
     "lm.writer": {"arrays", "codes", "lm.interface", "lm.request", "lm.tokenizer"},
     "lm.interface": LM

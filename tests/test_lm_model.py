@@ -232,7 +232,10 @@ def test_keys_that_older_checkpoints_leave_out_or_shorten() -> None:
 def test_what_stands_beside_the_weights_is_saved_too(tmp_path) -> None:
     folder = copy_of(FOLDER, tmp_path, torch_dtype="bfloat16")
     (folder / "tokenizer_config.json").write_text('{"chat_template": "mine"}')
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "special_tokens_map.json").write_text("{}")  # of another model
     MimoAudioLM.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "special_tokens_map.json").exists()
     assert (tmp_path / "saved" / "tokenizer_config.json").read_text() == '{"chat_template": "mine"}'
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == "float32"
 

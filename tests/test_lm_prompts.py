@@ -16,6 +16,7 @@ from mimo_codec import MimoError
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording, find_wording, render
+from mimo_codec.lm.request import Sampling
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 FOLDER = GOLDEN / "lm_base"
@@ -65,19 +66,15 @@ def test_every_task_has_a_golden_prompt_or_a_test_of_its_own() -> None:
     assert all(task.doc for task in TASKS.values())
 
 
-GREEDY, NUCLEUS = {}, {"temperature": 0.9, "top_p": 0.95}
-
-
 @pytest.mark.parametrize(("task", "text"), [
-    ("asr", GREEDY), ("few_shot", GREEDY), ("tts", {"temperature": 0.6}), ("tts_instruct", {"temperature": 0.6}),
-    ("tts_natural", {"temperature": 0.6}), ("understanding", {"temperature": 0.3, "top_p": 0.95}),
-    ("dialogue_speech", {"temperature": 0.6, "top_p": 0.95}), ("dialogue_text", {"temperature": 0.4, "top_p": 0.95}),
-    ("dialogue_speech_to_text", {"temperature": 0.6, "top_p": 0.95}),
-    ("continuation", {"temperature": 0.6, "top_p": 0.95}),
+    ("asr", (0, 1)), ("few_shot", (0, 1)), ("tts", (0.6, 1)), ("tts_instruct", (0.6, 1)), ("tts_natural", (0.6, 1)),
+    ("understanding", (0.3, 0.95)), ("dialogue_speech", (0.6, 0.95)), ("dialogue_speech_to_text", (0.6, 0.95)),
+    ("dialogue_text", (0.4, 0.95)), ("continuation", (0.6, 0.95)),
 ])  # fmt: skip
-def test_sampling_of_every_task(task: str, text: dict) -> None:
-    """Text as the released model's card has it; audio is drawn the same way in all of them."""
-    assert TASKS[task].text == text and TASKS[task].audio == NUCLEUS
+def test_sampling_of_every_task(task: str, text: tuple[float, float]) -> None:
+    """Text (temperature, top-p) as the released model's card has it; audio is drawn the same way in all of them."""
+    assert TASKS[task].text == Sampling(text[0], top_p=text[1])
+    assert TASKS[task].audio == Sampling(0.9, top_p=0.95)
 
 
 def test_text_in_one_case_is_capitalised() -> None:

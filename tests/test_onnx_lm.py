@@ -77,7 +77,7 @@ def next_logits(onnx: OnnxAudioLM, prompt: np.ndarray) -> tuple[np.ndarray, np.n
     """Of the first new position: text logits [V] and the seed of its patch [D]."""
     tokens, patches = onnx.layout.token_ids(prompt)[None], onnx.layout.patches(prompt)[None]
     inputs = {"tokens": tokens, "patches": patches, "pads": np.zeros(1, np.int64)}
-    out = onnx._backbone.run({**inputs, **onnx._backbone.initial_state(1)})
+    out = onnx.backbone.run({**inputs, **onnx.backbone.initial_state(1)})
     return out["logits"][0], out["seeds"][0]
 
 
@@ -148,8 +148,8 @@ def test_recorded_steps_of_patches(onnx: OnnxAudioLM, exported: Path, monkeypatc
     drawn = [model.generate(PROMPTS[0], max_new_patches=10, seed=5, **DRAWN).ids for model in (recorded, onnx)]
     assert np.array_equal(*drawn)
     steps = recorded.config.group_size + max(recorded.config.delay_pattern)
-    assert recorded._patch_step.recordings is not None and recorded._backbone.recordings is None
-    made = len(recorded._patch_step.recordings.made)
+    assert recorded.patch_step.recordings is not None and recorded.backbone.recordings is None
+    made = len(recorded.patch_step.recordings.made)
     assert made and made % steps == 0  # of every number of items that spoke together
     assert_capturable(exported / "patch_step.onnx", tmp_path)
 

@@ -254,9 +254,12 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     with atomic_path(folder / "tokenizer.json") as temporary:
         temporary.write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):  # for those who read the folder by other means
-        if (beside := tokenizer.source / name).is_file() and tokenizer.source != folder:
-            with atomic_path(folder / name) as temporary:
-                temporary.write_bytes(beside.read_bytes())
+        if not (tokenizer.source / name).is_file():
+            (folder / name).unlink(missing_ok=True)  # of another model
+            continue
+        content = (tokenizer.source / name).read_bytes()
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def _remove_others(folder: Path, names: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ Audio: TypeAlias = "str | os.PathLike[str] | AudioCodes | np.ndarray | torch.Ten
 Samplings = Sampling | Sequence[Sampling] | None
 Grids: TypeAlias = "torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray]"
 """One grid [1 + C, G P], or a list of them."""
-DEFAULT_TEXT, DEFAULT_AUDIO = Sampling(temperature=0.6, top_p=0.95), Sampling(**AUDIO_SAMPLING)  # type: ignore[arg-type]
+TEXT_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 MAX_NEW = 750
 """Most positions of an answer, two minutes of audio, unless something else is asked for."""
 
@@ -143,8 +143,8 @@ class AudioLM(ABC):
         check_integer("max_new_patches", max_new, 1, 2**20)
         grids = named(ids)
         count, context = len(grids), self.config.max_position_embeddings
-        texts = _each("text_sampling", text, DEFAULT_TEXT, count)
-        audios = _each("audio_sampling", audio, DEFAULT_AUDIO, count)
+        texts = _each("text_sampling", text, TEXT_SAMPLING, count)
+        audios = _each("audio_sampling", audio, AUDIO_SAMPLING, count)
         if greedy:
             texts, audios = ([replace(s, temperature=0.0, repetition_penalty=1.0) for s in both]
                              for both in (texts, audios))  # fmt: skip
@@ -273,8 +273,10 @@ class AudioLM(ABC):
         """
         grid = self.prompt(task, **arguments)
         entry = TASKS[task]
-        text = _own("text_sampling", text_sampling, entry.text)
-        audio = _own("audio_sampling", audio_sampling, entry.audio)
+        for name, value in (("text_sampling", text_sampling), ("audio_sampling", audio_sampling)):
+            if value is not None and not isinstance(value, Sampling):
+                raise MimoError(f"{name}: a Sampling is needed, not {value!r}")
+        text, audio = text_sampling or entry.text, audio_sampling or entry.audio
         if not entry.speaks or arguments.get("speak") is False:
             special = self.tokenizer.special
             text = replace(text, forbidden=(*text.forbidden, special.empty, special.speech_start))
@@ -381,14 +383,6 @@ def _fingerprint(model_id: str) -> str:
 
 def as_array(value: Any) -> Any:
     return to_numpy(value) if is_tensor(value) else value
-
-
-def _own(name: str, value: Sampling | None, task: Mapping[str, float]) -> Sampling:
-    if value is None:
-        return Sampling(**task)  # type: ignore[arg-type]
-    if not isinstance(value, Sampling):
-        raise MimoError(f"{name}: a Sampling is needed, not {value!r}")
-    return value
 
 
 def _each(name: str, value: Samplings, default: Sampling, count: int) -> list[Sampling]:

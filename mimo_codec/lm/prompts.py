@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mimo_codec.errors import MimoError
 from mimo_codec.files import atomic_path, read_json
 from mimo_codec.lm.layout import Audio, Layout, Run, Text
+from mimo_codec.lm.request import GREEDY, Sampling
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 Codes = NDArray[np.int64]
@@ -254,29 +255,23 @@ class Task:
     """(wording, **arguments) -> segments"""
     speaks: bool
     """The answer holds audio."""
-    text: Mapping[str, float]
-    """Settings of sampling, of text and of audio."""
-    audio: Mapping[str, float]
+    text: Sampling
+    """How text is drawn."""
+    audio: Sampling
+    """How codes are drawn."""
     text_end: str
     """What ends an answer in text besides special tokens; empty where they suffice."""
 
 
 TASKS: dict[str, Task] = {}
-_GREEDY: Mapping[str, float] = {}
+AUDIO_SAMPLING = Sampling(temperature=0.9, top_p=0.95)
+"""Of every task."""
 
 
-def _nucleus(temperature: float) -> dict[str, float]:
-    return {"temperature": temperature, "top_p": 0.95}
-
-
-AUDIO_SAMPLING = MappingProxyType(_nucleus(0.9))
-"""Of every task: codes that are always the likeliest end in a hum or in silence."""
-
-
-def _task(speaks: bool, text: Mapping[str, float], text_end: str = "") -> Callable[[Any], Any]:
+def _task(speaks: bool, text: Sampling, text_end: str = "") -> Callable[[Any], Any]:
     def register(function: Callable[..., list[Segment]]) -> Callable[..., list[Segment]]:
         name, doc = function.__name__, (function.__doc__ or "").splitlines()[0]
-        TASKS[name] = Task(name, doc, function, speaks, MappingProxyType(dict(text)), AUDIO_SAMPLING, text_end)
+        TASKS[name] = Task(name, doc, function, speaks, text, AUDIO_SAMPLING, text_end)
         return function
 
     return register
@@ -289,7 +284,7 @@ def _need_text(text: str, name: str = "text") -> None:
         raise MimoError(f"{name}: is empty")
 
 
-@_task(speaks=False, text=_GREEDY)
+@_task(speaks=False, text=GREEDY)
 def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Segment]:
     """Transcription: audio -> text."""
     if instruction is not None:
@@ -300,7 +295,7 @@ def asr(words: Wording, audio: Codes, instruction: str | None = None) -> list[Se
     ]
 
 
-@_task(speaks=True, text={"temperature": 0.6})
+@_task(speaks=True, text=Sampling(0.6))
 def tts(words: Wording, text: str, voice: Codes | None = None, instruction: str | None = None) -> list[Segment]:
     """Speech synthesis: text -> speech, with a voice sample or without."""
     _need_text(text)
@@ -312,7 +307,7 @@ def tts(words: Wording, text: str, voice: Codes | None = None, instruction: str 
     ]
 
 
-@_task(speaks=True, text={"temperature": 0.6})
+@_task(speaks=True, text=Sampling(0.6))
 def tts_instruct(
     words: Wording, text: str, style: str, voice: Codes | None = None, instruction: str | None = None
 ) -> list[Segment]:
@@ -323,7 +318,7 @@ def tts_instruct(
     return [*_style_system(words, voice), *_message("user", said), *_assistant(THINK)]
 
 
-@_task(speaks=True, text={"temperature": 0.6})
+@_task(speaks=True, text=Sampling(0.6))
 def tts_natural(words: Wording, text: str, voice: Codes | None = None) -> list[Segment]:
     """Speech synthesis of a request in plain words, which says how and what."""
     _need_text(text)
@@ -347,7 +342,7 @@ def _style_system(words: Wording, voice: Codes | None) -> list[Segment]:
     return _message("system", words.style_voice_system, Heard(voice))
 
 
-@_task(speaks=False, text=_nucleus(0.3))
+@_task(speaks=False, text=Sampling(0.3, top_p=0.95))
 def understanding(words: Wording, audio: Codes, text: str | None = None, thinking: bool = False) -> list[Segment]:
     """A question about audio -> text."""
     if text is not None:
@@ -358,7 +353,7 @@ def understanding(words: Wording, audio: Codes, text: str | None = None, thinkin
     ]
 
 
-@_task(speaks=True, text=_nucleus(0.6))
+@_task(speaks=True, text=Sampling(0.6, top_p=0.95))
 def dialogue_speech(
     words: Wording, turns: Sequence[Turn], system: str | None = None, voice: Codes | None = None
 ) -> list[Segment]:
@@ -367,7 +362,7 @@ def dialogue_speech(
     return [*head, *_dialogue(turns, system, spoken=True), *_assistant(SPEECH)]
 
 
-@_task(speaks=False, text=_nucleus(0.6))
+@_task(speaks=False, text=Sampling(0.6, top_p=0.95))
 def dialogue_speech_to_text(
     words: Wording, turns: Sequence[Turn], system: str | None = None, thinking: bool = False
 ) -> list[Segment]:
@@ -375,7 +370,7 @@ def dialogue_speech_to_text(
     return [*_dialogue(turns, system, spoken=False), *_assistant(_thinking(thinking))]
 
 
-@_task(speaks=False, text=_nucleus(0.4))
+@_task(speaks=False, text=Sampling(0.4, top_p=0.95))
 def dialogue_text(
     words: Wording, turns: Sequence[Turn], system: str | None = None, thinking: bool = False
 ) -> list[Segment]:
@@ -383,7 +378,7 @@ def dialogue_text(
     return [*_dialogue(turns, system, spoken=False), *_assistant(_thinking(thinking))]
 
 
-@_task(speaks=True, text=_GREEDY, text_end="\n\n")
+@_task(speaks=True, text=GREEDY, text_end="\n\n")
 def few_shot(
     words: Wording,
     instruction: str,
@@ -417,7 +412,7 @@ def _input(text: str | None, audio: Codes | None) -> Segment:
     return text or ""
 
 
-@_task(speaks=True, text=_nucleus(0.6))
+@_task(speaks=True, text=Sampling(0.6, top_p=0.95))
 def continuation(words: Wording, audio: Codes) -> list[Segment]:
     """Speech -> how it may go on, in the same voice."""
     return [Open(audio)]

@@ -106,11 +106,10 @@ class Request:
     seed: int = 0
 
 
-def find_stop(text: str, strings: Sequence[str]) -> str | None:
-    """The string that stands first behind the beginning of a text, or None."""
-    begun = text.lstrip()
-    found = {string: begun.find(string) for string in strings if string in begun}
-    return min(found, key=lambda string: found[string]) if found else None
+def find_stop(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
+    """Where in a text that has begun the first of the strings stands, and which it is; None without any."""
+    begin = len(text) - len(text.lstrip())
+    return min(((text.find(string, begin), string) for string in strings if string in text[begin:]), default=None)
 
 
 # ---- what has come of it ---------------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ class Progress:
         if request.decode is not None and token != self.layout.empty_id:
             found = find_stop(request.decode(self.texts[item]), request.stop_text)
             if found is not None:
-                return found
+                return found[1]
         if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
             return "max_seconds"
         return "max_new_patches" if self.num_new >= request.max_new else None

@@ -145,17 +145,17 @@ class _Text:
 
     def __init__(self, tokenizer: TextTokenizer, prompt: Sequence[int], stops: Sequence[str]):
         self.tokenizer, self.stops = tokenizer, stops
+        self.marks = {tokenizer.tokenizer.token_to_id(mark): mark for mark in MARKS}
         self.tokens: list[int] = []
-        self.shown = ["", ""]
+        self.shown = "", ""
         self.thinks = self._decode(prompt[-PROMPT_END:]).rstrip().endswith(MARKS[0])
 
     def _decode(self, tokens: Sequence[int]) -> str:
         """Text with the marks, special tokens or not, in their places."""
-        marks = {self.tokenizer.tokenizer.token_to_id(mark): mark for mark in MARKS}
         text, start = "", 0
         for i, token in enumerate(tokens):
-            if token in marks:
-                text += self.tokenizer.decode(tokens[start:i]) + marks[token]
+            if token in self.marks:
+                text += self.tokenizer.decode(tokens[start:i]) + self.marks[token]
                 start = i + 1
         return text + self.tokenizer.decode(tokens[start:])
 
@@ -163,10 +163,7 @@ class _Text:
         """Thoughts and text so far."""
         text = self._decode(self.tokens)
         stop = find_stop(text, self.stops)
-        if stop is not None:
-            begin = len(text) - len(text.lstrip())
-            text = text[: text.index(stop, begin)]
-        return self._split(text)
+        return self._split(text if stop is None else text[: stop[0]])
 
     def _split(self, text: str) -> tuple[str, str]:
         parts, thinks = ["", ""], self.thinks
@@ -184,7 +181,7 @@ class _Text:
         else:
             found = self._split(_settled(self._decode(self.tokens), (*MARKS, *self.stops)))
         new = found[0][len(self.shown[0]) :], found[1][len(self.shown[1]) :]
-        self.shown = [self.shown[0] + new[0], self.shown[1] + new[1]]
+        self.shown = found
         return new
 
 

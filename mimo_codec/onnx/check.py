@@ -240,7 +240,9 @@ def _listed(found: Sequence[Comparison]) -> list[str]:
     every = [(difference, comparison.name.strip()) for comparison in found for difference in comparison.differences]
     every.sort(key=lambda item: -item[0].gap)
     lines = [f"  other code in {name}, {difference}" for difference, name in every[:MAX_LISTED]]
-    return lines + [f"  ... and {len(every) - MAX_LISTED} more"] * (len(every) > MAX_LISTED)
+    if len(every) > MAX_LISTED:
+        lines.append(f"  ... and {len(every) - MAX_LISTED} more")
+    return lines
 
 
 def _judge(found: list[Comparison], dtype: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import pairwise, starmap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,10 @@ def _errors(lm: MimoAudioLM, exported: OnnxAudioLM, prompt: Grid) -> list[float]
 def _backbone_steps(exported: OnnxAudioLM, grid: Grid, start: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `start` positions of a grid at once, then one by one -> logits [n, V] and seeds [n, D] after each."""
     tokens, patches = exported.layout.token_ids(grid)[None], exported.layout.patches(grid)[None]
-    backbone, logits, seeds = exported._backbone, [], []
+    backbone, logits, seeds = exported.backbone, [], []
     state: dict[str, Any] = backbone.initial_state()
-    for part in starmap(slice, pairwise((0, *range(start, tokens.shape[1] + 1)))):
+    for begin, end in pairwise((0, *range(start, tokens.shape[1] + 1))):
+        part = slice(begin, end)
         state = backbone.run({"tokens": tokens[:, part], "patches": patches[:, part], "pads": np.zeros(1), **state})
         logits.append(state.pop("logits"))
         seeds.append(state.pop("seeds"))
@@ -94,7 +95,7 @@ def _backbone_steps(exported: OnnxAudioLM, grid: Grid, start: int) -> tuple[np.n
 
 def _patch_steps(exported: OnnxAudioLM, seeds: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
     """As SpeechLanguageModel.patch_logits, step by step: seeds [N, D], codes [N, C, G] -> logits [N, G, codes]."""
-    c, patch_step = exported.config, exported._patch_step
+    c, patch_step = exported.config, exported.patch_step
     delayed = delay(patches, c.delay_pattern, c.speech_zeroemb_idx)
     codes, steps = np.tile(c.speech_zeroemb_idx, (len(seeds), 1)), []
     state: dict[str, Any] = patch_step.initial_state(len(seeds))

@@ -52,15 +52,15 @@ class OnnxAudioLM(AudioLM):
         cuda_graphs without CUDA.
         """
         self.folder = Path(folder)
-        self._backbone = Session(self.folder / "backbone.onnx", providers, num_threads, cuda_graphs)
-        self._patch_step = Session(self.folder / "patch_step.onnx", providers, num_threads, cuda_graphs)
-        self.metadata = self._backbone.metadata
-        for session, name in ((self._backbone, "backbone"), (self._patch_step, "patch_step")):
+        self.backbone = Session(self.folder / "backbone.onnx", providers, num_threads, cuda_graphs)
+        self.patch_step = Session(self.folder / "patch_step.onnx", providers, num_threads, cuda_graphs)
+        self.metadata = self.backbone.metadata
+        for session, name in ((self.backbone, "backbone"), (self.patch_step, "patch_step")):
             if session.metadata.get("graph") != name:
                 raise MimoError(f"{session.path}: is no {name} of a language model")
-        if self._patch_step.metadata["export_id"] != self.metadata["export_id"]:
+        if self.patch_step.metadata["export_id"] != self.metadata["export_id"]:
             raise MimoError(
-                f"{self._patch_step.path} and {self._backbone.path.name} come from different exports; export them"
+                f"{self.patch_step.path} and {self.backbone.path.name} come from different exports; export them"
                 " together"
             )
         if isinstance(wording, str):
@@ -73,7 +73,7 @@ class OnnxAudioLM(AudioLM):
         super().__init__(LMConfig.from_dict(self.metadata["config"]), tokenizer, codec, wording)
 
     def _positions(self, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
-        run = _Run(self._backbone, self._patch_step, self.config, self.layout, requests)
+        run = _Run(self.backbone, self.patch_step, self.config, self.layout, requests)
         run.prefill()
         while True:
             yield run.positions()

@@ -62,7 +62,7 @@ def _is_installed(distribution: str) -> bool:
 
 def choose_providers(wanted: Sequence[Provider] | None, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Providers to try, in order, with their options: those asked for ("cuda" or "CUDAExecutionProvider"), or all known
-    that are there."""
+    that are there. MimoError for one that this runtime has not, and for what is no list of providers."""
     if wanted is None:
         return [(name, {}) for name in PROVIDERS if name in available]
     if not isinstance(wanted, (list, tuple)) or not wanted:
