@@ -1,4 +1,8 @@
-"""Waveform [B, S] -> log-mel [B, M, n_mels], at once or as a stream."""
+"""Waveform [B, S] -> log-mel [B, M, n_mels], at once or as a stream.
+
+The spectrum is computed in float64. In float32 a transform leaves some 1e-7 of the peak in every band, differently on
+every processor; where a band is quieter than that, its logarithm, and with it the codes, would differ too.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +47,13 @@ def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: i
     return spectrum.abs().transpose(1, 2)
 
 
+def transform_dtype(device: torch.device) -> torch.dtype:
+    """Of the spectrum: float64 but on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class LogMel(Float32Module):
-    """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; always float32."""
+    """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; always float32, see above."""
 
     filters: Tensor
 
@@ -61,13 +70,13 @@ class LogMel(Float32Module):
         Fewer than n_fft / 2 + 1 samples, too few to reflect, see zeros after them. Without `center` only the frames
         that lie inside the waveform are returned.
         """
-        c, num_samples = self.config, waveform.shape[-1]
-        waveform = waveform.float()
+        c, num_samples, dtype = self.config, waveform.shape[-1], transform_dtype(waveform.device)
+        waveform = waveform.float().to(dtype)
         if center:
             waveform = F.pad(waveform, (0, max(self.pad + 1 - num_samples, 0)))
         with torch.autocast(waveform.device.type, enabled=False):
             magnitude = stft_magnitude(waveform, c.n_fft, c.window_size, c.hop_length, center)
-            mel = magnitude[:, : 1 + num_samples // c.hop_length] @ self.filters
+            mel = magnitude[:, : 1 + num_samples // c.hop_length].float() @ self.filters
         return mel.clamp(min=LOG_FLOOR).log()
 
     def initial_state(self, batch: int) -> State:

@@ -57,15 +57,18 @@ class _Transform(nn.Module):
 
 
 class Analysis(_Transform):
-    """Sound in hops [B, M + r - 1, hop] -> spectra of the M windowed frames of r hops: real, imaginary [B, P, M]."""
+    """Sound in hops [B, M + r - 1, hop] -> spectra of the M windowed frames of r hops: real, imaginary [B, P, M].
+
+    All float64, see mimo_codec.mel.
+    """
 
     def __init__(self, window: Tensor, hop: int):
         super().__init__(window, hop)
         parts = torch.stack((self._outer.cos(), -self._outer.sin()), dim=1).flatten(0, 1)  # [(k1, part), n1]
-        self.register_buffer("first", (parts * self._window[:, None]).float(), persistent=False)
+        self.register_buffer("first", parts * self._window[:, None], persistent=False)
         cos, sin = self._inner.cos(), self._inner.sin()
         second = torch.cat((torch.cat((cos, sin), dim=2), torch.cat((-sin, cos), dim=2)), dim=1)
-        self.register_buffer("second", second.float(), persistent=False)  # [k1, (part, k2), (part, n2)]
+        self.register_buffer("second", second, persistent=False)  # [k1, (part, k2), (part, n2)]
 
     def forward(self, hops: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """num_frames: M."""

@@ -178,7 +178,8 @@ class MelGraph(nn.Module):
         super().__init__()
         self.config, self.pad = config, config.n_fft // 2
         before = (config.n_fft - config.window_size) // 2
-        window = F.pad(torch.hann_window(config.window_size), (before, config.n_fft - config.window_size - before))
+        window = torch.hann_window(config.window_size, dtype=torch.float64)
+        window = F.pad(window, (before, config.n_fft - config.window_size - before))
         self.fourier = Analysis(window, config.hop_length)
         self.num_hops = self.fourier.num_hops
         filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
@@ -187,7 +188,8 @@ class MelGraph(nn.Module):
 
     def of_frames(self, samples: Tensor, num_frames: int) -> Tensor:
         """Samples [B, (M + r - 1) hop] that hold M frames, r hops each -> log-mel [B, n_mels, M]."""
-        real, imaginary = self.fourier(samples.unflatten(1, (-1, self.config.hop_length)), num_frames)
+        real, imaginary = self.fourier(samples.double().unflatten(1, (-1, self.config.hop_length)), num_frames)
+        real, imaginary = real.float(), imaginary.float()  # what follows only adds what is positive
         mel = self.filters @ (real * real + imaginary * imaginary).sqrt()
         return mel.clamp(min=LOG_FLOOR).log()
 
