@@ -29,8 +29,7 @@ MAX_ERROR = 1e-4
 MAX_TIE = 1e-5
 """Codes may differ where the distances to their entries differ by less, of those distances."""
 MAX_OTHER = 0.01
-"""Most frames, as a share, whose codes differ although the distances are further apart: in bands a million times below
-the peak the logarithm magnifies the rounding of the Fourier transforms, which is not the same in any two libraries."""
+"""Most frames, as a share, whose codes differ although the distances are further apart: the rounding of many layers."""
 MIN_SNR_DB = {"float16": 30.0, "int8": 10.0}
 """Of waveforms from the same codes, where a graph is not float32."""
 MIN_EQUAL = {"float16": 0.9, "int8": 0.5}
