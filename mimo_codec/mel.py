@@ -53,7 +53,7 @@ def transform_dtype(device: torch.device) -> torch.dtype:
 
 
 class LogMel(Float32Module):
-    """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; always float32, see above."""
+    """log(max(mel, 1e-7)) of a centred (reflect padded) STFT's magnitudes; float32 but for the spectrum, see above."""
 
     filters: Tensor
 
