@@ -223,8 +223,10 @@ def _run(
         return inputs
     mask = mask.expand(len(inputs), 1, *mask.shape[2:])
     positions = positions.expand(len(inputs), inputs.shape[1])
-    return stack(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                 use_cache=cache is not None).last_hidden_state  # fmt: skip
+    # the cache has another name since transformers 5.24, but the same place
+    output: Any = stack(None, mask, positions, cache, inputs_embeds=inputs, use_cache=cache is not None)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
 
 
 def place_of(module: nn.Module) -> torch.device:
