@@ -47,8 +47,8 @@ def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: i
     return spectrum.abs().transpose(1, 2)
 
 
-def transform_dtype(device: torch.device) -> torch.dtype:
-    """Of the spectrum: float64 but on Apple's GPUs, which have none."""
+def spectrum_dtype(device: torch.device) -> torch.dtype:
+    """float64 but on Apple's GPUs, which have none."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -70,7 +70,7 @@ class LogMel(Float32Module):
         Fewer than n_fft / 2 + 1 samples, too few to reflect, see zeros after them. Without `center` only the frames
         that lie inside the waveform are returned.
         """
-        c, num_samples, dtype = self.config, waveform.shape[-1], transform_dtype(waveform.device)
+        c, num_samples, dtype = self.config, waveform.shape[-1], spectrum_dtype(waveform.device)
         waveform = waveform.float().to(dtype)
         if center:
             waveform = F.pad(waveform, (0, max(self.pad + 1 - num_samples, 0)))

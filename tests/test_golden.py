@@ -6,7 +6,6 @@ from conftest import GOLDEN
 from goldens import CASES, CODECS, DECODING_CODECS, expected, golden_codec
 from safetensors.torch import load_file
 
-import mimo_codec.mel as mel_module
 from mimo_codec import CodecConfig
 from mimo_codec.mel import mel_filters, stft_magnitude
 from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel
@@ -52,33 +51,27 @@ def test_features_and_codes_of_the_reference_mel(name, case):
     assert agreement(codec.quantize(features, 20), reference[f"{case}.codes"]) >= SAME_CODES
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @each_case
 @each_codec
 @torch.no_grad()
-def test_features_and_codes_of_the_waveform(name, case):
-    """The reference log-mels come from an FFT in float32, whose rounding the logarithm makes as large as 0.1 in bands a
-    million times below the peak. Ours have none: features and codes are held to what that leaves over.
+def test_features_and_codes_of_the_waveform(name, case, dtype, monkeypatch):
+    """The reference log-mels come from an FFT in float32, whose rounding, another on other processors, the logarithm
+    makes as large as 0.1 in bands a million times below the peak. Where the log-mel agrees (in float32, on a processor
+    like theirs), features and codes are held to the full tolerance, and elsewhere to what such differences leave over.
     """
+    monkeypatch.setattr("mimo_codec.mel.spectrum_dtype", lambda device: dtype)
     codec, reference = golden_codec(name), expected(name)
     waveform = reference[f"{case}.waveform"]
     features, codes = codec.features(waveform), codec.encode(waveform, 24000, num_quantizers=20).codes
-    assert largest_difference(features, reference[f"{case}.features"]) <= 0.02
-    assert agreement(codes, reference[f"{case}.codes"]) >= 0.85
-
-
-@each_case
-@each_codec
-@torch.no_grad()
-def test_features_and_codes_of_the_waveform_in_float32(name, case, monkeypatch):
-    """With the spectrum as the references took it, where this processor rounds as theirs did; elsewhere the deviation
-    of the log-mel is only that of rounding, which `test_mel` holds."""
-    monkeypatch.setattr(mel_module, "transform_dtype", lambda device: torch.float32)
-    codec, reference = golden_codec(name), expected(name)
-    waveform = reference[f"{case}.waveform"]
-    if largest_difference(codec.log_mel(waveform), reference[f"{case}.mel"]) > TOLERANCE:
-        pytest.skip("this processor rounds its FFT in another way than the references' did")
-    assert largest_difference(codec.features(waveform), reference[f"{case}.features"]) <= TOLERANCE
-    assert agreement(codec.encode(waveform, 24000, num_quantizers=20).codes, reference[f"{case}.codes"]) >= SAME_CODES
+    difference = largest_difference(features, reference[f"{case}.features"])
+    same = agreement(codes, reference[f"{case}.codes"])
+    if largest_difference(codec.log_mel(waveform), reference[f"{case}.mel"]) <= TOLERANCE:
+        assert difference <= TOLERANCE
+        assert same >= SAME_CODES
+    else:
+        assert difference <= (0.02 if dtype == torch.float64 else 0.05)
+        assert same >= 0.85
 
 
 @each_case

@@ -224,9 +224,7 @@ def _run(
     mask = mask.expand(len(inputs), 1, *mask.shape[2:])
     positions = positions.expand(len(inputs), inputs.shape[1])
     # the cache has another name since transformers 5.24, but the same place
-    output: Any = stack(None, mask, positions, cache, inputs_embeds=inputs, use_cache=cache is not None)
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    return stack(None, mask, positions, cache, inputs_embeds=inputs, use_cache=cache is not None).last_hidden_state
 
 
 def place_of(module: nn.Module) -> torch.device:
