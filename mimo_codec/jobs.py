@@ -41,9 +41,8 @@ def plan_jobs(
     """Files and folders -> one job per file.
 
     A single file is written to `output`, unless that is a folder or ends in a slash. Else `output` is a folder: files
-    are written into it, folders are mirrored (IN/a/b.wav -> OUT/a/b.mimo). In folders the files with a suffix among
-    `reads` count; hidden ones do not, and links to folders are not followed. writes: the suffixes that an output may
-    have. suffix: that of outputs in a folder, by default the first of `writes`.
+    are written into it, folders are mirrored (IN/a/b.wav -> OUT/a/b.mimo). reads: suffixes of the files in folders that
+    count. writes: those that an output may have. suffix: that of outputs in a folder, by default the first of `writes`.
 
     Raises MimoError for unknown suffixes, folders without files, two inputs with one output, an output that is an
     input, and, without `overwrite`, outputs that exist. Whether the inputs exist shows when they are read.
@@ -94,8 +93,8 @@ def find_files(
 ) -> list[Path]:
     """A file itself, or the files of a folder tree with one of these suffixes, in order.
 
-    Hidden files do not count, links to folders are not followed. MimoError when a folder holds none, and for folders
-    in it that cannot be read, unless `on_error` takes them.
+    Links to folders are followed, though no folder is read twice; what is hidden does not count. MimoError when a
+    folder holds none, and for folders in it that cannot be read, unless `on_error` takes them.
     """
     source = Path(source)
     if not os.path.isdir(source):
@@ -107,7 +106,13 @@ def find_files(
 
 
 def _walk(folder: Path, suffixes: Sequence[str], on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, onerror=on_error):
+    read: set[str] = set()  # links may lead back
+    for root, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        place = os.path.realpath(root)
+        if place in read:
+            folders.clear()
+            continue
+        read.add(place)
         folders[:] = _shown(folders)
         yield from (Path(root, name) for name in _shown(names) if Path(name).suffix.lower() in suffixes)
 

@@ -120,6 +120,17 @@ def test_text_beside_audio_is_found(speech_folder: Path, tmp_path: Path) -> None
     assert found.text is None and fault.kind == "bad text" and fault.path == tmp_path / "a.txt"
 
 
+def test_linked_folders_are_followed_and_read_once(tmp_path: Path) -> None:
+    write_speech(tmp_path / "elsewhere" / "a.wav")
+    write_speech(tmp_path / "speech" / "own" / "b.wav")
+    (tmp_path / "speech" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "speech" / "own" / "back").symlink_to(tmp_path / "speech", target_is_directory=True)
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found, faults = find_utterances(tmp_path / "speech")
+    assert [str(u.path.relative_to(tmp_path)) for u in found] == ["speech/linked/a.wav", "speech/own/b.wav"]
+    assert not faults
+
+
 def test_a_folder_that_cannot_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_speech(tmp_path / "a.wav")
     (tmp_path / "secret").mkdir()

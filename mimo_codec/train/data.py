@@ -339,6 +339,9 @@ class SpeechData(lightning.LightningDataModule):
             faults = read_faults(folder / "skipped.jsonl")
         self.faults = {fault.name: fault for fault in faults}
         self.late_faults = []
+        parts = {name for utterance in self.utterances["train"] for name in utterance.path.parts}
+        for name in [name for name in self.folder_weights if name not in parts]:
+            raise MimoError(f"folder_weights: {self.sources['train'][0]} has no audio below a folder called {name!r}")
         if self.text_batch_size and not self._transcribed():
             raise MimoError(
                 f"{self.sources['train'][0]}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
