@@ -106,13 +106,13 @@ def find_files(
 
 
 def _walk(folder: Path, suffixes: Sequence[str], on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    read: set[str] = set()  # links may lead back
+    visited: set[str] = set()  # links may lead back
     for root, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
         place = os.path.realpath(root)
-        if place in read:
+        if place in visited:
             folders.clear()
             continue
-        read.add(place)
+        visited.add(place)
         folders[:] = _shown(folders)
         yield from (Path(root, name) for name in _shown(names) if Path(name).suffix.lower() in suffixes)
 

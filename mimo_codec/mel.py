@@ -48,7 +48,7 @@ def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: i
 
 
 def spectrum_dtype(device: torch.device) -> torch.dtype:
-    """float64 but on Apple's GPUs, which have none."""
+    """Precision of spectra on a device: float64 but on Apple's GPUs, which have none."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -132,7 +132,7 @@ def test_files_are_drawn_by_duration_and_folder_weight(tmp_path: Path) -> None:
     assert counts["long"] == pytest.approx(600, abs=60) and counts["rare"] == pytest.approx(200, abs=50)
     with pytest.raises(MimoError, match="folder_weights"):
         make_data(tmp_path, folder_weights={"a": 0, "b": 0}).crops()
-    with pytest.raises(MimoError, match="no audio below a folder called 'c'"):
+    with pytest.raises(MimoError, match="no audio below a folder 'c'"):
         make_data(tmp_path, folder_weights={"a": 1, "c": 0.5})
 
 

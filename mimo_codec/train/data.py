@@ -245,7 +245,8 @@ class SpeechData(lightning.LightningDataModule):
         segment_seconds: length of a crop.
         text_batch_size: transcribed utterances per batch and device, beside the crops; 0: none.
         max_text_seconds: longest transcribed utterance.
-        folder_weights: factor on the probability of files below a folder of that name, e.g. {"wakewords": 0.3}.
+        folder_weights: factor on the probability of files below a folder of that name, e.g. {"wakewords": 0.3}; there
+            must be some.
         augmentation: random changes of the training audio.
         seed: makes the order of crops reproducible.
         num_workers: processes that prepare batches, for crops and for transcribed utterances each; 0: in the training
@@ -339,9 +340,9 @@ class SpeechData(lightning.LightningDataModule):
             faults = read_faults(folder / "skipped.jsonl")
         self.faults = {fault.name: fault for fault in faults}
         self.late_faults = []
-        parts = {name for utterance in self.utterances["train"] for name in utterance.path.parts}
-        for name in [name for name in self.folder_weights if name not in parts]:
-            raise MimoError(f"folder_weights: {self.sources['train'][0]} has no audio below a folder called {name!r}")
+        for name in self.folder_weights:
+            if not any(name in utterance.path.parts for utterance in self.utterances["train"]):
+                raise MimoError(f"folder_weights: {self.sources['train'][0]} has no audio below a folder {name!r}")
         if self.text_batch_size and not self._transcribed():
             raise MimoError(
                 f"{self.sources['train'][0]}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
