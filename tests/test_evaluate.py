@@ -131,6 +131,15 @@ def test_a_speaker_is_more_like_himself_than_like_a_smaller_one():
     assert score("speaker_similarity", first, second) > score("speaker_similarity", first, smaller) + 0.05
 
 
+@pytest.mark.parametrize("metric", ["dnsmos", "dnsmos_p835"])
+def test_a_predicted_opinion_is_of_one_sound_alone(metric, voice):
+    need(metric)
+    noisy = voice + 0.3 * voice.std() * noise(voice)
+    assert 1 < score(metric, voice, noisy) < score(metric, noisy, voice) - 0.2 < 5
+    assert score(metric, noisy, voice) == score(f"{metric}_original", voice, noisy)
+    assert math.isnan(score(metric, voice, 0 * voice)) and math.isnan(score(f"{metric}_original", 0 * voice, voice))
+
+
 @pytest.mark.parametrize(
     ("text", "heard", "rate"),
     [

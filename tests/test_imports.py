@@ -148,8 +148,8 @@ def top_level(names: set[str]) -> set[str]:
 def test_extras_are_imported_where_they_are_used(module):
     """Core dependencies only, whatever is imported together with a module; train/ may need its own extra."""
     optional = {"auraloss", "tensorboard", "jsonargparse", "transformers", "onnx", "onnxruntime", "onnxscript", "pesq",
-                "pystoi", "parselmouth", "resemblyzer", "librosa", "pocketsphinx", "jiwer", "matplotlib",
-                "scipy"}  # fmt: skip
+                "pystoi", "parselmouth", "resemblyzer", "librosa", "pocketsphinx", "jiwer", "speechmos",
+                "matplotlib", "scipy"}  # fmt: skip
     if not module.startswith("train."):
         optional |= {"lightning", "pytorch_lightning", "torchmetrics"}
     assert not top_level(imported(modules()[module], everywhere=False)) & optional

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mimo_codec.errors import MimoError
-from mimo_codec.metrics import perceptual, pitch, signal, speaker, words
+from mimo_codec.metrics import opinion, perceptual, pitch, signal, speaker, words
 from mimo_codec.metrics.pair import Pair
 from mimo_codec.resampling import resample
 
@@ -39,13 +39,15 @@ class Metric:
     install: str = EVAL_EXTRA
     """how to get them"""
     slow: bool = False
-    """takes about as long as the audio"""
+    """only by request, for it takes about as long as the audio or is one of many of its kind"""
 
 
 RECOGNISER = ("pocketsphinx", "jiwer")
 # later versions download their models
 MOONSHINE: dict[str, Any] = dict(packages=("moonshine_voice", "jiwer"), slow=True,
                                  install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0")  # fmt: skip
+DNSMOS: dict[str, Any] = dict(packages=("onnxruntime", "speechmos.dnsmos"), slow=True,
+                              install="pip install 'mimo-codec[eval,onnx]'")  # fmt: skip
 METRICS = {
     "pesq_wb": Metric("PESQ-WB", perceptual.pesq_wb, True, packages=("pesq",)),
     "pesq_nb": Metric("PESQ-NB", perceptual.pesq_nb, True, rate=NARROW_RATE, packages=("pesq",)),
@@ -58,6 +60,11 @@ METRICS = {
                                  install=f"{EVAL_EXTRA} && pip install --no-deps resemblyzer"),
     "f0_correlation": Metric("F0 correlation", pitch.f0_correlation, True, packages=("parselmouth",)),
     "voicing_error": Metric("voicing error", pitch.voicing_error, False, packages=("parselmouth",)),
+    "dnsmos": Metric("DNSMOS", opinion.dnsmos, True, **DNSMOS),
+    "dnsmos_original": Metric("DNSMOS of the original", opinion.dnsmos_original, True, **DNSMOS),
+    "dnsmos_p835": Metric("DNSMOS P.835", partial(opinion.dnsmos, test="p835"), True, **DNSMOS),
+    "dnsmos_p835_original": Metric("DNSMOS P.835 of the original", partial(opinion.dnsmos_original, test="p835"), True,
+                                   **DNSMOS),
     "wer": Metric("WER", words.wer, False, packages=RECOGNISER, slow=True),
     "wer_original": Metric("WER of the original", words.wer_original, False, packages=RECOGNISER, slow=True),
     "wer_moonshine": Metric("WER (Moonshine)", partial(words.wer, recogniser="moonshine"), False, **MOONSHINE),
