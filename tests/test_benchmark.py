@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments: str, module: str = "mimo_codec.benchmark") -> subprocess.CompletedProcess[str]:
     """In a process of its own, because a child's peak memory begins at that of the process that starts it."""
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def table(output: str, first_column: str) -> list[dict[str, str]]:
