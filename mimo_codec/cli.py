@@ -240,9 +240,10 @@ def train(
     What follows RECIPE overrides its keys, as in mimo-codec train nano_stage1 --data.root speech --trainer.max_steps
     1000. For a list of them: mimo-codec train nano_stage1 --help.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
     from mimo_codec.train import cli
 
-    cli.train(recipe, context.args)
+    cli.train(recipe, context.args, all_cores=True)
 
 
 @data.callback(invoke_without_command=True)

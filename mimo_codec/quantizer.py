@@ -1,13 +1,14 @@
 """Features [B, T, D] <-> codes [B, Q, T]: residual vector quantization on vector-quantize-pytorch.
 
 The library holds the codebooks and starts them by k-means. Looking up nearest entries is done here, always in float32
-and for any prefix of the codebooks, and so is one training step, because it must leave padding out and be the same on
-one process as on several that share a batch.
+and for any prefix of the codebooks, and so is the training of the codebooks, which must leave padding out and be the same on
+one process as on several that share a batch, and in one batch as in several whose gradients are summed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from mimo_codec.checks import check_count
 from mimo_codec.config import QuantizerConfig
 from mimo_codec.errors import MimoError
 from mimo_codec.precision import Float32Module
+from mimo_codec.processes import gather_from_processes, num_processes, sum_over_processes
 
 
 class QuantizerOutput(NamedTuple):
@@ -32,6 +34,31 @@ class QuantizerOutput(NamedTuple):
     partial: Tensor
 
 
+@dataclass
+class _Statistics:
+    """What one codebook learns from the batches of a step."""
+
+    counts: Tensor
+    """[size]: vectors that chose each entry."""
+    sums: Tensor
+    """[size, D]: their sums."""
+    sample: Tensor
+    """[N, D]: vectors drawn from all batches, in random order, at most `size` of each batch."""
+
+    @classmethod
+    def empty_like(cls, codebook: Tensor) -> _Statistics:
+        """codebook [size, D]."""
+        return cls(codebook.new_zeros(len(codebook)), torch.zeros_like(codebook), codebook[:0])
+
+    def add(self, vectors: Tensor, chosen: Tensor) -> None:
+        """vectors [N, D] and the number of the entry that each chose, [N]."""
+        self.counts.index_add_(0, chosen, torch.ones_like(vectors[:, 0]))
+        self.sums.index_add_(0, chosen, vectors)
+        drawn = vectors[torch.randperm(len(vectors))[: len(self.counts)].to(vectors.device)]
+        sample = torch.cat((self.sample, drawn))
+        self.sample = sample[torch.randperm(len(sample)).to(sample.device)]
+
+
 class ResidualQuantizer(Float32Module):
     """Residual nearest neighbours (Euclidean), no projections; codes decode to the sum of the chosen rows."""
 
@@ -42,6 +69,7 @@ class ResidualQuantizer(Float32Module):
             dim=dim, num_quantizers=config.num_quantizers, codebook_size=config.codebook_sizes,
             threshold_ema_dead_code=config.threshold_ema_dead_code, decay=decay, rotation_trick=False,
         )  # fmt: skip
+        self._collected: dict[int, _Statistics] = {}
 
     def codebook(self, index: int) -> Tensor:
         """Entries of one codebook: [size, D] float32."""
@@ -84,67 +112,79 @@ class ResidualQuantizer(Float32Module):
         # |x|^2 is the same for every entry, so it is left out of the distance
         return (entries.square().sum(-1) - 2 * residual @ entries.T).argmin(-1)
 
-    def forward(self, features: Tensor, num_quantizers: int | None = None, mask: Tensor | None = None,
-                update: bool = True) -> QuantizerOutput:  # fmt: skip
-        """Training pass: features [B, T, D]; in training mode the codebooks follow the features, unless not `update`.
+    def forward(self, features: Tensor, num_quantizers: int | None = None) -> QuantizerOutput:
+        """Training pass over features [B, T, D] with the first `num_quantizers` codebooks; changes nothing.
 
-        mask: bool [B, T], False on padding, which no codebook learns from; nor does it from values that are not finite.
+        The codebooks learn from a batch by `collect`, and move when `update` is called.
         """
         partial, codes = [], []
-        valid = features.isfinite().all(-1)
-        valid = valid if mask is None else valid & mask
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             quantized = torch.zeros_like(features, dtype=torch.float32)
             for index in range(num_quantizers or self.config.num_quantizers):
-                residual = features.float() - quantized
-                chosen = self._nearest(residual, index)
+                chosen = self._nearest(features.float() - quantized, index)
                 quantized = quantized + self.codebook(index)[chosen]
-                if self.training and update:
-                    self._learn(index, residual.flatten(0, 1), chosen.flatten(), valid.flatten())
                 codes.append(chosen)
                 partial.append(quantized)
         features = features.float()
         straight = features + (quantized - features).detach()
         return QuantizerOutput(straight, torch.stack(codes, dim=-2), torch.stack(partial))
 
-    def _learn(self, index: int, vectors: Tensor, chosen: Tensor, valid: Tensor) -> None:
-        """Moving averages of one codebook (van den Oord et al. 2017, appendix A.1) over the batch of all processes.
+    @torch.no_grad()
+    def collect(self, features: Tensor, output: QuantizerOutput, mask: Tensor | None = None) -> None:
+        """Add a batch to what the next `update` learns from: features [B, T, D] and what `forward` gave for them.
 
-        vectors [N, D], chosen [N], valid [N].
+        mask: bool [B, T], False on padding. Neither padding nor values that are not finite count.
         """
-        codebook: Any = self.vq.layers[index]._codebook
-        vectors = torch.where(valid[:, None], vectors, 0.0)
-        counts = torch.zeros_like(codebook.cluster_size[0]).index_add_(0, chosen, valid.float())
-        sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, chosen, vectors)
-        for statistic in (counts, sums):
-            _sum_over_processes(statistic)
-        share = (1 - codebook.decay) * (counts.sum() > 0)  # nothing but padding leaves no trace
-        codebook.cluster_size[0].lerp_(counts, share)
-        codebook.embed_avg[0].lerp_(sums, share)
-        codebook.update_ema()
-        self._revive(codebook, vectors, valid)
+        valid = features.isfinite().all(-1)
+        valid = valid if mask is None else valid & mask
+        vectors = features.detach().float()[valid]
+        below = torch.zeros_like(vectors)  # what the codebooks before this one give
+        for index, codes in enumerate(output.codes.unbind(-2)):
+            if index not in self._collected:
+                self._collected[index] = _Statistics.empty_like(self.codebook(index))
+            self._collected[index].add(vectors - below, codes[valid])
+            below = output.partial[index][valid]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step of the codebooks' moving averages (van den Oord et al. 2017, appendix A.1).
+
+        All that was collected since the last step, in all processes, counts as one batch. Codebooks that no batch
+        used stay as they are.
+        """
+        for index, statistics in self._collected.items():
+            codebook: Any = self.vq.layers[index]._codebook
+            sum_over_processes(statistics.counts)
+            sum_over_processes(statistics.sums)
+            share = (1 - codebook.decay) * (statistics.counts.sum() > 0)  # nothing but padding leaves no trace
+            codebook.cluster_size[0].lerp_(statistics.counts, share)
+            codebook.embed_avg[0].lerp_(statistics.sums, share)
+            codebook.update_ema()
+            self._revive(codebook, statistics.sample)
+        self.discard()
+
+    def discard(self) -> None:
+        """Leave out what was collected since the last `update`."""
+        self._collected.clear()
 
     @staticmethod
-    def _revive(codebook: Any, vectors: Tensor, valid: Tensor) -> None:
-        """Entries hardly used any more become vectors of the batch: vectors [N, D], valid [N].
+    def _revive(codebook: Any, sample: Tensor) -> None:
+        """Replace entries that are hardly used any more by vectors of the batch: sample [N, D], in random order.
 
-        The vectors are drawn from those of all processes, which share the random state.
+        Every process gives equally many vectors, all make the same choice, and where there are fewer vectors than dead
+        entries, chance decides which entries are replaced.
         """
-        size, num_vectors = codebook.codebook_size, len(vectors)
-        dead = codebook.cluster_size[0] < codebook.threshold_ema_dead_code
-        if not dead.any():
+        dead = (codebook.cluster_size[0] < codebook.threshold_ema_dead_code).nonzero()[:, 0]
+        if len(dead) == 0:
             return
-        drawn = torch.randperm(num_vectors * _num_processes())[:size].to(vectors.device) - _process() * num_vectors
-        own = (drawn >= 0) & (drawn < num_vectors)
-        row = drawn.clamp(0, num_vectors - 1)
-        candidates = vectors.new_zeros(size, vectors.shape[1] + 1)  # the last column counts what is not padding
-        candidates[: len(row), :-1] = torch.where(own[:, None], vectors[row], 0.0)
-        candidates[: len(row), -1] = (own & valid[row]).float()
-        _sum_over_processes(candidates)
-        replaced = dead & (candidates[:, -1] > 0)
-        codebook.embed[0][replaced] = candidates[replaced, :-1]
+        vectors = gather_from_processes(sample).transpose(0, 1).flatten(0, 1)[: len(dead)]
+        order = torch.randperm(len(dead)).to(dead.device)
+        if num_processes() > 1:
+            distributed.broadcast(order, 0)
+        replaced = dead[order[: len(vectors)]]
+        codebook.embed[0][replaced] = vectors
         codebook.cluster_size[0][replaced] = codebook.reset_cluster_size
-        codebook.embed_avg[0][replaced] = candidates[replaced, :-1] * codebook.reset_cluster_size
+        codebook.embed_avg[0][replaced] = vectors * codebook.reset_cluster_size
 
     @property
     def fitted(self) -> bool:
@@ -170,33 +210,8 @@ class ResidualQuantizer(Float32Module):
             codebook = layer._codebook
             codebook.init_embed_(residual[None])
             for statistic in (codebook.embed, codebook.embed_avg, codebook.cluster_size):
-                if _num_processes() > 1:
+                if num_processes() > 1:
                     distributed.broadcast(statistic, 0)
             codebook.cluster_size.mul_(num_per_step / len(residual))
             codebook.embed_avg.mul_(num_per_step / len(residual))
             residual = residual - self.codebook(index)[self._nearest(residual, index)]
-
-
-def _num_processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _process() -> int:
-    return distributed.get_rank() if _num_processes() > 1 else 0
-
-
-def _sum_over_processes(x: Tensor) -> None:
-    if _num_processes() > 1:
-        distributed.all_reduce(x)
-
-
-def gather_from_processes(x: Tensor) -> Tensor:
-    """The last rows of x [N, D] of every process, as many of each as the shortest has -> [processes, N, D]."""
-    if _num_processes() == 1:
-        return x[None]
-    count = torch.tensor(len(x), device=x.device)
-    distributed.all_reduce(count, distributed.ReduceOp.MIN)
-    x = x[len(x) - int(count) :].contiguous()
-    parts = [torch.empty_like(x) for _ in range(_num_processes())]
-    distributed.all_gather(parts, x)
-    return torch.stack(parts)

@@ -87,9 +87,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, offset: int = 0, val
             mask &= keys <= own + right
         if valid is not None:
             mask = (mask & valid[:, None, None, first:last]) | (keys == own)
-        outputs.append(F.scaled_dot_product_attention(
-            q[..., start:stop, :], k[..., first:last, :], v[..., first:last, :], attn_mask=mask))  # fmt: skip
+        attend_block = (
+            _attend_plainly if _trains_on_short_cpu_block(q, last - first) else F.scaled_dot_product_attention
+        )
+        outputs.append(attend_block(q[..., start:stop, :], k[..., first:last, :], v[..., first:last, :], mask))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+
+
+def _trains_on_short_cpu_block(q: Tensor, num_keys: int) -> bool:
+    """Whether PyTorch's fused attention is the slower one: its backward in bfloat16 on CPUs takes three times as long."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and num_keys <= QUERY_BLOCK
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v over the keys that `mask` allows, in the dtype of q; shapes as in `attend`."""
+    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    return scores.softmax(-1) @ v
 
 
 class Attention(nn.Module):

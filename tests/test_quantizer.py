@@ -14,6 +14,13 @@ def clustered(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
     return centres[chosen] + 0.1 * torch.randn(num_vectors, dim, generator=generator)
 
 
+def learn(quantizer: ResidualQuantizer, *batches: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    """One step of the codebooks over batches [B, T, D]."""
+    for batch in batches:
+        quantizer.collect(batch, quantizer(batch), mask)
+    quantizer.update()
+
+
 def make_quantizer() -> ResidualQuantizer:
     torch.manual_seed(0)
     config = CodecConfig.preset("tiny").replace(codebook_size=[128, 64, 32], num_quantizers=3)
@@ -38,16 +45,40 @@ def test_k_means_start_leaves_no_codebook_dead(quantizer):
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_codebooks_follow_the_data_only_in_training(quantizer):
+def test_codebooks_move_only_when_told(quantizer):
     quantizer.fit(clustered(4000, 16), 600)
     shifted = clustered(600, 16, seed=1)[None] + 1.0
-    before = quantizer.codebook(0).clone()
-    quantizer.eval()(shifted)
-    assert torch.equal(quantizer.codebook(0), before)
-    quantizer.train()(shifted, update=False)
-    assert torch.equal(quantizer.codebook(0), before)
-    quantizer(shifted)
-    assert not torch.equal(quantizer.codebook(0), before)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    output = quantizer.train()(shifted)
+    quantizer.collect(shifted, output)
+    quantizer.discard()
+    quantizer.update()
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    learn(quantizer, shifted)
+    assert not torch.equal(quantizer.codebook(0), before["vq.layers.0._codebook.embed"][0])
+
+
+def test_several_batches_of_a_step_count_as_one():
+    whole, parts = make_quantizer(), make_quantizer()
+    batch = clustered(600, 16, seed=1).view(6, 100, 16)
+    for quantizer, batches in ((whole, [batch]), (parts, batch.split(2))):
+        torch.manual_seed(0)
+        quantizer.fit(clustered(4000, 16), 600)
+        for layer in quantizer.vq.layers:
+            layer._codebook.threshold_ema_dead_code = 0  # which vectors revive is drawn
+        learn(quantizer, *batches)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value.float(), parts.state_dict()[name].float(), atol=1e-5), name
+
+
+def test_codebooks_that_a_step_does_not_use_stay(quantizer):
+    quantizer.fit(clustered(4000, 16), 600)
+    features = clustered(600, 16, seed=1)[None] + 1.0
+    before = [quantizer.codebook(index).clone() for index in range(3)]
+    quantizer.collect(features, quantizer(features, 2))
+    quantizer.update()
+    same = [torch.equal(quantizer.codebook(index), old) for index, old in enumerate(before)]
+    assert same == [False, False, True]
 
 
 def test_a_step_is_the_moving_average_of_the_chosen_vectors():
@@ -58,7 +89,10 @@ def test_a_step_is_the_moving_average_of_the_chosen_vectors():
     book.embed.copy_(torch.tensor([[[0.0, 0.0], [10.0, 10.0]]]))
     book.cluster_size.copy_(torch.tensor([[4.0, 4.0]]))
     book.embed_avg.copy_(4 * book.embed)
-    output = quantizer(torch.tensor([[[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]]]))
+    features = torch.tensor([[[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]]])
+    output = quantizer(features)
+    quantizer.collect(features, output)
+    quantizer.update()
     assert output.codes.tolist() == [[[0, 0, 1]]]
     # sizes 0.75 x 4 + 0.25 x (2, 1); sums 0.75 x (0, 40) + 0.25 x (3, 9)
     assert book.cluster_size[0].tolist() == pytest.approx([3.5, 3.25])
@@ -75,7 +109,7 @@ def test_padding_and_broken_values_teach_nothing():
         quantizer.fit(clustered(4000, 16), 600)
         for layer in quantizer.vq.layers:
             layer._codebook.threshold_ema_dead_code = 0  # which vectors revive depends on how many there are
-        quantizer(x, mask=m)
+        learn(quantizer, x, mask=m)
         results.append(torch.cat([quantizer.codebook(i) for i in range(3)]))
     assert torch.allclose(results[0], results[1]) and torch.allclose(results[0], results[2])
 
@@ -86,9 +120,25 @@ def test_dead_entries_are_revived(quantizer):
     used = [len(quantizer.encode(moved, 1).unique())]
     quantizer.train()
     for _ in range(60):
-        quantizer(moved[:, torch.randperm(4000)[:600]])
+        learn(quantizer, moved[:, torch.randperm(4000)[:600]])
     used.append(len(quantizer.encode(moved, 1).unique()))
     assert used[1] > 100 and used[1] > 3 * used[0]
+
+
+def test_entries_beyond_the_size_of_a_batch_are_revived_too():
+    """A codebook of 128 entries, all dead, and batches of 20 vectors: chance decides which entries they replace."""
+    config = CodecConfig.preset("tiny").replace(codebook_size=[128], num_quantizers=1, threshold_ema_dead_code=1.0)
+    quantizer = ResidualQuantizer(config.quantizer, 16).train()
+    codebook = quantizer.vq.layers[0]._codebook
+    codebook.cluster_size.zero_()
+    revived = torch.zeros(128, dtype=torch.bool)
+    for seed in range(40):
+        vectors = clustered(20, 16, seed)
+        learn(quantizer, vectors[None])
+        now = (quantizer.codebook(0)[:, None] == vectors).all(-1).any(-1)
+        assert seed > 0 or (now.sum() == 20 and now[20:].sum() > 5)
+        revived |= now
+    assert revived.sum() > 120
 
 
 def test_gradients_pass_straight_through(quantizer):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from mimo_codec import MimoCodec, MimoError
 from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec, SaveOnSignal
-from mimo_codec.train.data import Batch, SpeechData
+from mimo_codec.train.data import Batch, Item, SpeechData, collate
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.stage import CodecStage, warm_up_and_decay
 from mimo_codec.train.stages import AdversarialStage, UnifiedStage
@@ -192,6 +192,31 @@ def test_narrow_exports_do_not_change_codes_either(speech_folder, small_codec, t
     assert new["decoder.dconv1.conv.weight"].dtype == torch.bfloat16
 
 
+def test_short_crops_give_what_they_give_alone(small_codec):
+    stage = make_unified(codec=str(small_codec)).eval()
+    crops = [make_speech(0.5), make_speech(0.31, seed=1), make_speech(0.493, seed=2)]
+    items = [Item(torch.as_tensor(crop), "", "") for crop in crops]
+    with torch.no_grad():
+        together, num_frames = stage.encode(collate(items))
+        for item, features, count in zip(items, together, num_frames, strict=True):
+            alone, _ = stage.encode(collate([item]))
+            assert alone.shape[1] == count
+            assert torch.allclose(features[:count], alone[0], atol=1e-5)
+
+
+def test_accumulated_batches_are_one_to_the_codebooks(speech_folder, small_codec, tmp_path):
+    """Two batches of two, or one of four: the same vectors, so the same moving averages and the same start."""
+    books = []
+    for name, options in (("one", dict(batch_size=4)), ("two", dict(batch_size=2))):
+        lightning.seed_everything(0)
+        stage = make_unified(codec=str(small_codec), accumulate=4 // options["batch_size"], quantizer_dropout=0,
+                             matrix_learning_rate=0, learning_rate=1e-9, warmup_steps=1)  # fmt: skip
+        fit(stage, speech_folder, tmp_path / name, 2, segment_seconds=0.3, **options)
+        books.append(torch.cat([stage.codec.quantizer.codebook(i) for i in range(2)]))
+    before = MimoCodec.from_pretrained(small_codec).quantizer.codebook(0)
+    assert torch.allclose(*books, atol=1e-5) and not torch.allclose(books[0][: len(before)], before, atol=1e-4)
+
+
 def test_a_codec_without_codebooks_cannot_go_to_stage_2(tmp_path):
     UnifiedStage("tiny", SMALL).codec.save_pretrained(tmp_path)
     with pytest.raises(MimoError, match="quantizer_start"):
@@ -286,6 +311,37 @@ def test_stage_2_leaves_out_what_is_not_finite_too(speech_folder, small_codec, t
     _, runner = fit(stage, speech_folder, tmp_path, 3, callbacks=[Poison([1])])
     assert runner.global_step == 3 and stage.batches_seen == 4 and stage.num_non_finite == 1
     assert all(value.isfinite().all() for value in stage.state_dict().values())
+
+
+class StopAfterBatch(lightning.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = True
+
+
+def test_codebooks_do_not_move_when_the_loss_is_not_finite(speech_folder, small_codec, tmp_path, monkeypatch):
+    """Features that are finite, and a loss that is not."""
+    stage = make_unified(codec=str(small_codec))
+    monkeypatch.setattr(stage, "reconstruction_loss", lambda *_: torch.tensor(torch.nan))
+    before = {name: value.clone() for name, value in stage.state_dict().items()}
+    fit(stage, speech_folder, tmp_path, 1, callbacks=[StopAfterBatch()])
+    assert stage.num_non_finite == 1
+    changed = {name for name, value in stage.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= {"last_chosen"}
+
+
+def test_spectral_norms_do_not_move_when_the_loss_is_not_finite(speech_folder, small_codec, tmp_path, monkeypatch):
+    import mimo_codec.train.stages as module
+
+    for broken in (True, False):
+        if broken:
+            monkeypatch.setattr(module, "discriminator_loss", lambda *_: torch.tensor(torch.nan))
+        stage = make_adversarial(small_codec)
+        before = {name: value.clone() for name, value in stage.discriminators.state_dict().items()}
+        fit(stage, speech_folder, tmp_path, 1, callbacks=[StopAfterBatch()])
+        monkeypatch.undo()
+        assert stage.num_non_finite == broken
+        changed = {n for n, value in stage.discriminators.state_dict().items() if not torch.equal(value, before[n])}
+        assert bool(changed) != broken and any("_u" in name for name in changed) != broken
 
 
 def test_training_stops_after_several_in_a_row_and_saves_the_batch(speech_folder, small_codec, tmp_path):

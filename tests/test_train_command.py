@@ -19,7 +19,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 from conftest import SMALL, make_speech
 
 from mimo_codec import MimoCodec, MimoError
-from mimo_codec.train.cli import find_recipe, shipped_recipes, train
+from mimo_codec.train.cli import cpu_processes, find_recipe, shipped_recipes, train
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -62,6 +62,26 @@ def test_unknown_keys_are_one_line(speech_folder):
     with pytest.raises(MimoError, match="max_stepz") as error:
         train("nano_stage1", ["--data.root", str(speech_folder), "--trainer.max_stepz", "3"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("cores", "sizes", "wanted"), [(2, (32, 0), 2), (1, (32, 0), 1), (8, (32, 0), 4), (8, (32, 6), 2),
+                                                        (2, (8, 0), 1), (2, (33, 0), 1), (3, (48, 0), 3)])  # fmt: skip
+def test_processes_share_a_batch_equally(cores, sizes, wanted, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert cpu_processes(*sizes) == wanted
+
+
+@pytest.mark.slow
+def test_the_command_uses_all_cores(speech_folder, tmp_path):
+    """A batch of 16 as two processes of 8, whose batches are those of one process."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    arguments = [word for word in command("nano_stage1", tmp_path, speech_folder, tmp_path, 2)]
+    place = arguments.index("--trainer.devices")
+    done = subprocess.run([*arguments[:place], *arguments[place + 2 :], "--data.batch_size", "16"], timeout=280,
+                          env=environment(), capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MEMBER: 2/2" in done.stderr, done.stderr
 
 
 def command(recipe: str, root: Path, folder: Path, codec: Path, steps: int, *more: str) -> list[str]:
@@ -217,28 +237,33 @@ from torch import distributed
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 from mimo_codec import CodecConfig
 from mimo_codec.quantizer import ResidualQuantizer
-config = CodecConfig.preset("tiny").replace(codebook_size=[64, 32], num_quantizers=2, threshold_ema_dead_code=1.0)
+threshold = float(sys.argv[3])
+config = CodecConfig.preset("tiny").replace(codebook_size=[64, 32], num_quantizers=2, threshold_ema_dead_code=threshold)
 quantizer = ResidualQuantizer(config.quantizer, 8, decay=0.5)
 everything = torch.randn(5, 2, 60, 8, generator=torch.Generator().manual_seed(0))
 own = everything[:, int(sys.argv[2])]
 torch.manual_seed(100 + int(sys.argv[2]))  # k-means may draw different vectors
 quantizer.fit(own[0], 120)
 start = {k: v.clone() for k, v in quantizer.state_dict().items()}
+def learn(quantizer, batch, step):
+    torch.manual_seed(100 * step + int(sys.argv[2]))
+    batch = batch + 3 * (step > 2)
+    quantizer.collect(batch, quantizer(batch), (torch.arange(60) < 50).expand(len(batch), 60))
+    quantizer.update()
 for step in range(1, 5):
-    torch.manual_seed(step)
-    quantizer.train()(own[step][None] + 3 * (step > 2), mask=torch.arange(60)[None] < 50)
+    learn(quantizer, own[step][None], step)
 state = torch.cat([v.double().flatten() for v in quantizer.state_dict().values()])
 both = [torch.empty_like(state) for _ in range(2)]
 distributed.all_gather(both, state)
 assert torch.equal(*both), "codebooks differ between processes"
+if threshold > 0:
+    assert not torch.allclose(quantizer.codebook(0), start["vq.layers.0._codebook.embed"][0]), "nothing has moved"
 distributed.destroy_process_group()
-if sys.argv[2] == "0":  # alone, from the same start, with both halves of every batch
+if sys.argv[2] == "0" and threshold == 0:  # alone, from the same start, with both halves of every batch
     alone = ResidualQuantizer(config.quantizer, 8, decay=0.5)
     alone.load_state_dict(start)
     for step in range(1, 5):
-        torch.manual_seed(step)
-        batch = everything[step] + 3 * (step > 2)
-        alone.train()(batch, mask=(torch.arange(60) < 50).expand(2, 60))
+        learn(alone, everything[step], step)
     for name, value in alone.state_dict().items():
         assert torch.allclose(value.float(), quantizer.state_dict()[name].float(), atol=1e-5), name
 print("same", flush=True)
@@ -246,10 +271,12 @@ os._exit(0)  # gloo's threads may still be letting go of tensors, and abort a Py
 """
 
 
-def test_two_processes_hold_the_codebooks_of_one(tmp_path):
-    """Start, moving averages, padding, and revival (a threshold that kills many entries at every step)."""
+@pytest.mark.parametrize("threshold", [0, 1], ids=["averages", "revival"])
+def test_two_processes_hold_the_codebooks_of_one(threshold, tmp_path):
+    """Start, moving averages and padding; and revival (a threshold that kills many entries at every step), in which
+    chance decides, but the same in both."""
     arguments = [sys.executable, "-c", SAME_CODEBOOKS, str(tmp_path / "meet")]
-    processes = [subprocess.Popen([*arguments, str(rank)], env=environment(), stdout=subprocess.PIPE,
+    processes = [subprocess.Popen([*arguments, str(rank), str(threshold)], env=environment(), stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs

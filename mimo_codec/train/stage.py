@@ -133,34 +133,39 @@ class CodecStage(lightning.LightningModule):
         """Whether this batch is the last of those whose gradients are summed."""
         return (self.batches_seen + 1) % self.accumulate == 0
 
-    def descend(self, name: str, loss: Tensor, optimizer: Any, scheduler: Any) -> bool:
-        """Backward, and when enough batches are together a clipped step; nothing of it where something is not finite.
+    def add_gradients(self, name: str, loss: Tensor) -> bool:
+        """Add a batch to the gradients of one player, unless its loss is not finite. Returns whether it was added.
 
-        name: of this player, for messages; loss: []. Returns whether it stepped.
+        name: of the player, for messages; loss: [].
         """
         with torch.autocast(self.device.type, enabled=False):
-            if self.all_finite(loss):
-                self.manual_backward(loss / self.accumulate)
-                self._with_gradients.add(name)
-            else:
+            if not self.all_finite(loss):
                 self._skipped = f"{name}: the loss is {float(loss)}"
-            if not self.completes_step or name not in self._with_gradients:
                 return False
-            self._with_gradients.remove(name)
-            return self._step(name, optimizer, scheduler)
+            self.manual_backward(loss / self.accumulate)
+        self._with_gradients.add(name)
+        return True
 
-    def _step(self, name: str, optimizer: Any, scheduler: Any) -> bool:
+    def take_step(self, name: str, optimizer: Any, scheduler: Any) -> bool:
+        """A clipped step of one player with the gradients of `accumulate` batches, unless they are not finite.
+
+        Returns whether it stepped; never before the last of these batches.
+        """
+        if not self.completes_step or name not in self._with_gradients:
+            return False
+        self._with_gradients.remove(name)
         # the optimizer's own list: between forward and backward, FSDP has others in the modules
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        self.log(f"train/gradient_{name}", norm)
-        is_finite = self.all_finite(norm)
-        if is_finite:
-            optimizer.step()
-            scheduler.step()
-        else:
-            self._skipped = self._skipped or f"{name}: the norm of the gradients is {float(norm)}"
+        with torch.autocast(self.device.type, enabled=False):
+            norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            self.log(f"train/gradient_{name}", norm)
+            is_finite = self.all_finite(norm)
+            if is_finite:
+                optimizer.step()
+                scheduler.step()
+            else:
+                self._skipped = self._skipped or f"{name}: the norm of the gradients is {float(norm)}"
         optimizer.zero_grad()
         return is_finite
 

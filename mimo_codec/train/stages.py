@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from mimo_codec.checks import check_number
 from mimo_codec.codec import MimoCodec
 from mimo_codec.config import CodecConfig
 from mimo_codec.errors import MimoError
-from mimo_codec.quantizer import gather_from_processes
+from mimo_codec.processes import gather_from_processes
+from mimo_codec.quantizer import QuantizerOutput
 from mimo_codec.train.data import Batch
 from mimo_codec.train.discriminators import Discriminators
 from mimo_codec.train.losses import (
@@ -37,7 +39,8 @@ from mimo_codec.train.stage import CodecStage, use_memory_format, warm_up_and_de
 from mimo_codec.train.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.transformer import length_mask
 
-MAX_FIT_VECTORS = 20_000
+FIT_VECTORS, FIT_VECTORS_PER_ENTRY = 20_000, 4
+"""Most vectors that codebooks are started from: so many, or so many for each entry of the largest."""
 TEXT_METRIC = "text_nats_per_token"
 Scale = tuple[int, int, int]
 
@@ -62,10 +65,18 @@ class _Reconstruction(CodecStage):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Waveforms [B, S] -> features [B, T, D] and how many of their frames are sound, [B]."""
-        hop = self.codec.config.mel.hop_length
-        features = self.codec.encoder(self.codec.mel(batch.waveform), 1 + batch.lengths // hop)
+        features = self.codec.encoder(self._mel(batch), 1 + batch.lengths // self.codec.config.mel.hop_length)
         num_frames = [self.codec.config.num_frames(n) for n in batch.lengths.tolist()]
         return features, torch.tensor(num_frames, device=features.device)
+
+    def _mel(self, batch: Batch) -> Tensor:
+        """Log-mel [B, M, n_mels]; shorter waveforms are reflected at their own end, as they are alone."""
+        mel, lengths = self.codec.mel, batch.lengths.tolist()
+        if min(lengths) == batch.waveform.shape[1]:
+            return mel(batch.waveform)
+        items = [mel(row[None, :length])[0] for row, length in zip(batch.waveform, lengths, strict=True)]
+        size = 1 + batch.waveform.shape[1] // self.codec.config.mel.hop_length
+        return torch.stack([F.pad(item, (0, 0, 0, size - len(item))) for item in items])
 
     def decode(self, quantized: Tensor, num_frames: Tensor, crops: Batch) -> Tensor:
         """quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
@@ -91,7 +102,7 @@ class UnifiedStage(_Reconstruction):
         warmup_steps: linear warm-up.
         decay_share: the rate falls linearly to zero over this last share of trainer.max_steps.
         weight_decay: of both optimizers, matrices only.
-        quantizer_start: batches before quantization begins.
+        quantizer_start: steps before quantization begins.
         quantizer_dropout: share of batches that use a random number of codebooks instead of all.
         mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
         mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
@@ -172,25 +183,27 @@ class UnifiedStage(_Reconstruction):
     # ---- one step ------------------------------------------------------------------------------------------------
 
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
-        h, crops = self.options, batch["crops"]
-        if not self.codec.quantizer.fitted and self.batches_seen >= h.quantizer_start:
+        h, crops, quantizer = self.options, batch["crops"], self.codec.quantizer
+        if not quantizer.fitted and self.batches_seen >= h.quantizer_start * self.accumulate:
             self._fit_quantizer(len(crops.waveform) * self.codec.config.num_frames(crops.waveform.shape[1]))
         features, num_frames = self.encode(crops)
-        quantized, terms = features, {}
-        if self.codec.quantizer.fitted:
-            output = self.codec.quantizer(features, self.random_prefix(), length_mask(num_frames, features.shape[1]))
+        quantized, terms, output = features, {}, None
+        if quantizer.fitted:
+            output = quantizer(features, self.random_prefix())
             terms["commitment"] = h.commitment_weight * commitment_loss(features, output.partial, num_frames)
             quantized = output.quantized.to(features.dtype)
             self.log_usage(output.codes, num_frames)
-        else:
-            self._remember(features, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
         with torch.autocast(self.device.type, enabled=False):
             terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         if "spoken" in batch:
             terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
         loss = torch.stack(list(terms.values())).sum()
-        self.descend("codec", loss, self.optimizers(), self.lr_schedulers())
+        if self.add_gradients("codec", loss):
+            self._collect(features, num_frames, output)
+        if self.completes_step:
+            stepped = self.take_step("codec", self.optimizers(), self.lr_schedulers())
+            quantizer.update() if stepped else quantizer.discard()
         return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
     def _text_loss(self, spoken: Batch) -> Tensor:
@@ -211,22 +224,29 @@ class UnifiedStage(_Reconstruction):
         """
         features, num_frames = self.encode(spoken)
         if self.codec.quantizer.fitted:
-            features = self.codec.quantizer(features, update=False).quantized.to(features.dtype)
+            features = self.codec.quantizer(features).quantized.to(features.dtype)
         return features, num_frames.tolist(), [self.tokenizer.encode(text) for text in spoken.texts]
 
     def _log_text(self, speech: str, loss: Tensor) -> None:
         self.log(f"text/nats_per_token_{speech}_speech", loss)
         self.recent_text_losses[speech].append(float(loss.detach()))
 
-    def _remember(self, features: Tensor, num_frames: Tensor) -> None:
-        vectors = features.detach().float()[length_mask(num_frames, features.shape[1])]
-        self.features_seen = torch.cat((self.features_seen.to(vectors.device), vectors))[-MAX_FIT_VECTORS:]
+    def _collect(self, features: Tensor, num_frames: Tensor, output: QuantizerOutput | None) -> None:
+        """Keep what the codebooks learn from a batch, or, before they start (no output), will be fitted to."""
+        mask = length_mask(num_frames, features.shape[1])
+        if output is not None:
+            self.codec.quantizer.collect(features, output, mask)
+            return
+        vectors = features.detach().float()[mask]
+        most = max(FIT_VECTORS, FIT_VECTORS_PER_ENTRY * max(self.codec.codebook_sizes))
+        self.features_seen = torch.cat((self.features_seen.to(vectors.device), vectors))[-most:]
 
     def _fit_quantizer(self, num_per_step: int) -> None:
         """Start the codebooks, once enough features have been seen for the largest."""
         enough = len(self.features_seen) >= max(self.codec.codebook_sizes)
         if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
-            self.codec.quantizer.fit(self.features_seen.to(self.device), num_per_step * self.trainer.world_size)
+            num_batches = self.accumulate * self.trainer.world_size
+            self.codec.quantizer.fit(self.features_seen.to(self.device), num_per_step * num_batches)
             self.features_seen = self.features_seen[:0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -319,6 +339,7 @@ class AdversarialStage(_Reconstruction):
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
         self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels, discriminator_gain)
+        self.discriminators.eval()  # see `train`
         use_memory_format(self.discriminators, torch.channels_last)  # twice as fast
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
@@ -356,6 +377,7 @@ class AdversarialStage(_Reconstruction):
         super().train(mode)
         self.codec.encoder.eval()
         self.codec.quantizer.eval()
+        self.discriminators.eval()  # what trains them does so by itself; see `learn`
         return self
 
     # ---- one step ------------------------------------------------------------------------------------------------
@@ -376,11 +398,14 @@ class AdversarialStage(_Reconstruction):
         schedulers: Any = self.lr_schedulers()
 
         judged = discriminator_loss(self.discriminators(real).scores, self.discriminators(fake.detach()).scores)
-        self.descend("discriminators", judged, optimizers[1], schedulers[1])
+        self.add_gradients("discriminators", judged)
+        stepped = self.take_step("discriminators", optimizers[1], schedulers[1])
 
         self.discriminators.requires_grad_(False)
+        self.discriminators.train(stepped)  # the estimates of spectral norms follow the weights, once after each step
         with torch.no_grad():
             wanted = self.discriminators(real)
+        self.discriminators.eval()
         got = self.discriminators(fake)
         terms = {
             "adversarial": h.adversarial_weight * adversarial_loss(got.scores),
@@ -389,7 +414,8 @@ class AdversarialStage(_Reconstruction):
         with torch.autocast(self.device.type, enabled=False):
             terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         loss = torch.stack(list(terms.values())).sum()
-        stepped = self.descend("generator", loss, optimizers[0], schedulers[0])
+        self.add_gradients("generator", loss)
+        stepped = self.take_step("generator", optimizers[0], schedulers[0])
         self.discriminators.requires_grad_(True)
         if stepped and self.average is not None:
             self.average.update_parameters(self.codec.require_decoder())
