@@ -1,8 +1,8 @@
 """Features [B, T, D] <-> codes [B, Q, T]: residual vector quantization on vector-quantize-pytorch.
 
 The library holds the codebooks and starts them by k-means. Looking up nearest entries is done here, always in float32
-and for any prefix of the codebooks, and so is the training of the codebooks, which must leave padding out and be the same on
-one process as on several that share a batch, and in one batch as in several whose gradients are summed.
+and for any prefix of the codebooks. So is the training of the codebooks, which must leave padding out, and be the same
+in one process as in several that share a batch, and in one batch as in several whose gradients are summed.
 """
 
 from __future__ import annotations

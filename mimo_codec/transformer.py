@@ -95,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, offset: int = 0, val
 
 
 def _trains_on_short_cpu_block(q: Tensor, num_keys: int) -> bool:
-    """Whether PyTorch's fused attention is the slower one: its backward in bfloat16 on CPUs takes three times as long."""
+    """Whether PyTorch's fused attention would be slower: in bfloat16 on CPUs it takes two to four times as long."""
     return q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and num_keys <= QUERY_BLOCK
 
 
