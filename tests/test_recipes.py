@@ -1,0 +1,46 @@
+"""The parts of recipes/*.py that need neither voices nor recognisers."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Everything that recipes/NAME.py defines."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "recipes" / f"{name}.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "whisper", "moonshine", "kept"),
+    [
+        (None, "It's a test, he said.", "it's a test he said", "It's a test, he said."),
+        (None, "one two three four", "one two three five", None),
+        (None, "", "", None),
+        (None, "", "a word", None),
+        ("A given text.", "a given text", "nothing of it", "A given text."),
+        ("A given text.", "something else", "nothing of it", None),
+    ],
+)
+def test_a_text_is_kept_when_both_recognisers_agree_or_one_confirms_it(text, whisper, moonshine, kept):
+    pytest.importorskip("jiwer", reason="needs the eval extra")
+    assert recipe("transcribe")["trusted_text"](text, whisper, moonshine, max_wer=0.1) == kept
+
+
+def test_a_line_that_was_cut_off_is_done_again(tmp_path):
+    output = tmp_path / "out.jsonl"
+    whole = json.dumps({"path": "/a.wav"}) + "\n" + json.dumps({"path": "/a.wav", "start": 2.5}) + "\n"
+    output.write_text(whole + '{"path": "/b')
+    assert recipe("transcribe")["finished"](output) == {("/a.wav", 0.0), ("/a.wav", 2.5)}
+    assert output.read_text() == whole
+
+
+def test_silence_is_cut_from_both_ends_of_synthetic_speech():
+    samples = np.zeros(5000, np.float32)
+    samples[2000:3000] = 0.5
+    assert len(recipe("synthesise")["trim"](samples, rate=1000)) == pytest.approx(1000 + 2 * 100, abs=1)
