@@ -388,17 +388,21 @@ _STREAMING = dict(_FRONT_END, segment_seconds=None, decoder_conv_norm="frame", e
 
 
 def _streaming(dim: int, layers: tuple[int, int, int], heads: int, num_quantizers: int,
-               look_ahead: int) -> dict[str, Any]:  # fmt: skip
-    """A streaming codec of one width: `layers` of encoder, decoder and vocoder; `look_ahead` mel frames a layer."""
+               windows: tuple[int, int, int]) -> dict[str, Any]:  # fmt: skip
+    """A streaming codec of one width: `layers` of encoder, decoder and vocoder.
+
+    windows: frames that a layer sees before each in encoder and decoder (50 Hz) and in the vocoder (100 Hz), and after
+    each in the vocoder.
+    """
     return dict(
         _STREAMING, d_model=dim, vocoder_dim=dim, num_quantizers=num_quantizers,
         codebook_size=_CODEBOOKS[:num_quantizers], threshold_ema_dead_code=0.05,
         encoder_layers=layers[0], encoder_attention_heads=heads, encoder_ffn_dim=4 * dim, encoder_skip_layer_id=None,
-        encoder_attn_window_size=[64, 0],
+        encoder_attn_window_size=[windows[0], 0],
         decoder_layers=layers[1], decoder_attention_heads=heads, decoder_ffn_dim=4 * dim,
-        decoder_attn_window_size=[64, 0],
+        decoder_attn_window_size=[windows[0], 0],
         vocoder_num_layers=layers[2], vocoder_attention_heads=heads, vocoder_intermediate_dim=4 * dim,
-        vocoder_attn_window_size=[40, look_ahead],
+        vocoder_attn_window_size=list(windows[1:]),
     )  # fmt: skip
 
 
@@ -414,8 +418,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         activation_function="gelu", ln_type="LayerNorm", rope_theta=10000, rope_type="default",
         position_embedding_type="rope", scale_embedding=False, max_audio_seconds=1800,
     ),
-    "small": _streaming(512, (8, 8, 8), 8, 20, 1),
-    "nano": _streaming(256, (4, 4, 5), 4, 8, 2),
-    "tiny": _streaming(64, (2, 2, 2), 2, 8, 2),
+    "small": _streaming(512, (8, 8, 8), 8, 20, (64, 40, 1)),
+    "nano": _streaming(384, (2, 2, 2), 6, 8, (24, 16, 6)),
+    "tiny": _streaming(64, (2, 2, 2), 2, 8, (64, 40, 2)),
 })  # fmt: skip
 """Named configurations: `mimo` is the released 1.28 B model; `small`, `nano` and `tiny` stream exactly."""

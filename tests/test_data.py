@@ -149,6 +149,9 @@ def test_spoken_utterances_are_whole_and_have_text(speech_folder: Path) -> None:
     assert set(spoken.lengths.tolist()) == {24000, 72000} and spoken.waveform.shape == (8, 72000)
     with pytest.raises(MimoError, match="has text"):
         make_data(speech_folder, text_batch_size=1, max_text_seconds=0.5)
+    without = make_data(speech_folder, text_batch_size=1, max_text_seconds=0.5, optional_text=True)
+    attach(without)
+    assert without.text_batch_size == 0 and set(batches(without, 1)[0]) == {"crops"}
 
 
 def test_ranks_together_see_what_one_process_sees(speech_folder: Path) -> None:

@@ -245,6 +245,7 @@ class SpeechData(lightning.LightningDataModule):
         segment_seconds: length of a crop.
         text_batch_size: transcribed utterances per batch and device, beside the crops; 0: none.
         max_text_seconds: longest transcribed utterance.
+        optional_text: where nothing is transcribed, train without these utterances instead of refusing.
         folder_weights: factor on the probability of files below a folder of that name, e.g. {"wakewords": 0.3}; there
             must be some.
         augmentation: random changes of the training audio.
@@ -269,6 +270,7 @@ class SpeechData(lightning.LightningDataModule):
         segment_seconds: float = 1.5,
         text_batch_size: int = 0,
         max_text_seconds: float = 20.0,
+        optional_text: bool = False,
         folder_weights: dict[str, float] | None = None,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         seed: int = 0,
@@ -288,6 +290,7 @@ class SpeechData(lightning.LightningDataModule):
         self.text_batch_size = check_integer("text_batch_size", text_batch_size, 0, 2**20)
         self.sample_rate = check_sample_rate(sample_rate)
         self.num_samples = round(check_number("segment_seconds", segment_seconds, 0.01, 3600) * sample_rate)
+        self.optional_text = optional_text
         self.max_text_seconds = check_number("max_text_seconds", max_text_seconds, 0, 3600)
         self.folder_weights = folder_weights or {}
         for name, factor in self.folder_weights.items():
@@ -344,6 +347,10 @@ class SpeechData(lightning.LightningDataModule):
             if not any(name in utterance.path.parts for utterance in self.utterances["train"]):
                 raise MimoError(f"folder_weights: {self.sources['train'][0]} has no audio below a folder {name!r}")
         if self.text_batch_size and not self._transcribed():
+            if self.optional_text:
+                self.text_batch_size = 0
+                rank_zero_info(f"{self.sources['train'][0]}: no transcripts, so training goes without audio to text")
+                return
             raise MimoError(
                 f"{self.sources['train'][0]}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
                 f"{self.max_text_seconds:g} s has text; give some, or set text_batch_size to 0"
