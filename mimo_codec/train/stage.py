@@ -280,8 +280,6 @@ class CodecStage(lightning.LightningModule):
         from torch.distributed.fsdp import fully_shard
 
         for network in self.sharded():
-            # parameters of another format cannot be sharded
-            use_memory_format(network, torch.contiguous_format)
             for module in network.modules():
                 if isinstance(module, TransformerLayer):
                     fully_shard(module, mesh=mesh["data_parallel"])
@@ -299,8 +297,3 @@ def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share:
     """Factor on the learning rate: linear warm-up, plateau, linear decay to zero over the last share of the run."""
     warm, cool = (step + 1) / max(warmup_steps, 1), (num_steps - step) / max(num_steps * decay_share, 1)
     return max(min(warm, cool, 1.0), 0.0)
-
-
-def use_memory_format(module: Any, memory_format: torch.memory_format) -> None:
-    """Module.to, whose type some releases of PyTorch do not declare."""
-    module.to(memory_format=memory_format)

@@ -35,7 +35,7 @@ from mimo_codec.train.losses import (
     text_loss,
 )
 from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.stage import CodecStage, use_memory_format, warm_up_and_decay
+from mimo_codec.train.stage import CodecStage, warm_up_and_decay
 from mimo_codec.train.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.transformer import length_mask
 
@@ -340,7 +340,6 @@ class AdversarialStage(_Reconstruction):
         self.generator.requires_grad_(True)
         self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels, discriminator_gain)
         self.discriminators.eval()  # see `train`
-        use_memory_format(self.discriminators, torch.channels_last)  # twice as fast
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
         if average_decay:
