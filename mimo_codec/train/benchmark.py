@@ -44,13 +44,15 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("one process, batches of 16, fused attention", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
+    Setting("as before: one process, batches of 16, fused attention", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
             ("fused attention",), "ACTIVE"),
     Setting("batches of 32", (*ONE_PROCESS, *NO_WORKER), ("fused attention",), "ACTIVE"),
     Setting("and plain attention", (*ONE_PROCESS, *NO_WORKER), waiting="ACTIVE"),
     Setting("and a process for each core", NO_WORKER, ("Muon in every process",)),
     Setting("and Muon's work shared out", NO_WORKER),
     Setting("and a data worker: the recipe as it is"),
+    Setting("busy machine, as before", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"), ("fused attention",),
+            "ACTIVE", busy=True),
     Setting("busy machine, one process, active waiting", (*ONE_PROCESS, *NO_WORKER), waiting="ACTIVE", busy=True),
     Setting("busy machine, one process, passive waiting", (*ONE_PROCESS, *NO_WORKER), busy=True),
     Setting("busy machine, the recipe as it is", busy=True),
