@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from mimo_codec import MimoCodec, MimoError, resample, save_audio
-from mimo_codec.evaluation.baselines import find_baselines
-from mimo_codec.evaluation.items import find_items
-from mimo_codec.evaluation.run import evaluate
-from mimo_codec.evaluation.scoring import choose_metrics
-from mimo_codec.train.augment import Augmentation, mix
+from mimo_codec.data.augment import Augmentation, mix
+from mimo_codec.evaluation.codec.baselines import find_baselines
+from mimo_codec.evaluation.codec.items import find_items
+from mimo_codec.evaluation.codec.run import evaluate
+from mimo_codec.evaluation.codec.scoring import choose_metrics
 
 RATE = 24000
 Effect = Callable[[torch.Tensor, torch.Tensor, np.random.Generator], torch.Tensor]

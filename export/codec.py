@@ -2,7 +2,7 @@
 
 import sys
 
-from mimo_codec.cli import main
+from mimo_codec.cli.main import main
 
 if __name__ == "__main__":
     main(["export", "codec", *sys.argv[1:]])

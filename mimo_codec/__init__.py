@@ -5,33 +5,34 @@
     waveform = codec.decode(codes)             # [S] at 24 kHz
 
 Symbols, everywhere in this package: B batch, S samples, M mel frames (100 Hz), T code frames (25 Hz), Q codebooks,
-D width. The files are the data flow: audio -> mel -> encoder -> quantizer -> codes -> decoder -> vocoder.
+D width. The folders are rooms, each of which may use those before it: common; audio, bitstream, hub; codes; codec; data
+and metrics; train and evaluation. lm and onnx stand on codes and codec, cli and benchmarks on all.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimo_codec.lazy import lazy_names
+from mimo_codec.common.lazy import lazy_names
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mimo_codec.audio import load_audio, save_audio
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.audio.files import load_audio, save_audio
+    from mimo_codec.audio.resampling import resample
+    from mimo_codec.codec.config import CodecConfig
+    from mimo_codec.codec.model import MimoCodec
     from mimo_codec.codes import AudioCodes
-    from mimo_codec.config import CodecConfig
-    from mimo_codec.errors import MimoError
-    from mimo_codec.resampling import resample
+    from mimo_codec.common.errors import MimoError
 
 _HOMES = {
     "AudioCodes": "codes",
-    "CodecConfig": "config",
-    "MimoCodec": "codec",
-    "MimoError": "errors",
-    "load_audio": "audio",
-    "resample": "resampling",
-    "save_audio": "audio",
+    "CodecConfig": "codec.config",
+    "MimoCodec": "codec.model",
+    "MimoError": "common.errors",
+    "load_audio": "audio.files",
+    "resample": "audio.resampling",
+    "save_audio": "audio.files",
 }
 __all__ = ["AudioCodes", "CodecConfig", "MimoCodec", "MimoError", "load_audio", "resample", "save_audio"]
 

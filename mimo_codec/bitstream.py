@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.checks import check_integer
-from mimo_codec.errors import MimoError
+from mimo_codec.common.checks import check_integer
+from mimo_codec.common.errors import MimoError
 
 MAGIC = b"MIMO"
 VERSION = 1

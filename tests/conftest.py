@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one test on each core instead of all 
 import torch
 
 from mimo_codec import CodecConfig, MimoCodec, save_audio
-from mimo_codec.cli import main
+from mimo_codec.cli.main import main
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"d_model": 32, "vocoder_dim": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocoder_intermediate_dim": 32,

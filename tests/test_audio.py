@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mimo_codec.audio import (
+from mimo_codec.audio.files import (
     AudioInfo,
     AudioWriter,
     audio_info,
@@ -29,8 +29,8 @@ from mimo_codec.audio import (
     load_audio,
     save_audio,
 )
-from mimo_codec.errors import MimoError
-from mimo_codec.resampling import StreamResampler, check_sample_rate, resample
+from mimo_codec.audio.resampling import StreamResampler, check_sample_rate, resample
+from mimo_codec.common.errors import MimoError
 
 GOLDEN = Path(__file__).parent / "golden" / "audio" / "expected.safetensors"
 GOLDEN_RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000)

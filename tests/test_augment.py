@@ -17,8 +17,8 @@ pytest.importorskip("lightning", reason="needs the train extra")
 from jsonargparse import ArgumentParser
 
 from mimo_codec import MimoError
-from mimo_codec.train.augment import Augmentation, change_speed, num_samples_before
-from mimo_codec.train.data import SpeechData
+from mimo_codec.data.augment import Augmentation, change_speed, num_samples_before
+from mimo_codec.data.module import SpeechData
 
 ranges = st.tuples(st.floats(-10, 40), st.floats(-10, 40)).map(sorted).map(tuple)
 augmentations = st.builds(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mimo_codec import CodecConfig, benchmark
+from mimo_codec import CodecConfig
+from mimo_codec.benchmarks import codec as benchmark
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str, module: str = "mimo_codec.benchmark") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, module: str = "mimo_codec.benchmarks.codec") -> subprocess.CompletedProcess[str]:
     """In a process of its own, because a child's peak memory begins at that of the process that starts it."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -56,26 +57,26 @@ def test_stream(tiny_folder, tiny_codec):
 def test_runtimes(tiny_folder):
     pytest.importorskip("onnxscript", reason="needs the onnx extra")
     arguments = str(tiny_folder), "--seconds", "1,0.5", "--repeats", "1", "--threads", "1"
-    done = run(*arguments, "--runtimes", "eager,float32", module="mimo_codec.onnx.benchmark")
+    done = run(*arguments, "--runtimes", "eager,float32", module="mimo_codec.benchmarks.onnx")
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout, "runtime")
     expected = [("eager", "0.5"), ("float32", "0.5"), ("eager", "1"), ("float32", "1")]
     assert [(row["runtime"], row["seconds"]) for row in rows] == expected
     assert all(0 < float(row[f"{part} min"]) == float(row[f"{part} median"]) for row in rows
                for part in ("encode", "decode"))  # fmt: skip
-    done = run(*arguments, "--runtimes", "eager,rocket", module="mimo_codec.onnx.benchmark")
+    done = run(*arguments, "--runtimes", "eager,rocket", module="mimo_codec.benchmarks.onnx")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "rocket" in done.stderr
 
 
 def test_language_model():
     pytest.importorskip("transformers", reason="needs the lm extra")
     small = "--shapes", "tiny", "--num-prompt", "3", "--num-new", "3", "--threads", "1", "--device", "cpu"
-    done = run(*small, "--batch-sizes", "1,3", "--no-compiled", module="mimo_codec.lm.benchmark")
+    done = run(*small, "--batch-sizes", "1,3", "--no-compiled", module="mimo_codec.benchmarks.lm")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
     assert [row[:2] for row in rows] == [["eager", "1"], ["eager", "3"]]
     assert all(float(row[3]) > 0 and 0 < int(row[5].rstrip("%")) <= 100 for row in rows)
-    done = run(*small, "--dtype", "float8", module="mimo_codec.lm.benchmark")
+    done = run(*small, "--dtype", "float8", module="mimo_codec.benchmarks.lm")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "float8" in done.stderr
 
 
@@ -166,5 +167,5 @@ def test_speech_does_not_depend_on_blocks():
 
 def test_peaks_start_low():
     """The process that starts the measured ones must stay small, so it may not import torch."""
-    code = "import sys, mimo_codec.benchmark; sys.exit('torch' in sys.modules)"
+    code = "import sys, mimo_codec.benchmarks.codec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

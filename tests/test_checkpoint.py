@@ -19,8 +19,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mimo_codec import CodecConfig, MimoCodec, MimoError, checkpoint
-from mimo_codec.checkpoint import cached_models, find_checkpoint, shipped_models
+from mimo_codec import CodecConfig, MimoCodec, MimoError
+from mimo_codec.codec import checkpoint
+from mimo_codec.codec.checkpoint import cached_models, find_checkpoint, shipped_models
 
 TRAINING_STATE = ("embed_avg", "cluster_size", "inited")
 

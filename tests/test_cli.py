@@ -21,9 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
-from mimo_codec.audio import _FORMATS, AudioWriter
-from mimo_codec.batch import _batches
-from mimo_codec.jobs import AUDIO, Job
+from mimo_codec.audio.files import _FORMATS, AudioWriter
+from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.batch import _batches
+from mimo_codec.cli.plan import Job
 
 LSB = 2**-15
 """Step of a 16-bit file: waveforms that agree within 1e-5 may round to neighbours."""
@@ -75,7 +76,7 @@ def random_codes(codec: MimoCodec, num_frames: int, seed: int = 0) -> AudioCodes
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["encode", "-h"], ["--version"]])
 def test_help_and_version_do_without_torch(arguments):
     script = (
-        "import sys; from mimo_codec.cli import main\n"
+        "import sys; from mimo_codec.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     )
@@ -505,8 +506,8 @@ def test_info_on_nothing(run, tmp_path):
 
 
 def test_models_lists_shipped_cached_and_presets(run, tiny_folder, monkeypatch):
-    monkeypatch.setattr("mimo_codec.checkpoint.shipped_models", lambda: {"tiny": tiny_folder})
-    monkeypatch.setattr("mimo_codec.checkpoint.cached_models", lambda: {"owner/name": Path("/cache/name")})
+    monkeypatch.setattr("mimo_codec.codec.checkpoint.shipped_models", lambda: {"tiny": tiny_folder})
+    monkeypatch.setattr("mimo_codec.codec.checkpoint.cached_models", lambda: {"owner/name": Path("/cache/name")})
     rows = [line.split(maxsplit=2) for line in run("models").out.splitlines()]
     assert rows[:2] == [["shipped", "tiny", str(tiny_folder)], ["cached", "owner/name", "/cache/name"]]
     assert ["preset", "mimo"] in [row[:2] for row in rows]
@@ -514,7 +515,7 @@ def test_models_lists_shipped_cached_and_presets(run, tiny_folder, monkeypatch):
 
 def test_train_hands_its_arguments_over(run, monkeypatch):
     calls = []
-    monkeypatch.setattr("mimo_codec.train.cli.train", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("mimo_codec.train.run.train", lambda *arguments: calls.append(arguments))
     assert run("train", "recipe.yaml", "--data.root", "x", "--trainer.max_steps", "10").code == 0
     assert run("train", "recipe.yaml", "--help", "-q").code == 0
     assert calls == [

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 
 from mimo_codec import bitstream
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 EIGHT = (1024, 1024, 128, 128, 128, 128, 128, 128)
 TWENTY = (1024, 1024) + (128,) * 18

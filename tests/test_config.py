@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_codec import CodecConfig, MimoError
-from mimo_codec.config import FLAT_KEYS, PRESETS
+from mimo_codec.codec.config import FLAT_KEYS, PRESETS
 
 CODECS = ("codec_base", "codec_variant", "codec_hybrid")
 DEFAULTS = dict(  # noqa: C408 (what the released implementation assumes for keys left out)

@@ -22,10 +22,9 @@ import lightning
 from torch.utils.data import DistributedSampler
 
 from mimo_codec import MimoError
-from mimo_codec.train import scan as scanning
-from mimo_codec.train.augment import Augmentation
-from mimo_codec.train.data import Batch, Reader, SpeechData
-from mimo_codec.train.manifest import (
+from mimo_codec.data import scan as scanning
+from mimo_codec.data.augment import Augmentation
+from mimo_codec.data.manifest import (
     Fault,
     Utterance,
     read_faults,
@@ -33,7 +32,8 @@ from mimo_codec.train.manifest import (
     write_faults,
     write_manifest,
 )
-from mimo_codec.train.scan import scan
+from mimo_codec.data.module import Batch, Reader, SpeechData
+from mimo_codec.data.scan import scan
 
 AS_IT_IS = Augmentation(gain_db=None, invert=False)
 EVERYTHING = Augmentation((-8.0, 6.0), True, 0.1, 12.0, (0.0, 30.0), 1.0, 1.0, 0.1, 0.5)

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_codec import MimoError, load_audio, resample, save_audio
-from mimo_codec.evaluation.baselines import BASELINES, align, find_baselines, find_delay, packet_sizes
-from mimo_codec.evaluation.items import find_items
-from mimo_codec.evaluation.results import Codebook, Evaluation, Summary, System
-from mimo_codec.evaluation.scoring import choose_metrics
-from mimo_codec.evaluation.tables import REPORT_FILES, as_json
+from mimo_codec.evaluation.codec.baselines import BASELINES, align, find_baselines, find_delay, packet_sizes
+from mimo_codec.evaluation.codec.items import find_items
+from mimo_codec.evaluation.codec.results import Codebook, Evaluation, Summary, System
+from mimo_codec.evaluation.codec.scoring import choose_metrics
+from mimo_codec.evaluation.codec.tables import REPORT_FILES, as_json
 from mimo_codec.metrics import CORE_METRICS, METRICS, available_metrics, missing_packages, speech_metrics, words
 from mimo_codec.metrics.pitch import f0_contour
 from mimo_codec.metrics.signal import MAX_SI_SDR

@@ -53,7 +53,7 @@ def test_readme_python_of_the_language_model_runs(tmp_path, monkeypatch, capsys)
 def test_readme_commands_exist():
     from typer.main import get_command
 
-    from mimo_codec.cli import app
+    from mimo_codec.cli.main import app
 
     used = set(re.findall(r"^(?:\S*/)?mimo-codec (\w+)", README, re.M))
     assert {"encode", "decode", "reconstruct", "info", "models", "train"} <= used

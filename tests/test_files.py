@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
 
 
 def names(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
 pytest.importorskip("transformers", reason="needs the lm extra")
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, save_audio
-from mimo_codec.generate_commands import _Session
+from mimo_codec.cli.generate import _Session
 from mimo_codec.lm import Generation, MimoAudioLM
 
 SAME = ["--seed", "0"]

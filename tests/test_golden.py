@@ -7,8 +7,8 @@ from goldens import CASES, CODECS, DECODING_CODECS, expected, golden_codec
 from safetensors.torch import load_file
 
 from mimo_codec import CodecConfig
-from mimo_codec.mel import mel_filters, stft_magnitude
-from mimo_codec.train.losses import PAPER_SCALES, multi_scale_mel
+from mimo_codec.codec.mel import mel_filters, stft_magnitude
+from mimo_codec.train.codec.losses import PAPER_SCALES, multi_scale_mel
 
 TOLERANCE = 1e-4
 """Of log-mel, features and waveforms, whose values are about 1: float32 rounding gives some 5e-6 after all layers."""
@@ -60,7 +60,7 @@ def test_features_and_codes_of_the_waveform(name, case, dtype, monkeypatch):
     makes as large as 0.1 in bands a million times below the peak. Where the log-mel agrees (in float32, on a processor
     like theirs), features and codes are held to the full tolerance, and elsewhere to what such differences leave over.
     """
-    monkeypatch.setattr("mimo_codec.mel.spectrum_dtype", lambda device: dtype)
+    monkeypatch.setattr("mimo_codec.codec.mel.spectrum_dtype", lambda device: dtype)
     codec, reference = golden_codec(name), expected(name)
     waveform = reference[f"{case}.waveform"]
     features, codes = codec.features(waveform), codec.encode(waveform, 24000, num_quantizers=20).codes

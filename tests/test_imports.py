@@ -12,41 +12,31 @@ import mimo_codec
 ROOT = Path(mimo_codec.__file__).parent
 PACKAGE = "mimo_codec"
 
-# What each module of the core may import from the package: the order of the data flow, and nothing that comes later.
-BASE = {"errors"}
-VALUES = BASE | {"checks", "files"}
-FRONT = BASE | {"config", "precision"}
-LAYERS = FRONT | {"transformer"}
-ALLOWED = {
-    "__init__": {"lazy"},
-    "lazy": set(),
-    "errors": set(),
-    "checks": BASE,
-    "files": BASE,
-    "precision": set(),
-    "config": BASE | {"files"},
-    "bitstream": BASE | {"checks"},
-    "arrays": set(),
-    "codes": VALUES | {"arrays", "bitstream"},
-    "interface": VALUES | {"codes"},
-    "resampling": BASE | {"arrays"},
-    "audio": BASE | {"arrays", "files", "resampling"},
-    "mel": FRONT | {"transformer"},
-    "transformer": FRONT,
-    "processes": set(),
-    "quantizer": FRONT | {"checks", "processes"},
-    "encoder": LAYERS,
-    "vocoder": LAYERS,
-    "decoder": LAYERS | {"vocoder"},
-    "weights": BASE,
-    "checkpoint": BASE | {"config", "files", "weights"},
-    "codec": LAYERS
-    | {"audio", "checkpoint", "codes", "decoder", "encoder", "interface", "mel", "quantizer", "resampling", "vocoder"},
-}
-TORCH_FREE = ("lazy", "errors", "checks", "files", "jobs", "config", "weights", "bitstream", "arrays", "codes",
-              "interface", "resampling", "audio", "onnx.recording", "onnx.session", "onnx.runtime", "lm.config",
-              "lm.layout", "lm.prompts", "lm.tokenizer", "lm.request", "lm.writer", "lm.interface", "onnx.lm_runtime",
-              "onnx.lm_sampling")  # fmt: skip
+ROOMS = {
+    "common": set(),
+    "audio": {"common"},
+    "bitstream": {"common"},
+    "hub": {"common"},
+    "codes": {"common", "bitstream"},
+    "codec": {"common", "audio", "hub", "codes"},
+    "data": {"common", "audio", "codec"},
+    "metrics": {"common", "audio", "codec"},
+    "train": {"common", "codec", "data", "metrics"},
+    "evaluation": {"common", "audio", "codes", "codec", "data", "metrics"},
+    "lm": {"common", "audio", "codes", "hub"},
+    "onnx": {"common", "audio", "codes", "codec", "hub", "lm"},
+    "cli": {"common", "audio", "bitstream", "codes", "codec", "data", "evaluation", "hub", "lm", "metrics", "onnx",
+            "train"},
+    "benchmarks": {"common", "codec", "lm", "onnx", "train"},
+}  # fmt: skip
+"""What each folder, or file beside the folders, may import from the package, besides itself."""
+BESIDES = {"lm.pipeline": {"codec"}, "__init__": {"common"}, "__main__": {"cli"}}
+"""What single files may import too: the language model's pipeline alone knows the codec."""
+TORCH_FREE = ("common.lazy", "common.errors", "common.checks", "common.files", "common.arrays", "audio.files",
+              "audio.folders", "audio.resampling", "bitstream", "hub", "codes", "codec.config", "codec.base",
+              "cli.plan", "onnx.cuda_graphs", "onnx.session", "onnx.codec.runtime", "onnx.lm.runtime",
+              "onnx.lm.sampling", "lm.base", "lm.config", "lm.layout", "lm.output", "lm.prompts", "lm.request",
+              "lm.tokenizer")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -96,49 +86,36 @@ def of_package(names: set[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_imports_run_one_way(module):
-    imports = of_package(imported(ROOT / f"{module}.py", everywhere=module != "__init__"))
-    assert imports <= ALLOWED[module], f"{module} imports {sorted(imports - ALLOWED[module])}"
+def room(module: str) -> str:
+    """The folder of a module, or the module itself where it stands beside the folders."""
+    return module.split(".")[0]
 
 
-def test_the_order_has_no_cycles():
+@pytest.mark.parametrize("module", modules())
+def test_rooms_import_one_way(module):
+    # public names are imported on first use
+    imports = {room(name) for name in of_package(imported(modules()[module], everywhere="__init__" not in module))}
+    allowed = {"__init__", room(module)} | ROOMS.get(room(module), set()) | BESIDES.get(module, set())
+    assert imports <= allowed, f"{module} imports {sorted(imports - allowed)}"
+
+
+def assert_no_circle(needs: dict[str, set[str]]) -> None:
     done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {module for module, needs in ALLOWED.items() if module not in done and needs <= done}
-        assert ready, f"a cycle among {sorted(ALLOWED.keys() - done)}"
+    while len(done) < len(needs):
+        ready = {name for name in needs if name not in done and needs[name] - {name} <= done}
+        assert ready, f"a circle among {sorted(needs.keys() - done)}"
         done |= ready
 
 
-LM = BASE | {"checks"}
-LM_ALLOWED = {
-    "lm.config": LM | {"files"},
-    "lm.layout": LM | {"codes"},
-    "lm.tokenizer": LM,
-    "lm.prompts": LM | {"files", "lm.layout", "lm.request", "lm.tokenizer"},
-    "lm.request": LM | {"lm.layout", "lm.tokenizer"},
-    "lm.writer": {"arrays", "codes", "lm.interface", "lm.request", "lm.tokenizer"},
-    "lm.interface": LM
-    | {"arrays", "audio", "codes"}
-    | {"lm.config", "lm.layout", "lm.prompts", "lm.request", "lm.tokenizer", "lm.writer"},
-    "lm.sampling": {"lm.request"},
-    "lm.cache": set(),
-    "lm.model": LM | {"lm.cache", "lm.config", "lm.layout"},
-    "lm.quantize": LM,
-    "lm.checkpoint": LM | {"files", "weights", "lm.config", "lm.model", "lm.quantize", "lm.tokenizer"},
-    "lm.benchmark": LM | {"benchmark", "codec", "lm.config", "lm.generate", "lm.layout", "lm.model", "lm.request"},
-    "lm.generate": {"lm.cache", "lm.layout", "lm.model", "lm.request", "lm.sampling"},
-}
-"""The language model imports codes and audio and nothing else of the codec; lm.pipeline joins the two, and
-lm.benchmark is a program."""
+def test_no_circle_between_files():
+    names = {name: path for name, path in modules().items() if not name.endswith("__init__")}
+    needs = {name: of_package(imported(path)) & names.keys() for name, path in names.items()}
+    assert_no_circle(needs)
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("lm.")])
-def test_the_language_model_knows_codes_only(module):
-    if module in ("lm.pipeline", "lm.__init__"):
-        return
-    imports = of_package(imported(modules()[module]))
-    assert imports <= LM_ALLOWED[module], f"{module} imports {sorted(imports - LM_ALLOWED[module])}"
+def test_no_circle_between_rooms():
+    assert_no_circle({name: set(needs) for name, needs in ROOMS.items()})
+    assert {room(module) for module in modules()} == {*ROOMS, "__init__", "__main__"}
 
 
 def top_level(names: set[str]) -> set[str]:
@@ -147,11 +124,11 @@ def top_level(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("module", modules())
 def test_extras_are_imported_where_they_are_used(module):
-    """Core dependencies only, whatever is imported together with a module; train/ may need its own extra."""
+    """Core dependencies only, whatever is imported together with a module; training may need its own extra."""
     optional = {"auraloss", "tensorboard", "jsonargparse", "transformers", "onnx", "onnxruntime", "onnxscript", "pesq",
                 "pystoi", "parselmouth", "resemblyzer", "librosa", "pocketsphinx", "jiwer", "speechmos",
                 "matplotlib", "scipy"}  # fmt: skip
-    if not module.startswith("train."):
+    if not module.startswith(("train.", "data.module")):
         optional |= {"lightning", "pytorch_lightning", "torchmetrics"}
     assert not top_level(imported(modules()[module], everywhere=False)) & optional
 
@@ -206,7 +183,7 @@ for name in {names}:
     importlib.import_module(name)
 import numpy as np
 from mimo_codec import AudioCodes, MimoError, load_audio, resample, save_audio
-from mimo_codec.audio import AudioWriter, check_array, check_waveform, iter_arrays, iter_audio
+from mimo_codec.audio.files import AudioWriter, check_array, check_waveform, iter_arrays, iter_audio
 
 os.chdir({str(tmp_path)!r})
 pcm = (8000 * np.sin(np.arange(40_000) / 20)).astype(np.int16)
@@ -236,8 +213,8 @@ def test_arrays_are_read_without_importing_torch(tmp_path):
     out = python(f"""
 import sys
 import numpy as np
-from mimo_codec.audio import check_array, iter_arrays, save_audio
-from mimo_codec.resampling import StreamResampler, resample
+from mimo_codec.audio.files import check_array, iter_arrays, save_audio
+from mimo_codec.audio.resampling import StreamResampler, resample
 path = {str(tmp_path / "a.wav")!r}
 save_audio(path, np.ones(16_000), 16_000)
 blocks = list(iter_arrays(path, 0.1, 24_000))
@@ -250,10 +227,10 @@ print(sum(map(len, blocks)), "torch" in sys.modules)
 
 def test_public_names():
     out = python("""
-import mimo_codec.resampling
+import mimo_codec.audio.resampling
 from mimo_codec import resample, load_audio, save_audio, MimoCodec, AudioCodes, CodecConfig, MimoError
 import mimo_codec, sys
-assert callable(mimo_codec.resample) and mimo_codec.resample is mimo_codec.resampling.resample
+assert callable(mimo_codec.resample) and mimo_codec.resample is mimo_codec.audio.resampling.resample
 assert set(mimo_codec.__all__) <= set(dir(mimo_codec))
 optional = {"torchaudio", "lightning", "auraloss", "transformers", "huggingface_hub"}
 print(sorted(optional & set(sys.modules)))

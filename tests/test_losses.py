@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("lightning", reason="needs the train extra")
 
-from mimo_codec.train.discriminators import Discriminators
-from mimo_codec.train.losses import (
+from mimo_codec.codec.mel_distance import PAPER_SCALES, compress, masked_mean, multi_scale_mel_loss
+from mimo_codec.train.codec.discriminators import Discriminators
+from mimo_codec.train.codec.losses import (
     IGNORED,
-    PAPER_SCALES,
     adversarial_loss,
     commitment_loss,
-    compress,
     discriminator_loss,
     feature_matching_loss,
-    masked_mean,
     multi_resolution_stft_loss,
-    multi_scale_mel_loss,
     text_loss,
 )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimo_codec import MimoCodec, load_audio, resample
-from mimo_codec.checkpoint import shipped_models
+from mimo_codec.codec.checkpoint import shipped_models
 
 SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
 

@@ -19,11 +19,11 @@ from filelock import FileLock
 from goldens import CASES, any_codec, expected, segmented_codec, streaming_codec
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
-from mimo_codec.cli import main
+from mimo_codec.cli.main import main
 from mimo_codec.onnx import OnnxCodec, session
-from mimo_codec.onnx import export as exporting
-from mimo_codec.onnx.check import Comparison, Difference, _judge, check_codec, compare
-from mimo_codec.onnx.export import export_codec
+from mimo_codec.onnx.codec import export as exporting
+from mimo_codec.onnx.codec.check import Comparison, Difference, _judge, check_codec, compare
+from mimo_codec.onnx.codec.export import export_codec
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -7,9 +7,9 @@ from goldens import CASES, CODECS, DECODING_CODECS, any_codec, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_codec import transformer
+from mimo_codec.codec import transformer
+from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph, attend
 from mimo_codec.onnx.fourier import Analysis, Synthesis
-from mimo_codec.onnx.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph, attend
 
 ALONE = torch.zeros(2, dtype=torch.int64)
 

@@ -27,10 +27,11 @@ from mimo_codec import MimoCodec, MimoError
 from mimo_codec.lm import MimoAudioLM, Piece, Sampling, Stop
 from mimo_codec.lm import sampling as of_torch
 from mimo_codec.lm.model import SpeechLanguageModel
-from mimo_codec.onnx import OnnxAudioLM, lm_runtime, session
-from mimo_codec.onnx import lm_sampling as of_numpy
-from mimo_codec.onnx.lm_check import check_lm
-from mimo_codec.onnx.lm_export import export_lm
+from mimo_codec.onnx import OnnxAudioLM, session
+from mimo_codec.onnx.lm import runtime as lm_runtime
+from mimo_codec.onnx.lm import sampling as of_numpy
+from mimo_codec.onnx.lm.check import check_lm
+from mimo_codec.onnx.lm.export import export_lm
 
 FOLDER = GOLDEN / "lm_base"
 EXPECTED = load_file(FOLDER / "expected.safetensors")
@@ -352,7 +353,7 @@ def test_exports_that_are_refused(flat: MimoAudioLM, exported: Path, tmp_path: P
 
 
 def test_a_failing_check_leaves_nothing(flat: MimoAudioLM, tmp_path: Path, monkeypatch) -> None:
-    from mimo_codec.onnx import lm_export
+    from mimo_codec.onnx.lm import export as lm_export
 
     def refuse(folder: Path) -> None:
         assert (folder / "tokenizer.json").is_file()

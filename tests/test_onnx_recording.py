@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from test_onnx_codec import speech, tiny
 
 from mimo_codec import MimoError
-from mimo_codec.onnx import OnnxCodec, recording, session
+from mimo_codec.onnx import OnnxCodec, session
+from mimo_codec.onnx import cuda_graphs as recording
 from mimo_codec.onnx.session import Session
 
 onnx = pytest.importorskip("onnx")

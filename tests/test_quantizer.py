@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mimo_codec import CodecConfig
-from mimo_codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.quantizer import ResidualQuantizer
 
 
 def clustered(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, MimoError
-from mimo_codec.decoder import UpsampleConv
-from mimo_codec.encoder import Encoder
-from mimo_codec.mel import LogMel
-from mimo_codec.transformer import State
+from mimo_codec.codec.decoder import UpsampleConv
+from mimo_codec.codec.encoder import Encoder
+from mimo_codec.codec.mel import LogMel
+from mimo_codec.codec.transformer import State
 
 RATE = 24000
 FRAME = 960

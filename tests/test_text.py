@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mimo_codec import MimoError
-from mimo_codec.train.losses import IGNORED, text_loss
-from mimo_codec.train.text import ByteTokenizer, TextModel, make_tokenizer, unigram_entropy
+from mimo_codec.train.codec.losses import IGNORED, text_loss
+from mimo_codec.train.codec.text import ByteTokenizer, TextModel, make_tokenizer, unigram_entropy
 
 TEXTS = [[3, 1, 4], [1, 5]]
 COUNTS = [7, 4]

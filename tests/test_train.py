@@ -17,11 +17,11 @@ from conftest import SMALL, make_speech
 from safetensors.torch import load_file
 
 from mimo_codec import MimoCodec, MimoError
+from mimo_codec.data.module import Batch, Item, SpeechData, collate
 from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec, SaveOnSignal
-from mimo_codec.train.data import Batch, Item, SpeechData, collate
+from mimo_codec.train.codec.stages import AdversarialStage, UnifiedStage
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.stage import CodecStage, warm_up_and_decay
-from mimo_codec.train.stages import AdversarialStage, UnifiedStage
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -330,7 +330,7 @@ def test_codebooks_do_not_move_when_the_loss_is_not_finite(speech_folder, small_
 
 
 def test_spectral_norms_do_not_move_when_the_loss_is_not_finite(speech_folder, small_codec, tmp_path, monkeypatch):
-    import mimo_codec.train.stages as module
+    import mimo_codec.train.codec.stages as module
 
     for broken in (True, False):
         if broken:

@@ -19,7 +19,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 from conftest import SMALL, make_speech
 
 from mimo_codec import MimoCodec, MimoError
-from mimo_codec.train.cli import cpu_processes, find_recipe, shipped_recipes, train
+from mimo_codec.train.run import cpu_processes, find_recipe, shipped_recipes, train
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -238,7 +238,7 @@ import os, sys, torch
 from torch import distributed
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 from mimo_codec import CodecConfig
-from mimo_codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.quantizer import ResidualQuantizer
 threshold = float(sys.argv[3])
 config = CodecConfig.preset("tiny").replace(codebook_size=[64, 32], num_quantizers=2, threshold_ema_dead_code=threshold)
 quantizer = ResidualQuantizer(config.quantizer, 8, decay=0.5)

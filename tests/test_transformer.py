@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mimo_codec import transformer
-from mimo_codec.transformer import Attention, Transformer, attend, length_mask, rotate
+from mimo_codec.codec import transformer
+from mimo_codec.codec.transformer import Attention, Transformer, attend, length_mask, rotate
 
 sides = st.integers(-1, 12)
 

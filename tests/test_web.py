@@ -24,8 +24,8 @@ import torch
 from conftest import assert_one_line_error
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, resample, save_audio
-from mimo_codec import demo as demo_module
-from mimo_codec.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
+from mimo_codec.cli import demo as demo_module
+from mimo_codec.cli.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
 
 SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -160,7 +160,7 @@ def codec() -> MimoCodec:
 @pytest.fixture(scope="module")
 def graphs(codec: MimoCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript", reason="needs the onnx extra")
-    from mimo_codec.onnx.export import export_codec
+    from mimo_codec.onnx.codec.export import export_codec
 
     folder = tmp_path_factory.mktemp("graphs") / "exported"
     export_codec(codec, folder, graphs=("encoder", "decoder"))

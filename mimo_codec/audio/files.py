@@ -19,10 +19,10 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from mimo_codec.arrays import FLOAT_DTYPES, dtype_name, is_array, is_tensor, to_numpy, to_tensor
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
-from mimo_codec.resampling import StreamResampler, check_finite, check_sample_rate
+from mimo_codec.audio.resampling import StreamResampler, check_finite, check_sample_rate
+from mimo_codec.common.arrays import FLOAT_DTYPES, dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor

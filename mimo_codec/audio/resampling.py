@@ -17,8 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mimo_codec.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_numpy, to_tensor
-from mimo_codec.errors import MimoError
+from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.common.errors import MimoError
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000

@@ -1,4 +1,4 @@
-"""Figures of speed and memory on the CPU: `python -m mimo_codec.benchmark speed|memory|stream`.
+"""Figures of speed and memory on the CPU: `python -m mimo_codec.benchmarks.codec speed|memory|stream`.
 
 Everything is measured in processes of its own, so that memory is told apart and one thread count holds. The process
 that starts them never imports torch: on Linux the peak memory of a child begins at that of its parent.
@@ -29,13 +29,13 @@ import numpy as np
 import soundfile as sf
 import typer
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mimo_codec.codec import MimoCodec
-    from mimo_codec.config import CodecConfig
+    from mimo_codec.codec.config import CodecConfig
+    from mimo_codec.codec.model import MimoCodec
 
 Result = TypeVar("Result")
 
@@ -148,7 +148,7 @@ def _load_subject(name: str) -> Subject:
     if name == "encodec":
         return _encodec()
     if name == "mimo":
-        from mimo_codec.config import CodecConfig
+        from mimo_codec.codec.config import CodecConfig
 
         return _own(_random_codec(CodecConfig.preset(name)))
     return _own(_load_codec(name))
@@ -156,14 +156,14 @@ def _load_subject(name: str) -> Subject:
 
 def _random_codec(config: CodecConfig) -> MimoCodec:
     """Weights and codebooks are random, made in place and once."""
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.codec.model import MimoCodec
 
     return MimoCodec(config).eval()
 
 
 @cache
 def _load_codec(name: str) -> MimoCodec:
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.codec.model import MimoCodec
 
     return MimoCodec.from_pretrained(name, device="cpu")
 

@@ -1,4 +1,4 @@
-"""Speed of the language model with random weights: `python -m mimo_codec.lm.benchmark`.
+"""Speed of the language model with random weights: `python -m mimo_codec.benchmarks.lm`.
 
 Every answer is all audio, so that the patch decoder runs at every position. One line per batch size and mode: seconds
 to the first patch (the prompt included), patches a second of the whole batch, seconds of audio per second of compute of
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import typer
 
-from mimo_codec.benchmark import parse_numbers
-from mimo_codec.codec import check_device, check_dtype
-from mimo_codec.errors import MimoError
+from mimo_codec.benchmarks.codec import parse_numbers
+from mimo_codec.codec.model import check_device, check_dtype
+from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.config import PRESETS, LMConfig
 from mimo_codec.lm.generate import Steps, generate
 from mimo_codec.lm.layout import Audio, Layout

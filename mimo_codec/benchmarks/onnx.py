@@ -1,4 +1,4 @@
-"""Speed of a codec by PyTorch, eager and compiled, and by ONNX Runtime: `python -m mimo_codec.onnx.benchmark`.
+"""Speed of a codec by PyTorch, eager and compiled, and by ONNX Runtime: `python -m mimo_codec.benchmarks.onnx`.
 
 Every column is measured in a process of its own, one after the other, on the same speech and number of threads.
 """
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from mimo_codec.benchmark import SAMPLE_RATE, make_speech, parse_numbers, print_table
-from mimo_codec.errors import MimoError
+from mimo_codec.benchmarks.codec import SAMPLE_RATE, make_speech, parse_numbers, print_table
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.codec.model import MimoCodec
 
 RUNTIMES = ("eager", "compiled", "float32", "int8")
 """By PyTorch, and by ONNX Runtime in two precisions."""
@@ -75,8 +75,8 @@ def _alone(function: Callable[..., list[Times]], *arguments: Any) -> list[Times]
 def _load(model: str) -> MimoCodec:
     import torch
 
-    from mimo_codec.codec import MimoCodec
-    from mimo_codec.config import PRESETS, CodecConfig
+    from mimo_codec.codec.config import PRESETS, CodecConfig
+    from mimo_codec.codec.model import MimoCodec
 
     torch.manual_seed(0)
     if model in ("mimo", "small") and model in PRESETS:
@@ -85,7 +85,7 @@ def _load(model: str) -> MimoCodec:
 
 
 def _export(model: str, folder: Path, dtype: str) -> None:
-    from mimo_codec.onnx.export import export_codec
+    from mimo_codec.onnx.codec.export import export_codec
 
     export_codec(_load(model), folder, dtype=dtype, graphs=("encoder", "decoder"))
 
@@ -106,7 +106,7 @@ def _measure(
 def _runtime(name: str, model: str, folder: Path, threads: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Waveform -> codes, and codes -> waveform."""
     if name in ("float32", "int8"):
-        from mimo_codec.onnx.runtime import OnnxCodec
+        from mimo_codec.onnx.codec.runtime import OnnxCodec
 
         exported = OnnxCodec(folder, ["cpu"], num_threads=threads)
         return partial(exported.encode, sample_rate=SAMPLE_RATE), exported.decode
@@ -116,7 +116,7 @@ def _runtime(name: str, model: str, folder: Path, threads: int) -> tuple[Callabl
     codec = _load(model)
     if name == "eager":
         return partial(codec.encode, sample_rate=SAMPLE_RATE), codec.decode
-    from mimo_codec.onnx.graphs import DecoderGraph, EncoderGraph
+    from mimo_codec.onnx.codec.graphs import DecoderGraph, EncoderGraph
 
     count, alone = min(8, codec.num_quantizers), torch.zeros(2, dtype=torch.int64)
     encoder, decoder = torch.compile(EncoderGraph(codec, count)), torch.compile(DecoderGraph(codec, count))

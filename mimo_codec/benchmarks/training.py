@@ -1,4 +1,4 @@
-"""How fast training is with each of the settings that make it fast: `python -m mimo_codec.train.benchmark SPEECH`.
+"""How fast training is with each of the settings that make it fast: `python -m mimo_codec.benchmarks.training SPEECH`.
 
 Every row is a short run of `mimo-codec train nano_stage1` on the CPU. The rows take turns, so that a machine whose
 speed drifts does not favour any.
@@ -18,8 +18,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from mimo_codec.benchmark import print_table
-from mimo_codec.errors import MimoError
+from mimo_codec.benchmarks.codec import print_table
+from mimo_codec.common.errors import MimoError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("as before: one process, batches of 16, fused attention", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
+    Setting("one process, batches of 16, fused attention", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
             ("fused attention",), "ACTIVE"),
     Setting("batches of 32", (*ONE_PROCESS, *NO_WORKER), ("fused attention",), "ACTIVE"),
     Setting("and plain attention", (*ONE_PROCESS, *NO_WORKER), waiting="ACTIVE"),
@@ -84,9 +84,9 @@ def compare(
 @app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, slower: Annotated[str, typer.Option()] = "") -> None:
     """One run, with what makes it slower put back."""
+    import mimo_codec.codec.transformer as transformer
     import mimo_codec.train.optimizer as optimizer
-    import mimo_codec.transformer as transformer
-    from mimo_codec.train.cli import train
+    from mimo_codec.train.run import train
 
     if "fused attention" in slower:
         transformer._trains_on_short_cpu_block = lambda q, num_keys: False
@@ -103,7 +103,7 @@ def _measure(setting: Setting, speech: Path) -> float:
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             stack.callback(other.wait)
             stack.callback(other.kill)
-        command = [sys.executable, "-m", "mimo_codec.train.benchmark", "run", "--slower", ",".join(setting.slower)]
+        command = [sys.executable, "-m", "mimo_codec.benchmarks.training", "run", "--slower", ",".join(setting.slower)]
         recipe = {"data.root": speech, "trainer.accelerator": "cpu", "trainer.max_steps": STEPS,
                   "trainer.default_root_dir": folder, "trainer.callbacks": "[]",
                   "trainer.enable_progress_bar": "false", "model.init_args.quantizer_start": 2}  # fmt: skip

@@ -14,12 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mimo_codec.audio import AudioWriter, audio_info
-from mimo_codec.codec import MimoCodec
+from mimo_codec.audio.files import AudioWriter, audio_info
+from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
+from mimo_codec.cli.plan import Job, Plan, make_folders
+from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
-from mimo_codec.jobs import Job, Plan, make_folders
-from mimo_codec.report import FilesFailed, print_error, progress_bar
+from mimo_codec.common.errors import MimoError
 
 Result = TypeVar("Result")
 

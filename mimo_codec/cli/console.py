@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mimo_codec import __version__
-from mimo_codec.errors import MimoError
-from mimo_codec.report import print_line
+from mimo_codec.cli.console import print_line
+from mimo_codec.common.errors import MimoError
 
 HOST = "127.0.0.1"
 GRAPHS = ("encoder.onnx", "decoder.onnx")
@@ -53,14 +53,14 @@ def serve(graphs: str | Path | None = None, port: int = 8000, open_page: bool = 
 
 def page_root() -> Path:
     """The folder of the page: inside an installed wheel, or in the repository."""
-    installed = Path(__file__).parent / "web"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "examples" / "web"
+    installed = Path(__file__).parents[1] / "web"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "examples" / "web"
 
 
 def nano_graphs() -> Path:
     """The folder of nano's graphs in the user's cache, exported unless they are there."""
-    from mimo_codec.checkpoint import shipped_models
-    from mimo_codec.weights import WEIGHTS
+    from mimo_codec.codec.checkpoint import shipped_models
+    from mimo_codec.hub import WEIGHTS
 
     weights = shipped_models()["nano"] / WEIGHTS
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
@@ -73,8 +73,8 @@ def nano_graphs() -> Path:
 
 
 def _export_nano(folder: Path) -> None:
-    from mimo_codec.codec import MimoCodec
-    from mimo_codec.onnx.export import export_codec
+    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.onnx.codec.export import export_codec
 
     export_codec(MimoCodec.from_pretrained("nano", device="cpu"), folder, graphs=("encoder", "decoder"), overwrite=True)
 

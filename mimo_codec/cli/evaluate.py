@@ -7,15 +7,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mimo_codec.errors import MimoError
-from mimo_codec.evaluation import plots, tables
-from mimo_codec.evaluation.baselines import find_baselines
-from mimo_codec.evaluation.items import find_items
-from mimo_codec.evaluation.run import evaluate
-from mimo_codec.evaluation.scoring import choose_metrics
-from mimo_codec.evaluation.systems import Codec
-from mimo_codec.jobs import Job, Plan, check_new, make_folders
-from mimo_codec.report import FilesFailed, print_error, progress_bar
+from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
+from mimo_codec.cli.plan import Job, Plan, check_new, make_folders
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.codec import plots, tables
+from mimo_codec.evaluation.codec.baselines import find_baselines
+from mimo_codec.evaluation.codec.items import find_items
+from mimo_codec.evaluation.codec.run import evaluate
+from mimo_codec.evaluation.codec.scoring import choose_metrics
+from mimo_codec.evaluation.codec.systems import Codec
 
 
 def evaluate_files(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mimo_codec.report import print_line
+from mimo_codec.cli.console import print_line
 
 export = typer.Typer(rich_markup_mode=None)
 
@@ -35,9 +35,9 @@ def codec(
 
     `mimo_codec.onnx.OnnxCodec` runs them without PyTorch; export/README.md says how others do.
     """
-    from mimo_codec.codec import MimoCodec
-    from mimo_codec.onnx.check import check_codec
-    from mimo_codec.onnx.export import export_codec
+    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.onnx.codec.check import check_codec
+    from mimo_codec.onnx.codec.export import export_codec
 
     loaded = MimoCodec.from_pretrained(model, device="cpu", revision=revision)
 
@@ -68,8 +68,8 @@ def lm(
     `mimo_codec.onnx.OnnxAudioLM` generates with them without PyTorch.
     """
     from mimo_codec.lm import MimoAudioLM
-    from mimo_codec.onnx.lm_check import check_lm
-    from mimo_codec.onnx.lm_export import export_lm
+    from mimo_codec.onnx.lm.check import check_lm
+    from mimo_codec.onnx.lm.export import export_lm
 
     loaded = MimoAudioLM.from_pretrained(model, device="cpu", revision=revision)
 

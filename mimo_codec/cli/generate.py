@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimo_codec.errors import ContextError, MimoError
-from mimo_codec.files import atomic_path, check_target, read_json
-from mimo_codec.jobs import AUDIO, CODES, check_new
-from mimo_codec.report import counter, print_error, print_line
+from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.console import counter, print_error, print_line
+from mimo_codec.cli.plan import CODES, check_new
+from mimo_codec.common.errors import ContextError, MimoError
+from mimo_codec.common.files import atomic_path, check_target, read_json
 
 if TYPE_CHECKING:
     from mimo_codec.lm import Generation, MimoAudioLM
@@ -26,7 +27,7 @@ generate = typer.Typer(rich_markup_mode=None)
 
 def _readable(path: str | None) -> str | None:
     """The name of an audio or .mimo file, which is looked at before gigabytes are loaded."""
-    from mimo_codec.audio import audio_info
+    from mimo_codec.audio.files import audio_info
     from mimo_codec.codes import AudioCodes
 
     if path is not None:
@@ -179,7 +180,7 @@ def _save_spoken(found: Generation, output: str, overwrite: bool, wanted_end: st
     if Path(output).suffix.lower() in CODES:
         found.codes.save(output, overwrite)
     else:
-        from mimo_codec.audio import save_audio
+        from mimo_codec.audio.files import save_audio
 
         save_audio(output, found.waveform, found.codes.sample_rate, overwrite)
 

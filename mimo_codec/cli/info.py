@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_codec.errors import MimoError
-from mimo_codec.jobs import AUDIO, CODES
+from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.plan import CODES
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +75,7 @@ def _describe_codes(path: Path) -> dict[str, Any]:
 
 
 def _describe_audio(path: Path) -> dict[str, Any]:
-    from mimo_codec.audio import audio_info
+    from mimo_codec.audio.files import audio_info
 
     info = audio_info(path)
     return {
@@ -92,9 +93,9 @@ def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
     import torch
 
     from mimo_codec.bitstream import code_widths
-    from mimo_codec.checkpoint import CONFIG, find_checkpoint
-    from mimo_codec.codec import MimoCodec
-    from mimo_codec.config import CodecConfig
+    from mimo_codec.codec.checkpoint import CONFIG, find_checkpoint
+    from mimo_codec.codec.config import CodecConfig
+    from mimo_codec.codec.model import MimoCodec
 
     folder, name = find_checkpoint(name_or_path, revision)
     config = CodecConfig.load(folder / CONFIG)
@@ -129,7 +130,7 @@ def _stored_dtypes(folder: Path) -> dict[str, str]:
     """Name -> dtype of every tensor on disk, from the headers of the files."""
     from safetensors import SafetensorError, safe_open
 
-    from mimo_codec.weights import weight_files
+    from mimo_codec.hub import weight_files
 
     found: dict[str, str] = {}
     for path in weight_files(folder):

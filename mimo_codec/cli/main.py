@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mimo_codec import __version__
-from mimo_codec.errors import MimoError
-from mimo_codec.files import check_target
-from mimo_codec.generate_commands import generate
-from mimo_codec.jobs import AUDIO, CODES, plan_jobs
-from mimo_codec.onnx.command import export
-from mimo_codec.report import FilesFailed, print_error, print_line, progress_bar
+from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.console import FilesFailed, print_error, print_line, progress_bar
+from mimo_codec.cli.export import export
+from mimo_codec.cli.generate import generate
+from mimo_codec.cli.plan import CODES, plan_jobs
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import check_target
 
 if TYPE_CHECKING:
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.codec.model import MimoCodec
     from mimo_codec.onnx import OnnxCodec
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def encode(
     One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
     """
     plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite)
-    from mimo_codec.batch import encode_files
+    from mimo_codec.cli.batch import encode_files
 
     encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
 
@@ -109,7 +110,7 @@ def decode(
     One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
     """
     plan = plan_jobs(inputs, output, CODES, AUDIO, suffix=f".{format}", overwrite=overwrite)
-    from mimo_codec.batch import decode_files
+    from mimo_codec.cli.batch import decode_files
 
     decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
 
@@ -132,7 +133,7 @@ def reconstruct(
     A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
     """
     plan = plan_jobs([source], output, AUDIO, AUDIO, suffix=f".{format}", overwrite=overwrite)
-    from mimo_codec.batch import reconstruct_files
+    from mimo_codec.cli.batch import reconstruct_files
 
     reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
 
@@ -169,7 +170,7 @@ def evaluate(
     manifest has a line like {"path": "a.wav", "text": "what is said"} for each file; the text is for word error rates.
     """
     numbers = [_integer("--codebooks", word) for word in _words(codebooks)]
-    from mimo_codec.evaluation.command import evaluate_files
+    from mimo_codec.cli.evaluate import evaluate_files
 
     evaluate_files(
         lambda: _load_or_exported(model, revision, device, dtype),
@@ -193,7 +194,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a .mimo file, an audio file or a model."""
-    from mimo_codec.info import as_text, describe
+    from mimo_codec.cli.info import as_text, describe
 
     facts = describe(target, revision)
     print(json.dumps(facts, indent=2) if as_json else as_text(facts))
@@ -202,8 +203,8 @@ def info(
 @app.command()
 def models() -> None:
     """List shipped and cached models, and presets to train."""
-    from mimo_codec.checkpoint import cached_models, shipped_models
-    from mimo_codec.config import PRESETS
+    from mimo_codec.codec.checkpoint import cached_models, shipped_models
+    from mimo_codec.codec.config import PRESETS
 
     rows = [("shipped", name, str(folder)) for name, folder in shipped_models().items()]
     rows += [("cached", name, str(folder)) for name, folder in cached_models().items()]
@@ -225,7 +226,7 @@ def demo(
 
     The page is served to this machine alone, and the codec runs inside it, without PyTorch.
     """
-    from mimo_codec.demo import serve
+    from mimo_codec.cli.demo import serve
 
     serve(graphs, port, open_page)
 
@@ -241,7 +242,7 @@ def train(
     1000. For a list of them: mimo-codec train nano_stage1 --help.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
-    from mimo_codec.train import cli
+    from mimo_codec.train import run as cli
 
     cli.train(recipe, context.args, all_cores=True)
 
@@ -272,8 +273,8 @@ def scan_data(
     if not output.lower().endswith(".jsonl"):
         raise MimoError(f"{output}: a manifest ends in .jsonl")
     check_target(Path(output), overwrite)
-    from mimo_codec.train.manifest import find_utterances, write_manifest
-    from mimo_codec.train.scan import Limits, scan, summary
+    from mimo_codec.data.manifest import find_utterances, write_manifest
+    from mimo_codec.data.scan import Limits, scan, summary
 
     limits = Limits(min_seconds, max_clipped, max_silence)
     found, faults = find_utterances(source)
@@ -299,7 +300,7 @@ def _integer(option: str, word: str) -> int:
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:
-    from mimo_codec.codec import MimoCodec
+    from mimo_codec.codec.model import MimoCodec
 
     return MimoCodec.from_pretrained(model, device=device, dtype=dtype, revision=revision)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_codec.errors import MimoError
+from mimo_codec.audio.folders import find_files
+from mimo_codec.common.errors import MimoError
 
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 CODES = (".mimo",)
 
 
@@ -82,43 +82,6 @@ def _mirror(source: Path, output: Path, reads: Sequence[str], suffix: str) -> It
         raise MimoError(f"{output} is inside {source}, so outputs would be inputs: choose a folder outside of it")
     files = find_files(source, reads)
     yield from (Job(file, output / file.relative_to(source).with_suffix(suffix)) for file in files)
-
-
-def _refuse(error: OSError) -> None:
-    raise MimoError(f"{error.filename}: cannot be read: {error.strerror}") from None
-
-
-def find_files(
-    source: str | Path, suffixes: Sequence[str], on_error: Callable[[OSError], None] = _refuse
-) -> list[Path]:
-    """A file itself, or the files of a folder tree with one of these suffixes, in order.
-
-    Links to folders are followed, though no folder is read twice; what is hidden does not count. MimoError when a
-    folder holds none, and for folders in it that cannot be read, unless `on_error` takes them.
-    """
-    source = Path(source)
-    if not os.path.isdir(source):
-        return [source]
-    files = list(_walk(source, suffixes, on_error))
-    if not files:
-        raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
-    return files
-
-
-def _walk(folder: Path, suffixes: Sequence[str], on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    visited: set[str] = set()  # links may lead back
-    for root, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
-        place = os.path.realpath(root)
-        if place in visited:
-            folders.clear()
-            continue
-        visited.add(place)
-        folders[:] = _shown(folders)
-        yield from (Path(root, name) for name in _shown(names) if Path(name).suffix.lower() in suffixes)
-
-
-def _shown(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if not name.startswith("."))
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from mimo_codec.checks import check_number
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
+from mimo_codec.common.checks import check_number
+from mimo_codec.common.errors import MimoError
 
 Item = TypeVar("Item")
 BLOCK_SECONDS = 20.0

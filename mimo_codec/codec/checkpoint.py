@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimo_codec.config import MODEL_TYPE, CodecConfig
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
-from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
+from mimo_codec.codec.config import MODEL_TYPE, CodecConfig
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
+from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 
 NESTED = "audio_tokenizer"
 """Folder in which the family's later models carry their codec."""
@@ -35,8 +35,8 @@ class Checkpoint(NamedTuple):
 
 def shipped_root() -> Path:
     """The folder of the models that come with the package: inside an installed wheel, or in the repository."""
-    installed = Path(__file__).parent / "pretrained"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "pretrained"
+    installed = Path(__file__).parents[1] / "pretrained"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "pretrained"
 
 
 def shipped_models() -> dict[str, Path]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mimo_codec.errors import MimoError
-from mimo_codec.files import read_json
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import read_json
 
 MODEL_TYPE, ARCHITECTURE = "mimo_audio_tokenizer", "MiMoAudioTokenizer"
 

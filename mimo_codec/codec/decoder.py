@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.config import CodecConfig
-from mimo_codec.transformer import State, Transformer, length_mask, make_norm
-from mimo_codec.vocoder import Vocoder
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.transformer import State, Transformer, length_mask, make_norm
+from mimo_codec.codec.vocoder import Vocoder
 
 
 class UpsampleConv(nn.Module):

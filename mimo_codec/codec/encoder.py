@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.config import CodecConfig
-from mimo_codec.transformer import ACTIVATIONS, State, Transformer, length_mask, make_norm
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.transformer import ACTIVATIONS, State, Transformer, length_mask, make_norm
 
 
 class Encoder(nn.Module):

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimo_codec.config import MelConfig
-from mimo_codec.precision import Float32Module
-from mimo_codec.transformer import State
+from mimo_codec.codec.config import MelConfig
+from mimo_codec.codec.precision import Float32Module
+from mimo_codec.codec.transformer import State
 
 LOG_FLOOR = 1e-7
 

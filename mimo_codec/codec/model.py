@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mimo_codec.audio import check_waveform, iter_audio
-from mimo_codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
+from mimo_codec.audio.files import check_waveform, iter_audio
+from mimo_codec.audio.resampling import resample
+from mimo_codec.codec.base import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
+from mimo_codec.codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.decoder import Decoder
+from mimo_codec.codec.encoder import Encoder
+from mimo_codec.codec.mel import LogMel
+from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.transformer import State, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH, AudioCodes
-from mimo_codec.config import CodecConfig
-from mimo_codec.decoder import Decoder
-from mimo_codec.encoder import Encoder
-from mimo_codec.errors import MimoError
-from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
-from mimo_codec.mel import LogMel
-from mimo_codec.quantizer import ResidualQuantizer
-from mimo_codec.resampling import resample
-from mimo_codec.transformer import State, scope, scoped
+from mimo_codec.common.errors import MimoError
 
 AudioLike = str | os.PathLike[str] | np.ndarray | Tensor
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, distributed
 from vector_quantize_pytorch import ResidualVQ
 
-from mimo_codec.checks import check_count
-from mimo_codec.config import QuantizerConfig
-from mimo_codec.errors import MimoError
-from mimo_codec.precision import Float32Module
-from mimo_codec.processes import gather_from_processes, num_processes, sum_over_processes
+from mimo_codec.codec.config import QuantizerConfig
+from mimo_codec.codec.precision import Float32Module
+from mimo_codec.common.checks import check_count
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.processes import gather_from_processes, num_processes, sum_over_processes
 
 
 class QuantizerOutput(NamedTuple):

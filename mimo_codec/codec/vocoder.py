@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.config import CodecConfig
-from mimo_codec.transformer import State, Transformer, length_mask, make_norm
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.transformer import State, Transformer, length_mask, make_norm
 
 MAX_LOG_MAGNITUDE = math.log(100.0)
 ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0

@@ -6,7 +6,7 @@ import reprlib
 
 import numpy as np
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 
 @contextmanager

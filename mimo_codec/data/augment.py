@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimo_codec.checks import check_number
-from mimo_codec.errors import MimoError
-from mimo_codec.resampling import resample
+from mimo_codec.audio.resampling import resample
+from mimo_codec.common.checks import check_number
+from mimo_codec.common.errors import MimoError
 
 MAX_PEAK = 0.99
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.checks import check_integer, check_number
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
-from mimo_codec.jobs import AUDIO, find_files
+from mimo_codec.audio.folders import AUDIO, find_files
+from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
 
 AnyPath = str | os.PathLike[str]
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from mimo_codec.audio import load_audio
-from mimo_codec.checks import check_integer, check_number
-from mimo_codec.errors import MimoError
-from mimo_codec.resampling import check_sample_rate, resample
-from mimo_codec.train.augment import Augmentation, change_speed, mix, num_samples_before
-from mimo_codec.train.manifest import (
+from mimo_codec.audio.files import load_audio
+from mimo_codec.audio.resampling import check_sample_rate, resample
+from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.errors import MimoError
+from mimo_codec.data.augment import Augmentation, change_speed, mix, num_samples_before
+from mimo_codec.data.manifest import (
     FIGURES,
     Fault,
     Utterance,
@@ -41,7 +41,7 @@ from mimo_codec.train.manifest import (
     write_faults,
     write_manifest,
 )
-from mimo_codec.train.scan import Limits, scan
+from mimo_codec.data.scan import Limits, scan
 
 log = logging.getLogger(__name__)
 

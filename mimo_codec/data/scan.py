@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mimo_codec.audio import audio_info, iter_audio
-from mimo_codec.checks import check_number
-from mimo_codec.train.manifest import Fault, Utterance
+from mimo_codec.audio.files import audio_info, iter_audio
+from mimo_codec.common.checks import check_number
+from mimo_codec.data.manifest import Fault, Utterance
 
 FULL_SCALE = 0.999
 """Magnitude from which a sample counts as clipped."""

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimo_codec.lazy import lazy_names
+from mimo_codec.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mimo_codec.lm.config import LMConfig
     from mimo_codec.lm.layout import Layout
+    from mimo_codec.lm.output import Generation, Piece
     from mimo_codec.lm.pipeline import MimoAudioLM
     from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording
     from mimo_codec.lm.request import Sampling, Stop
-    from mimo_codec.lm.writer import Generation, Piece
 
 _HOMES = {
     "Example": "prompts",
-    "Generation": "writer",
+    "Generation": "output",
     "LMConfig": "config",
     "Layout": "layout",
     "MimoAudioLM": "pipeline",
-    "Piece": "writer",
+    "Piece": "output",
     "Sampling": "request",
     "Stop": "request",
     "TASKS": "prompts",

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from mimo_codec.arrays import is_array, is_tensor, to_numpy
-from mimo_codec.audio import audio_info
-from mimo_codec.checks import check_integer
+from mimo_codec.audio.files import audio_info
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import ContextError, MimoError
+from mimo_codec.common.arrays import is_array, is_tensor, to_numpy
+from mimo_codec.common.checks import check_integer
+from mimo_codec.common.errors import ContextError, MimoError
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Grid, Layout
+from mimo_codec.lm.output import Array, Piece, Writer
 from mimo_codec.lm.prompts import AUDIO_SAMPLING, MIN_VOICE_SECONDS, TASKS, WORDINGS, Example, Turn, Wording, render
 from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Position, Request, Sampling, Stop
 from mimo_codec.lm.tokenizer import TextTokenizer
-from mimo_codec.lm.writer import Array, Piece, Writer
 
 if TYPE_CHECKING:
     import torch

@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
+from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
 from mimo_codec.lm.quantize import STACKS, find_quantizer
 from mimo_codec.lm.tokenizer import TextTokenizer
-from mimo_codec.weights import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
               "added_tokens.json", "prompts.json")  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mimo_codec.checks import check_integer, check_number
-from mimo_codec.errors import MimoError
-from mimo_codec.files import read_json
+from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import read_json
 
 MAX_SIZE, MAX_LAYERS, MAX_CHANNELS, MAX_GROUP = 2**24, 1024, 64, 64
 _PER_CHANNEL = ("speech_vocab_size", "speech_zeroemb_idx", "delay_pattern")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 PAD = -100
 """What fills the columns of the text row that hold no token."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from mimo_codec.arrays import is_tensor, to_numpy
 from mimo_codec.codes import AudioCodes
+from mimo_codec.common.arrays import is_tensor, to_numpy
+from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Patches, Position, Request, find_stop
 from mimo_codec.lm.tokenizer import TextTokenizer
-
-if TYPE_CHECKING:
-    from mimo_codec.lm.interface import AudioLM
 
 Array = Any
 """A torch tensor or a numpy array."""
@@ -61,10 +60,22 @@ class Piece:
     """Everything, in the last piece of an item."""
 
 
+class Speaker(Protocol):
+    """What a `Writer` asks of the language model."""
+
+    config: LMConfig
+    tokenizer: TextTokenizer
+    layout: Layout
+    codec: Any
+
+    def own(self, array: np.ndarray) -> Array:
+        """An array in the kind that the model gives to its users and to its codec."""
+
+
 class Writer:
     """Positions of one item -> pieces."""
 
-    def __init__(self, lm: AudioLM, item: int, request: Request, stream: bool):
+    def __init__(self, lm: Speaker, item: int, request: Request, stream: bool):
         self.lm, self.item, self.request, self.stream = lm, item, request, stream
         self.patches: list[Patches] = []
         self.columns: list[Patches] = []

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimo_codec.codec import MimoCodec, check_device, check_dtype
-from mimo_codec.errors import MimoError
+from mimo_codec.codec.model import MimoCodec, check_device, check_dtype
+from mimo_codec.common.errors import MimoError
+from mimo_codec.lm.base import AudioLM, Grids, as_array, named
 from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
 from mimo_codec.lm.generate import Steps, generate
-from mimo_codec.lm.interface import AudioLM, Grids, as_array, named
 from mimo_codec.lm.model import Output, SpeechLanguageModel
 from mimo_codec.lm.prompts import PROMPTS, WORDINGS, Wording, find_wording
 from mimo_codec.lm.request import Position, Request

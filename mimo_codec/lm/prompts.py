@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path, read_json
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path, read_json
 from mimo_codec.lm.layout import Audio, Layout, Run, Text
 from mimo_codec.lm.request import GREEDY, Sampling
 from mimo_codec.lm.tokenizer import TextTokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 KINDS = ("int8", "int4")
 STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer.layers.")

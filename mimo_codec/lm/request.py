@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.checks import check_integer, check_number
-from mimo_codec.errors import MimoError
+from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.layout import Grid, Layout
 from mimo_codec.lm.tokenizer import NAMES
 

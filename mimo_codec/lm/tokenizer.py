@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mimo_codec.errors import MimoError
+from mimo_codec.audio.resampling import resample
+from mimo_codec.common.errors import MimoError
 from mimo_codec.metrics import opinion, perceptual, pitch, signal, speaker, whisper, words
 from mimo_codec.metrics.pair import Pair
-from mimo_codec.resampling import resample
 
 WIDE_RATE, NARROW_RATE = 16000, 8000
 MIN_SECONDS = 0.1

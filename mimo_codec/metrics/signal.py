@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mimo_codec.mel import stft_magnitude
+from mimo_codec.codec.mel import stft_magnitude
+from mimo_codec.codec.mel_distance import multi_scale_mel_loss
 from mimo_codec.metrics.pair import Pair
-from mimo_codec.train.losses import multi_scale_mel_loss
 
 MAX_SI_SDR = 100.0
 """dB; beyond it a copy, or something unrelated: infinities would spoil means."""

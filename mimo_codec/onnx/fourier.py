@@ -59,7 +59,7 @@ class _Transform(nn.Module):
 class Analysis(_Transform):
     """Sound in hops [B, M + r - 1, hop] -> spectra of the M windowed frames of r hops: real, imaginary [B, P, M].
 
-    All float64, see mimo_codec.mel.
+    All float64, see mimo_codec.codec.mel.
     """
 
     def __init__(self, window: Tensor, hop: int):

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mimo_codec.checks import check_integer
-from mimo_codec.errors import MimoError
-from mimo_codec.onnx.recording import Recordings, Tensors
+from mimo_codec.common.checks import check_integer
+from mimo_codec.common.errors import MimoError
+from mimo_codec.onnx.cuda_graphs import Recordings, Tensors
 
 logger = logging.getLogger("mimo_codec.onnx")
 CUDA = "CUDAExecutionProvider"

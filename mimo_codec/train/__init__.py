@@ -1,1 +1,1 @@
-"""Training codecs (needs the `train` extra)."""
+"""Training (needs the `train` extra): what all stages share; `codec/` has the stages of a codec."""

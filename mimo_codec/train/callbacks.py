@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from mimo_codec.checkpoint import save_checkpoint
-from mimo_codec.codec import MimoCodec, check_dtype
+from mimo_codec.codec.checkpoint import save_checkpoint
+from mimo_codec.codec.model import MimoCodec, check_dtype
 
 CHECKPOINTS = "checkpoints"
 """Folder below trainer.default_root_dir; the same in every run, so that --ckpt_path last finds what is there."""

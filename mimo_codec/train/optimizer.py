@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from mimo_codec.processes import num_processes, process_rank
+from mimo_codec.common.processes import num_processes, process_rank
 
 
 def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], matrix_learning_rate: float, learning_rate: float,

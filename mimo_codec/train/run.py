@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 """What `trainer.strategy: fsdp` means here."""
@@ -61,8 +61,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         from lightning.pytorch.cli import LightningCLI
     except ImportError as error:
         raise MimoError(f"{error.name} is not installed: pip install 'mimo-codec[train]'") from None
+    from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
-    from mimo_codec.train.data import SpeechData
     from mimo_codec.train.stage import CodecStage
 
     class RecipeCLI(LightningCLI):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mimo_codec.codec import MimoCodec
+from mimo_codec.codec.model import MimoCodec
 
 
 def show_sound(loggers: Iterable[Any], name: str, waveform: Tensor, codec: MimoCodec, step: int) -> None:

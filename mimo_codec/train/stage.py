@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from mimo_codec.codec import MimoCodec
-from mimo_codec.errors import MimoError
+from mimo_codec.codec.model import MimoCodec
+from mimo_codec.codec.transformer import TransformerLayer, length_mask
+from mimo_codec.common.errors import MimoError
+from mimo_codec.data.module import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
-from mimo_codec.train.data import Batch
 from mimo_codec.train.show import show_histogram, show_sound
-from mimo_codec.transformer import TransformerLayer, length_mask
 
 SHOWN_FILES = 2
 USAGE_WINDOW = 100

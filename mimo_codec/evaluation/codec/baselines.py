@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimo_codec.audio import load_audio, save_audio
-from mimo_codec.errors import MimoError
-from mimo_codec.resampling import resample
+from mimo_codec.audio.files import load_audio, save_audio
+from mimo_codec.audio.resampling import resample
+from mimo_codec.common.errors import MimoError
 
 MAX_DELAY_SECONDS = 0.25
 ENVELOPE_SECONDS = 0.01

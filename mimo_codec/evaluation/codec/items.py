@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mimo_codec.audio import load_audio
-from mimo_codec.errors import MimoError
-from mimo_codec.jobs import AUDIO, find_files
-from mimo_codec.train.manifest import Utterance, read_manifest
+from mimo_codec.audio.files import load_audio
+from mimo_codec.audio.folders import AUDIO, find_files
+from mimo_codec.common.errors import MimoError
+from mimo_codec.data.manifest import Utterance, read_manifest
 
 NAMED_FILES = 3
 """In a line about many."""

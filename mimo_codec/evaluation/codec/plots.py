@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mimo_codec.errors import MimoError
-from mimo_codec.evaluation.results import Evaluation, System
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.codec.results import Evaluation, System
 from mimo_codec.metrics import METRICS
 
 if TYPE_CHECKING:

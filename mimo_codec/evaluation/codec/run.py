@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mimo_codec.errors import MimoError
-from mimo_codec.evaluation.baselines import Baseline
-from mimo_codec.evaluation.items import Item
-from mimo_codec.evaluation.results import Evaluation, System
-from mimo_codec.evaluation.scoring import Job, Scored, scorer
-from mimo_codec.evaluation.systems import Codec, Coder, DecodedFiles, Model
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.codec.baselines import Baseline
+from mimo_codec.evaluation.codec.items import Item
+from mimo_codec.evaluation.codec.results import Evaluation, System
+from mimo_codec.evaluation.codec.scoring import Job, Scored, scorer
+from mimo_codec.evaluation.codec.systems import Codec, Coder, DecodedFiles, Model
 from mimo_codec.metrics import CORE_METRICS, require_metric
 
 FILES_PER_WORKER = 4

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mimo_codec.errors import MimoError
-from mimo_codec.evaluation.baselines import Baseline
-from mimo_codec.evaluation.systems import Sound
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.codec.baselines import Baseline
+from mimo_codec.evaluation.codec.systems import Sound
 from mimo_codec.metrics import METRICS, available_metrics, missing_packages, require_metric, speech_metrics
 
 

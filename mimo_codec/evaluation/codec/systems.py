@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimo_codec.arrays import to_numpy
-from mimo_codec.audio import load_audio
-from mimo_codec.checks import check_integer
+from mimo_codec.audio.files import load_audio
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
-from mimo_codec.evaluation.items import Item
-from mimo_codec.evaluation.results import Codebook, System
+from mimo_codec.common.arrays import to_numpy
+from mimo_codec.common.checks import check_integer
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.codec.items import Item
+from mimo_codec.evaluation.codec.results import Codebook, System
 
 Sound = tuple[NDArray[np.float32], int]
 """[S] and its rate in Hz; numpy, because it travels between processes."""

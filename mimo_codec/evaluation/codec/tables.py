@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mimo_codec.evaluation import plots
-from mimo_codec.evaluation.results import Evaluation, Summary, System
-from mimo_codec.files import atomic_path
+from mimo_codec.common.files import atomic_path
+from mimo_codec.evaluation.codec import plots
+from mimo_codec.evaluation.codec.results import Evaluation, Summary, System
 from mimo_codec.metrics import METRICS
 
 NOTHING = "-"

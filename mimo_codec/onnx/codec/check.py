@@ -11,12 +11,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mimo_codec.audio import load_audio
-from mimo_codec.codec import MimoCodec
+from mimo_codec.audio.files import load_audio
+from mimo_codec.audio.resampling import resample
+from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codes import AudioCodes
-from mimo_codec.errors import MimoError
-from mimo_codec.onnx.runtime import OnnxCodec
-from mimo_codec.resampling import resample
+from mimo_codec.common.errors import MimoError
+from mimo_codec.onnx.codec.runtime import OnnxCodec
 
 SECONDS = (0.02, 0.5, 1.37, 4.0, 10.0)
 """Of the five pieces of speech that are compared."""
@@ -43,8 +43,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 def speech_file() -> Path:
     """The speech that comes with the package: inside an installed wheel, or in the repository."""
-    installed = Path(__file__).parent / "speech.wav"
-    return installed if installed.is_file() else Path(__file__).parent.parent.parent / "examples" / "speech.wav"
+    installed = Path(__file__).parents[1] / "speech.wav"
+    return installed if installed.is_file() else Path(__file__).parents[3] / "examples" / "speech.wav"
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from mimo_codec import __version__
-from mimo_codec.checks import check_count, check_integer
-from mimo_codec.codec import MimoCodec
-from mimo_codec.errors import MimoError
-from mimo_codec.onnx.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
+from mimo_codec.codec.model import MimoCodec
+from mimo_codec.common.checks import check_count, check_integer
+from mimo_codec.common.errors import MimoError
+from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
 from mimo_codec.onnx.session import METADATA, NEW
 
 OPSET = 20

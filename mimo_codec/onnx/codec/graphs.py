@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec import MimoCodec
-from mimo_codec.config import MelConfig, Window
-from mimo_codec.decoder import UpsampleConv
-from mimo_codec.mel import LOG_FLOOR, mel_filters
+from mimo_codec.codec.config import MelConfig, Window
+from mimo_codec.codec.decoder import UpsampleConv
+from mimo_codec.codec.mel import LOG_FLOOR, mel_filters
+from mimo_codec.codec.model import MimoCodec
+from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
+from mimo_codec.codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 from mimo_codec.onnx.fourier import Analysis, Synthesis
-from mimo_codec.quantizer import ResidualQuantizer
-from mimo_codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
-from mimo_codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 
 BLOCK = 64
 """Queries that look at the same keys where attention has a window."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mimo_codec.audio import check_array, iter_arrays
-from mimo_codec.checks import check_count
+from mimo_codec.audio.files import check_array, iter_arrays
+from mimo_codec.audio.resampling import resample
+from mimo_codec.codec.base import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
+from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codes import AudioCodes
-from mimo_codec.config import CodecConfig
-from mimo_codec.errors import MimoError
-from mimo_codec.interface import BLOCK_SECONDS, check_batch, check_fit, decode_stream, groups, with_last
+from mimo_codec.common.checks import check_count
+from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.session import Provider, Session
-from mimo_codec.resampling import resample
 
 AudioLike = str | os.PathLike[str] | np.ndarray
 State = dict[str, Any]

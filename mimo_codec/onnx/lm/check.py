@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
 from mimo_codec.lm import MimoAudioLM, Stop
 from mimo_codec.lm.layout import Audio, Grid, Text, delay
 from mimo_codec.lm.request import FRAME_RATE
-from mimo_codec.onnx.lm_runtime import OnnxAudioLM
+from mimo_codec.onnx.lm.runtime import OnnxAudioLM
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 AUDIO_SECONDS = 3

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from mimo_codec import __version__
-from mimo_codec.checks import check_integer
-from mimo_codec.errors import MimoError
-from mimo_codec.files import atomic_path
+from mimo_codec.common.checks import check_integer
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path
+from mimo_codec.hub import CONFIG
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.lm.prompts import PROMPTS
-from mimo_codec.onnx.export import OPSET, Check, Graph, new_folder, require_exporter, write_graph
-from mimo_codec.onnx.lm_graphs import BackboneGraph, PatchStepGraph, State
+from mimo_codec.onnx.codec.export import OPSET, Check, Graph, new_folder, require_exporter, write_graph
+from mimo_codec.onnx.lm.graphs import BackboneGraph, PatchStepGraph, State
 from mimo_codec.onnx.nbits import pack_products
 from mimo_codec.onnx.session import PAST
-from mimo_codec.weights import CONFIG
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int4": torch.float32}
 """What can be asked for, and the type of what is not quantized."""

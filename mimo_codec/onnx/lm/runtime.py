@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mimo_codec.errors import MimoError
+from mimo_codec.common.errors import MimoError
+from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.config import LMConfig
-from mimo_codec.lm.interface import AudioLM
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.prompts import PROMPTS, Wording, find_wording
 from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
 from mimo_codec.lm.tokenizer import TextTokenizer
-from mimo_codec.onnx.lm_sampling import penalised, sample
-from mimo_codec.onnx.runtime import OnnxCodec
+from mimo_codec.onnx.codec.runtime import OnnxCodec
+from mimo_codec.onnx.lm.sampling import penalised, sample
 from mimo_codec.onnx.session import Provider, Session
 
 Array = np.ndarray

@@ -16,28 +16,27 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mimo_codec.checks import check_number
-from mimo_codec.codec import MimoCodec
-from mimo_codec.config import CodecConfig
-from mimo_codec.errors import MimoError
-from mimo_codec.processes import gather_from_processes
-from mimo_codec.quantizer import QuantizerOutput
-from mimo_codec.train.data import Batch
-from mimo_codec.train.discriminators import Discriminators
-from mimo_codec.train.losses import (
-    PAPER_SCALES,
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.mel_distance import PAPER_SCALES, multi_scale_mel_loss
+from mimo_codec.codec.model import MimoCodec
+from mimo_codec.codec.quantizer import QuantizerOutput
+from mimo_codec.codec.transformer import length_mask
+from mimo_codec.common.checks import check_number
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.processes import gather_from_processes
+from mimo_codec.data.module import Batch
+from mimo_codec.train.codec.discriminators import Discriminators
+from mimo_codec.train.codec.losses import (
     adversarial_loss,
     commitment_loss,
     discriminator_loss,
     feature_matching_loss,
     multi_resolution_stft_loss,
-    multi_scale_mel_loss,
     text_loss,
 )
+from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.stage import CodecStage, warm_up_and_decay
-from mimo_codec.train.text import TextModel, make_tokenizer, unigram_entropy
-from mimo_codec.transformer import length_mask
 
 FIT_VECTORS, FIT_VECTORS_PER_ENTRY = 20_000, 4
 """Most vectors that codebooks are started from: so many, or so many for each entry of the largest."""
@@ -94,7 +93,7 @@ class UnifiedStage(_Reconstruction):
     the steps before it, so that none starts dead, and then follow by moving averages.
 
     Args:
-        preset: configuration to start from, a name of `mimo_codec.config.PRESETS`.
+        preset: configuration to start from, a name of `mimo_codec.codec.config.PRESETS`.
         config: changes to it, keys as in config.json.
         codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset.
         learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).

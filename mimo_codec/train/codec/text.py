@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mimo_codec.errors import MimoError
-from mimo_codec.train.losses import IGNORED
-from mimo_codec.transformer import Transformer
+from mimo_codec.codec.transformer import Transformer
+from mimo_codec.common.errors import MimoError
+from mimo_codec.train.codec.losses import IGNORED
 
 
 class TextTokenizer(Protocol):

@@ -1,0 +1,1 @@
+"""Sound in and out: files of audio, and sample rates."""

@@ -1,0 +1,1 @@
+"""The command line `mimo-codec`: `main` registers the commands, one file each."""

@@ -1,0 +1,1 @@
+"""Speech to train on: manifests, what is fit to use, augmentation, batches."""

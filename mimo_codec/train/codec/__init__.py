@@ -1,0 +1,1 @@
+"""The two stages of training a codec: losses, discriminators, audio to text."""
