@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import runpy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -44,3 +46,22 @@ def test_silence_is_cut_from_both_ends_of_synthetic_speech():
     samples = np.zeros(5000, np.float32)
     samples[2000:3000] = 0.5
     assert len(recipe("synthesise")["trim"](samples, rate=1000)) == pytest.approx(1000 + 2 * 100, abs=1)
+
+
+def test_a_probe_learns_to_read_codes():
+    """Codes that are the letters themselves: the recogniser must find them, and not in codes of another text."""
+    pytest.importorskip("jiwer", reason="needs the eval extra")
+    probe = recipe("probe")
+    draw, letters = random.Random(0), probe["LETTERS"]
+
+    def example() -> Any:
+        text = " ".join("".join(draw.sample("abcdefgh", 3)) for _ in range(2))
+        codes = torch.tensor([[letters.index(letter) for letter in text for _ in range(2)]])
+        return probe["Example"](torch.cat((codes, codes // 5)), text)
+
+    examples, held_out = [example() for _ in range(400)], [example() for _ in range(5)]
+    torch.manual_seed(0)
+    model = probe["Recogniser"]((32, 8), dim=64, num_layers=1, num_heads=2)
+    probe["train"](model, examples, 400, 16, 5e-3)
+    assert probe["transcribe"](model, held_out) == [item.text for item in held_out]
+    assert probe["letters"]("Don’t, 3 times: STOP!") == "don't times stop"
