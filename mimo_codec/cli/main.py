@@ -242,9 +242,9 @@ def train(
     1000. For a list of them: mimo-codec train nano_stage1 --help.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
-    from mimo_codec.train import run as cli
+    from mimo_codec.train import run
 
-    cli.train(recipe, context.args, all_cores=True)
+    run.train(recipe, context.args, all_cores=True)
 
 
 @data.callback(invoke_without_command=True)
