@@ -211,7 +211,7 @@ def main() -> None:
 
     options.folder.mkdir(parents=True, exist_ok=True)
     seconds, count = 0.0, 0
-    with open(options.folder / "manifest.jsonl", "w", encoding="utf-8") as manifest:
+    with open(options.folder / "manifest.jsonl", "w", buffering=1, encoding="utf-8") as manifest:  # whole if stopped
         for name, speech, entry in utterances:
             sf.write(options.folder / name, speech.samples, speech.rate, subtype="PCM_16")
             row = {"path": name, "speaker": speech.speaker, **entry}
