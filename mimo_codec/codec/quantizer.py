@@ -43,7 +43,7 @@ class _Statistics:
     sums: Tensor
     """[size, D]: their sums."""
     sample: Tensor
-    """[N, D]: vectors drawn from all batches, in random order, at most `size` of each batch."""
+    """[N, D]: vectors drawn from all batches, in random order, at most `size` of them."""
 
     @classmethod
     def empty_like(cls, codebook: Tensor) -> _Statistics:
@@ -54,9 +54,10 @@ class _Statistics:
         """vectors [N, D] and the number of the entry that each chose, [N]."""
         self.counts.index_add_(0, chosen, torch.ones_like(vectors[:, 0]))
         self.sums.index_add_(0, chosen, vectors)
-        drawn = vectors[torch.randperm(len(vectors))[: len(self.counts)].to(vectors.device)]
+        size = len(self.counts)
+        drawn = vectors[torch.randperm(len(vectors))[:size].to(vectors.device)]
         sample = torch.cat((self.sample, drawn))
-        self.sample = sample[torch.randperm(len(sample)).to(sample.device)]
+        self.sample = sample[torch.randperm(len(sample))[:size].to(sample.device)]
 
 
 class ResidualQuantizer(Float32Module):
