@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mimo_codec import CodecConfig
 from mimo_codec.codec.mel import mel_filters, stft_magnitude
-from mimo_codec.train.codec.losses import PAPER_SCALES, multi_scale_mel
+from mimo_codec.codec.mel_distance import PAPER_SCALES, multi_scale_mel
 
 TOLERANCE = 1e-4
 """Of log-mel, features and waveforms, whose values are about 1: float32 rounding gives some 5e-6 after all layers."""

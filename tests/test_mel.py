@@ -7,7 +7,7 @@ import torch
 
 from mimo_codec import CodecConfig
 from mimo_codec.codec.mel import LogMel, mel_filters
-from mimo_codec.train.codec.losses import multi_scale_mel
+from mimo_codec.codec.mel_distance import multi_scale_mel
 
 MEL = CodecConfig.preset("mimo").mel
 

@@ -30,7 +30,7 @@ def recipe(name: str) -> dict[str, Any]:
     ],
 )
 def test_a_text_is_kept_when_both_recognisers_agree_or_one_confirms_it(text, whisper, moonshine, kept):
-    pytest.importorskip("jiwer", reason="needs the eval extra")
+    jiwer = pytest.importorskip("jiwer", reason="needs the eval extra")
     assert recipe("transcribe")["trusted_text"](text, whisper, moonshine, max_wer=0.1) == kept
 
 
@@ -50,7 +50,7 @@ def test_silence_is_cut_from_both_ends_of_synthetic_speech():
 
 def test_a_probe_learns_to_read_codes():
     """Codes that are the letters themselves: the recogniser must find them, and not in codes of another text."""
-    pytest.importorskip("jiwer", reason="needs the eval extra")
+    jiwer = pytest.importorskip("jiwer", reason="needs the eval extra")
     probe = recipe("probe")
     draw, letters = random.Random(0), probe["LETTERS"]
 
@@ -63,5 +63,8 @@ def test_a_probe_learns_to_read_codes():
     torch.manual_seed(0)
     model = probe["Recogniser"]((32, 8), dim=64, num_layers=1, num_heads=2)
     probe["train"](model, examples, 400, 16, 5e-3)
-    assert probe["transcribe"](model, held_out) == [item.text for item in held_out]
+    texts = [item.text for item in held_out]
+    assert jiwer.cer(texts, probe["transcribe"](model, held_out)) < 0.1
+    others = [item._replace(codes=item.codes.flip(1)) for item in held_out]
+    assert jiwer.cer(texts, probe["transcribe"](model, others)) > 0.4
     assert probe["letters"]("Don’t, 3 times: STOP!") == "don't times stop"
