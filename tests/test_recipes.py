@@ -30,7 +30,7 @@ def recipe(name: str) -> dict[str, Any]:
     ],
 )
 def test_a_text_is_kept_when_both_recognisers_agree_or_one_confirms_it(text, whisper, moonshine, kept):
-    jiwer = pytest.importorskip("jiwer", reason="needs the eval extra")
+    pytest.importorskip("jiwer", reason="needs the eval extra")
     assert recipe("transcribe")["trusted_text"](text, whisper, moonshine, max_wer=0.1) == kept
 
 
