@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import warnings
 from collections import Counter, OrderedDict
@@ -435,7 +436,7 @@ class SpeechData(lightning.LightningDataModule):
                              trainer.global_rank, trainer.world_size)  # fmt: skip
         generator = torch.Generator().manual_seed(self.seed)  # so that the loader draws nothing from the global one
         return DataLoader(dataset, batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate_fn,
-                          generator=generator)  # fmt: skip
+                          generator=generator, worker_init_fn=_leave_interrupts_to_training)  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[Item] | list[object]:
         """Batches of one whole file each: Batch."""
@@ -491,6 +492,11 @@ class SpeechData(lightning.LightningDataModule):
             lines += [f"{kind}: {count}", *(f"  {fault.name}: {fault.reason}" for fault in shown)]
             lines += [f"  and {count - len(shown)} more"] if count > len(shown) else []
         log.warning("\n".join(lines))
+
+
+def _leave_interrupts_to_training(worker: int) -> None:
+    """Ctrl-C reaches workers too, but training still needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _identity(utterance: Utterance) -> Identity:
