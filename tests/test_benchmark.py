@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimo_codec import CodecConfig
+from mimo_codec import CodecConfig, MimoError
 from mimo_codec.benchmarks import codec as benchmark
 
 ROOT = Path(__file__).parent.parent
@@ -169,3 +169,20 @@ def test_peaks_start_low():
     """The process that starts the measured ones must stay small, so it may not import torch."""
     code = "import sys, mimo_codec.benchmarks.codec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.slow
+def test_training_of_one_setting(speech_folder, monkeypatch, capsys):
+    training = pytest.importorskip("mimo_codec.benchmarks.training")
+    pytest.importorskip("lightning", reason="needs the train extra")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arguments = (*training.ONE_PROCESS, *training.NO_WORKER, "--model.init_args.preset", "tiny",
+                 "--data.batch_size", "2", "--data.text_batch_size", "0")  # fmt: skip
+    slower = ("fused attention", "Muon in every process")
+    monkeypatch.setattr(training, "SETTINGS", (training.Setting("small", arguments, slower, busy=True),))
+    training.compare(speech_folder, rounds=1)
+    header, row = capsys.readouterr().out.splitlines()
+    assert "median" in header and row.startswith("small") and float(row.split()[-1]) > 0
+    wrong = training.Setting("wrong", ("--data.batch_size", "0"))
+    with pytest.raises(MimoError, match="wrong: .*batch_size"):
+        training._measure(wrong, speech_folder)

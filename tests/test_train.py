@@ -204,6 +204,16 @@ def test_short_crops_give_what_they_give_alone(small_codec):
             assert torch.allclose(features[:count], alone[0], atol=1e-5)
 
 
+def test_codebooks_with_more_entries_than_vectors_are_kept_for_others_start(speech_folder, tmp_path, monkeypatch):
+    """As codebooks of more than 20,000 entries: the number of vectors that are kept follows the largest codebook."""
+    import mimo_codec.train.codec.stages as module
+
+    monkeypatch.setattr(module, "FIT_VECTORS", 30)
+    stage = make_unified(quantizer_start=1)  # 64 entries; a batch has 4 x 13 vectors
+    fit(stage, speech_folder, tmp_path, 4)
+    assert stage.codec.quantizer.fitted
+
+
 def test_accumulated_batches_are_one_to_the_codebooks(speech_folder, small_codec, tmp_path):
     """Two batches of two, or one of four: the same vectors, so the same moving averages and the same start."""
     books = []

@@ -113,7 +113,7 @@ def logged_losses(root: Path) -> dict[int, float]:
 
 
 def start_and_wait_for_step(arguments: list[str], root: Path, step: int) -> subprocess.Popen[str]:
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     process = subprocess.Popen(arguments, env=environment(), **pipes)
     deadline = time.monotonic() + 240
     while max(logged_losses(root) or [0], default=0) < step:
@@ -153,6 +153,19 @@ def test_signals_save_before_leaving(number, code, speech_folder, small_codec, t
     assert "Traceback" not in output and "--ckpt_path last" in output
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] >= max(logged_losses(tmp_path)) and saved["global_step"] < 500
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_interrupts_of_a_terminal_save_before_leaving(num_processes, speech_folder, small_codec, tmp_path):
+    """Ctrl-C reaches every process of the run, data workers too."""
+    process = start_and_wait_for_step(
+        command("nano_stage1", tmp_path, speech_folder, small_codec, 5000, "--data.num_workers", "1",
+                "--trainer.devices", str(num_processes)), tmp_path, 3)  # fmt: skip
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in output, output
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] >= max(logged_losses(tmp_path)) and saved["global_step"] < 5000
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
@@ -279,12 +292,63 @@ os._exit(0)  # gloo's threads may still be letting go of tensors, and abort a Py
 def test_two_processes_hold_the_codebooks_of_one(threshold, tmp_path):
     """Start, moving averages and padding; and revival (a threshold that kills many entries at every step), in which
     chance decides, but the same in both."""
-    arguments = [sys.executable, "-c", SAME_CODEBOOKS, str(tmp_path / "meet")]
-    processes = [subprocess.Popen([*arguments, str(rank), str(threshold)], env=environment(), stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
+    assert_same(SAME_CODEBOOKS, str(tmp_path / "meet"), str(threshold))
+
+
+def assert_same(program: str, meeting: str, argument: str) -> None:
+    """Run a program as two processes, which get a file to meet at, their rank and an argument, and print "same"."""
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-c", program, meeting]
+    processes = [subprocess.Popen([*arguments, str(n), argument], env=environment(), **pipes) for n in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [printed for printed, _ in outputs] == ["same\n"] * 2
+
+
+SHARED_MUON = """
+import os, sys, torch
+from torch import distributed, nn
+rank = int(sys.argv[2])
+from mimo_codec.train.optimizer import make_optimizer
+
+def trained(first, last, state=None, weights=None):
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(6, 9), nn.Linear(9, 4), nn.Linear(4, 4)])})
+    if weights is not None:
+        network.load_state_dict(weights)
+    optimizer = make_optimizer(network.named_parameters(), 0.05, 0.01, 0.1)
+    if state is not None:
+        optimizer.load_state_dict(state)
+    for step in range(first, last):
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+        for layer in network["layers"]:
+            x = layer(x).tanh()
+        optimizer.zero_grad()
+        x.square().sum().backward()
+        optimizer.step()
+    return {k: v.clone() for k, v in network.state_dict().items()}, optimizer.state_dict()
+
+whole, state = trained(0, 6)  # before there are several processes: one does all
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+shared, shared_state = trained(0, 6)
+assert all(torch.allclose(whole[k], shared[k], atol=1e-6) for k in whole), "not what one process gets"
+momentum, shared_momentum = state["parts"][0]["state"], shared_state["parts"][0]["state"]
+assert momentum.keys() == shared_momentum.keys() and len(momentum) == 3
+for number, one in momentum.items():
+    two = shared_momentum[number]
+    assert torch.allclose(one["momentum_buffer"], two["momentum_buffer"], atol=1e-6), "the state is not whole"
+half, half_state = trained(0, 3)
+resumed, _ = trained(3, 6, half_state, half)
+assert all(torch.equal(shared[k], resumed[k]) for k in shared), "resuming changes the run"
+distributed.destroy_process_group()
+print("same", flush=True)
+os._exit(0)  # see SAME_CODEBOOKS
+"""
+
+
+def test_two_processes_share_muon_out_and_get_what_one_gets(tmp_path):
+    """Weights, and the state in every process, from which a run can be resumed."""
+    assert_same(SHARED_MUON, str(tmp_path / "meet"), "")
 
 
 @pytest.mark.slow

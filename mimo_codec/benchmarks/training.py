@@ -1,4 +1,4 @@
-"""How fast training is with each of the settings that make it fast: `python -m mimo_codec.benchmarks.training SPEECH`.
+"""How fast training is with what makes it fast: `python -m mimo_codec.benchmarks.training compare SPEECH`.
 
 Every row is a short run of `mimo-codec train nano_stage1` on the CPU. The rows take turns, so that a machine whose
 speed drifts does not favour any.
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
     arguments: tuple[str, ...] = ()
     """That override the recipe."""
     slower: tuple[str, ...] = ()
-    """Which of `SLOWER` is done: how the code was before."""
+    """What `run` undoes: "fused attention", "Muon in every process"."""
     waiting: str = "PASSIVE"
     """OMP_WAIT_POLICY."""
     busy: bool = False

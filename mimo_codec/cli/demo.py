@@ -16,6 +16,7 @@ from pathlib import Path
 from mimo_codec import __version__
 from mimo_codec.cli.console import print_line
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import cache_folder
 
 HOST = "127.0.0.1"
 GRAPHS = ("encoder.onnx", "decoder.onnx")
@@ -64,8 +65,7 @@ def nano_graphs() -> Path:
 
     weights = shipped_models()["nano"] / WEIGHTS
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "mimo-codec" / f"nano-{__version__}-{digest}"
+    folder = cache_folder() / f"nano-{__version__}-{digest}"
     if not all((folder / name).is_file() for name in GRAPHS):
         print_line(f"exporting nano to {folder}; this takes a minute, once")
         _export_nano(folder)

@@ -54,10 +54,8 @@ class _Statistics:
         """vectors [N, D] and the number of the entry that each chose, [N]."""
         self.counts.index_add_(0, chosen, torch.ones_like(vectors[:, 0]))
         self.sums.index_add_(0, chosen, vectors)
-        size = len(self.counts)
-        drawn = vectors[torch.randperm(len(vectors))[:size].to(vectors.device)]
-        sample = torch.cat((self.sample, drawn))
-        self.sample = sample[torch.randperm(len(sample))[:size].to(sample.device)]
+        vectors = torch.cat((self.sample, vectors))
+        self.sample = vectors[torch.randperm(len(vectors))[: len(self.counts)].to(vectors.device)]
 
 
 class ResidualQuantizer(Float32Module):

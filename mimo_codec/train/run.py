@@ -37,7 +37,7 @@ def find_recipe(name: str) -> Path:
 def cpu_processes(*batch_sizes: int) -> int:
     """How many processes of one thread train fastest on this machine's processors, sharing each batch equally.
 
-    They double the speed of one process on two cores. More than `MAX_CPU_PROCESSES`, or fewer than `MIN_ROWS` crops
+    They are faster than one process of as many threads. More than `MAX_CPU_PROCESSES`, or fewer than `MIN_ROWS` crops
     for each, are not worth it: every process has the optimizer's work to do.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -200,9 +200,10 @@ class UnifiedStage(_Reconstruction):
         loss = torch.stack(list(terms.values())).sum()
         if self.add_gradients("codec", loss):
             self._collect(features, num_frames, output)
-        if self.completes_step:
-            stepped = self.take_step("codec", self.optimizers(), self.lr_schedulers())
-            quantizer.update() if stepped else quantizer.discard()
+        if self.take_step("codec", self.optimizers(), self.lr_schedulers()):
+            quantizer.update()
+        elif self.completes_step:
+            quantizer.discard()
         return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
     def _text_loss(self, spoken: Batch) -> Tensor:
