@@ -16,9 +16,17 @@ import torch
 from mimo_codec import CodecConfig, MimoCodec, save_audio
 from mimo_codec.cli.main import main
 
-GOLDEN = Path(__file__).parent / "golden"
-SMALL = {"d_model": 32, "vocoder_dim": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocoder_intermediate_dim": 32,
-         "codebook_size": [64, 32], "num_quantizers": 2}  # fmt: skip
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+SMALL = {
+    "d_model": 32,
+    "vocoder_dim": 32,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "vocoder_intermediate_dim": 32,
+    "codebook_size": [64, 32],
+    "num_quantizers": 2,
+}
 """Changes to the preset "tiny" that make training steps quick."""
 
 

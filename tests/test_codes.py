@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -678,7 +679,7 @@ def test_failed_save_leaves_things_as_they_were(tmp_path, monkeypatch, failing, 
 
 
 def run_python(script: str, *arguments: str) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     command = [sys.executable, "-c", script, *arguments]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

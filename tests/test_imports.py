@@ -25,18 +25,53 @@ ROOMS = {
     "evaluation": {"common", "audio", "codes", "codec", "data", "metrics"},
     "lm": {"common", "audio", "codes", "hub"},
     "onnx": {"common", "audio", "codes", "codec", "hub", "lm"},
-    "cli": {"common", "audio", "bitstream", "codes", "codec", "data", "evaluation", "hub", "lm", "metrics", "onnx",
-            "train"},
+    "cli": {
+        "common",
+        "audio",
+        "bitstream",
+        "codes",
+        "codec",
+        "data",
+        "evaluation",
+        "hub",
+        "lm",
+        "metrics",
+        "onnx",
+        "train",
+    },
     "benchmarks": {"common", "codec", "lm", "onnx", "train"},
-}  # fmt: skip
+}
 """What each folder, or file beside the folders, may import from the package, besides itself."""
 BESIDES = {"lm.pipeline": {"codec"}, "__init__": {"common"}, "__main__": {"cli"}}
 """What single files may import too: the language model's pipeline alone knows the codec."""
-TORCH_FREE = ("common.lazy", "common.errors", "common.checks", "common.files", "common.arrays", "audio.files",
-              "audio.folders", "audio.resampling", "bitstream", "hub", "codes", "codec.config", "codec.base",
-              "cli.plan", "onnx.cuda_graphs", "onnx.session", "onnx.codec.runtime", "onnx.lm.runtime",
-              "onnx.lm.sampling", "lm.base", "lm.config", "lm.layout", "lm.output", "lm.prompts", "lm.request",
-              "lm.tokenizer")  # fmt: skip
+TORCH_FREE = (
+    "common.lazy",
+    "common.errors",
+    "common.checks",
+    "common.files",
+    "common.arrays",
+    "audio.files",
+    "audio.folders",
+    "audio.resampling",
+    "bitstream",
+    "hub",
+    "codes",
+    "codec.config",
+    "codec.base",
+    "cli.plan",
+    "onnx.cuda_graphs",
+    "onnx.session",
+    "onnx.codec.runtime",
+    "onnx.lm.runtime",
+    "onnx.lm.sampling",
+    "lm.base",
+    "lm.config",
+    "lm.layout",
+    "lm.output",
+    "lm.prompts",
+    "lm.request",
+    "lm.tokenizer",
+)
 
 
 def modules() -> dict[str, Path]:
@@ -125,9 +160,25 @@ def top_level(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("module", modules())
 def test_extras_are_imported_where_they_are_used(module):
     """Core dependencies only, whatever is imported together with a module; training may need its own extra."""
-    optional = {"auraloss", "tensorboard", "jsonargparse", "transformers", "onnx", "onnxruntime", "onnxscript", "pesq",
-                "pystoi", "parselmouth", "resemblyzer", "librosa", "pocketsphinx", "jiwer", "speechmos",
-                "matplotlib", "scipy"}  # fmt: skip
+    optional = {
+        "auraloss",
+        "tensorboard",
+        "jsonargparse",
+        "transformers",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "pesq",
+        "pystoi",
+        "parselmouth",
+        "resemblyzer",
+        "librosa",
+        "pocketsphinx",
+        "jiwer",
+        "speechmos",
+        "matplotlib",
+        "scipy",
+    }
     if not module.startswith(("train.", "data.module")):
         optional |= {"lightning", "pytorch_lightning", "torchmetrics"}
     assert not top_level(imported(modules()[module], everywhere=False)) & optional

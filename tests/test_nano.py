@@ -1,14 +1,13 @@
 """The shipped model: small, intelligible, and exactly streamable."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from conftest import ROOT
 
 from mimo_codec import MimoCodec, load_audio, resample
 from mimo_codec.codec.checkpoint import shipped_models
 
-SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
+SPEECH = ROOT / "examples" / "speech.wav"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +57,9 @@ def test_listening_examples_are_those_of_this_model(nano):
     originals = sorted(folder.glob("*.original.ogg"))
     assert len(originals) == 8
     for path in originals:
-        original, decoded = (resample(*load_audio(p), 24000)
-                             for p in (path, path.with_name(path.name.replace("original", "decoded"))))  # fmt: skip
+        original, decoded = (
+            resample(*load_audio(p), 24000) for p in (path, path.with_name(path.name.replace("original", "decoded")))
+        )
         again = nano.decode(nano.encode(original, 24000))
         assert len(original) == len(decoded) == len(again)
         mel = [nano.log_mel(x).clamp(min=-6) for x in (original, decoded, again)]

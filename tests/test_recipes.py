@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import random
 import runpy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 
 def recipe(name: str) -> dict[str, Any]:
     """Everything that recipes/NAME.py defines."""
-    return runpy.run_path(str(Path(__file__).parents[1] / "recipes" / f"{name}.py"))
+    return runpy.run_path(str(ROOT / "recipes" / f"{name}.py"))
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error
+from conftest import ROOT, assert_one_line_error
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, resample, save_audio
 from mimo_codec.cli import demo as demo_module
 from mimo_codec.cli.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
 
-SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
+SPEECH = ROOT / "examples" / "speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -80,10 +80,21 @@ def test_the_page_is_served_whole_and_with_its_types(no_graphs):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../private.html", "/graphs/../private.html", "/graphs/../../private.html", "/%2e%2e/private.html",
-     "/graphs/private.txt", "/graphs/", "/vendor", "//etc/passwd", "/etc/passwd", "private.html", "/..\\private.html",
-     "/vendor/README.md"],
-)  # fmt: skip
+    [
+        "/../private.html",
+        "/graphs/../private.html",
+        "/graphs/../../private.html",
+        "/%2e%2e/private.html",
+        "/graphs/private.txt",
+        "/graphs/",
+        "/vendor",
+        "//etc/passwd",
+        "/etc/passwd",
+        "private.html",
+        "/..\\private.html",
+        "/vendor/README.md",
+    ],
+)
 def test_nothing_else_is_served(no_graphs, path):
     with running(no_graphs) as port:
         status, _, body = get(port, path)
@@ -131,9 +142,11 @@ def demo(graphs: Path) -> Iterator[str]:
     """The command in a process of its own; yields the address it prints, then interrupts it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mimo_codec", "demo", "--port", "0", "--graphs", str(graphs)],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     try:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]

@@ -125,24 +125,33 @@ def main(
 
 
 def _print_shape(
-    shape: str, batch_sizes: list[int], num_prompt: int, num_new: int, compiled: bool, device: torch.device,
+    shape: str,
+    batch_sizes: list[int],
+    num_prompt: int,
+    num_new: int,
+    compiled: bool,
+    device: torch.device,
     dtype: torch.dtype,
-) -> None:  # fmt: skip
+) -> None:
     config = LMConfig.preset(shape)
     patch_rate = FRAME_RATE / config.group_size
     model = make_model(config, device, dtype)
     backbone = sum(p.nbytes for name, p in model.named_parameters() if name.startswith(("model.layers", "lm_head")))
     count = sum(p.numel() for p in model.parameters()) / 1e9
-    print(f"{shape}: {count:.2f} B weights, {dtype}, {device}, {torch.get_num_threads()} threads, torch"
-          f" {torch.__version__}; prompts of {num_prompt} patches, {num_new} new")  # fmt: skip
+    print(
+        f"{shape}: {count:.2f} B weights, {dtype}, {device}, {torch.get_num_threads()} threads, torch"
+        f" {torch.__version__}; prompts of {num_prompt} patches, {num_new} new"
+    )
     print(f"{'':10}{'batch':>6}{'first s':>9}{'patches/s':>11}{'realtime':>10}{'decoder':>9}{'ms/step':>9}")
     for mode in ("eager", "compiled") if compiled else ("eager",):
         steps = Steps(model, mode == "compiled")
         for batch_size in batch_sizes:
             measure(steps, batch_size, num_prompt, num_new)  # warms up, or compiles
             first, step, decoder = measure(steps, batch_size, num_prompt, num_new)
-            line = (f"{mode:10}{batch_size:6}{first:9.2f}{batch_size / step:11.1f}{1 / step / patch_rate:10.2f}"
-                    f"{decoder / step:9.0%}{1000 * step:9.1f}")  # fmt: skip
+            line = (
+                f"{mode:10}{batch_size:6}{first:9.2f}{batch_size / step:11.1f}{1 / step / patch_rate:10.2f}"
+                f"{decoder / step:9.0%}{1000 * step:9.1f}"
+            )
             if device.type == "cuda":
                 line += f"   backbone at {backbone / (step - decoder) / copy_bandwidth(device):.0%} of copy bandwidth"
             print(line, flush=True)

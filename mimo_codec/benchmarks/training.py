@@ -44,19 +44,28 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("one process, batches of 16, fused attention", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
-            ("fused attention",), "ACTIVE"),
+    Setting(
+        "one process, batches of 16, fused attention",
+        (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
+        ("fused attention",),
+        "ACTIVE",
+    ),
     Setting("batches of 32", (*ONE_PROCESS, *NO_WORKER), ("fused attention",), "ACTIVE"),
     Setting("and plain attention", (*ONE_PROCESS, *NO_WORKER), waiting="ACTIVE"),
     Setting("and a process for each core", NO_WORKER, ("Muon in every process",)),
     Setting("and Muon's work shared out", NO_WORKER),
     Setting("and a data worker: the recipe as it is"),
-    Setting("busy machine, as before", (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"), ("fused attention",),
-            "ACTIVE", busy=True),
+    Setting(
+        "busy machine, as before",
+        (*ONE_PROCESS, *NO_WORKER, "--data.batch_size", "16"),
+        ("fused attention",),
+        "ACTIVE",
+        busy=True,
+    ),
     Setting("busy machine, one process, active waiting", (*ONE_PROCESS, *NO_WORKER), waiting="ACTIVE", busy=True),
     Setting("busy machine, one process, passive waiting", (*ONE_PROCESS, *NO_WORKER), busy=True),
     Setting("busy machine, the recipe as it is", busy=True),
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -104,9 +113,15 @@ def _measure(setting: Setting, speech: Path) -> float:
             stack.callback(other.wait)
             stack.callback(other.kill)
         command = [sys.executable, "-m", "mimo_codec.benchmarks.training", "run", "--slower", ",".join(setting.slower)]
-        recipe = {"data.root": speech, "trainer.accelerator": "cpu", "trainer.max_steps": STEPS,
-                  "trainer.default_root_dir": folder, "trainer.callbacks": "[]",
-                  "trainer.enable_progress_bar": "false", "model.init_args.quantizer_start": 2}  # fmt: skip
+        recipe = {
+            "data.root": speech,
+            "trainer.accelerator": "cpu",
+            "trainer.max_steps": STEPS,
+            "trainer.default_root_dir": folder,
+            "trainer.callbacks": "[]",
+            "trainer.enable_progress_bar": "false",
+            "model.init_args.quantizer_start": 2,
+        }
         command += [word for key, value in recipe.items() for word in (f"--{key}", str(value))]
         command += setting.arguments
         environment = {**os.environ, "OMP_WAIT_POLICY": setting.waiting}

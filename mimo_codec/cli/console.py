@@ -61,9 +61,13 @@ def counter(what: str) -> Iterator[Callable[[], None]]:
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True)
-    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.completed:.0f} {task.description}"),
-               progress.TimeElapsedColumn())  # fmt: skip
-    with progress.Progress(*columns, console=console, redirect_stdout=False, transient=True,
-                           disable=not console.is_terminal) as bar:  # fmt: skip
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.completed:.0f} {task.description}"),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(
+        *columns, console=console, redirect_stdout=False, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda: bar.advance(task)

@@ -49,9 +49,16 @@ def evaluate_files(
     codec = None if decoded is not None else load_codec()
     jobs = {item.name: Job(item.path, Path(item.name)) for item in items}
     with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0)) as finished:
-        found = evaluate(codec, items, num_quantizers=num_quantizers, codebooks=codebooks, metrics=chosen,
-                         baselines=systems, workers=os.cpu_count() or 1 if workers is None else workers,
-                         progress=lambda item: finished(jobs[item.name]))  # fmt: skip
+        found = evaluate(
+            codec,
+            items,
+            num_quantizers=num_quantizers,
+            codebooks=codebooks,
+            metrics=chosen,
+            baselines=systems,
+            workers=os.cpu_count() or 1 if workers is None else workers,
+            progress=lambda item: finished(jobs[item.name]),
+        )
     found = dataclasses.replace(found, notes=(*notes, *without_metrics, *without_programs))
     if found.failed and len(items) == 1:
         raise MimoError(*found.failed.values())

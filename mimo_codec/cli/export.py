@@ -45,9 +45,14 @@ def codec(
         check_codec(loaded, folder)
 
     written = export_codec(
-        loaded, output, num_quantizers=num_quantizers, dtype=dtype, opset=opset, overwrite=overwrite,
+        loaded,
+        output,
+        num_quantizers=num_quantizers,
+        dtype=dtype,
+        opset=opset,
+        overwrite=overwrite,
         check=compare if check else None,
-    )  # fmt: skip
+    )
     _list(written)
 
 
@@ -76,9 +81,7 @@ def lm(
     def compare(folder: Path) -> None:
         check_lm(loaded, folder)
 
-    written = export_lm(
-        loaded, output, dtype=dtype, opset=opset, overwrite=overwrite, check=compare if check else None
-    )  # fmt: skip
+    written = export_lm(loaded, output, dtype=dtype, opset=opset, overwrite=overwrite, check=compare if check else None)
     _list(written)
 
 

@@ -97,9 +97,14 @@ class _Session:
                 " it: --codec NAME (XiaomiMiMo/MiMo-Audio-Tokenizer for the released models)"
             )
         return MimoAudioLM.from_pretrained(
-            self.model, codec=codec, device=self.device, dtype=self.dtype, quantize=self.quantize,
-            wording=self.language, compile=self.compile,
-        )  # fmt: skip
+            self.model,
+            codec=codec,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            wording=self.language,
+            compile=self.compile,
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -201,8 +206,10 @@ def _read_json(path: str, what: str) -> list[dict[str, Any]]:
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise MimoError(f"{path}: a list of {what} is needed")
-    return [{name: _beside(path, value) if name.endswith("audio") else value for name, value in item.items()}
-            for item in content]  # fmt: skip
+    return [
+        {name: _beside(path, value) if name.endswith("audio") else value for name, value in item.items()}
+        for item in content
+    ]
 
 
 def _beside(path: str, name: Any) -> Any:
@@ -218,10 +225,20 @@ def start(context: typer.Context) -> None:
 
 @generate.command()
 def transcribe(
-    audio: AudioFile, model: Model, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
-    greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+    audio: AudioFile,
+    model: Model,
+    output: WrittenOutput = None,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_tokens: MaxTokens = 2000,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Write down what is said."""
     _check_written(output, overwrite)
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
@@ -231,14 +248,22 @@ def transcribe(
 @generate.command()
 def speak(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.", callback=_some_text)],
-    output: SpokenOutput, model: Model,
+    output: SpokenOutput,
+    model: Model,
     style: Annotated[str | None, typer.Option(help="How to say it, in words.", callback=_some_text)] = None,
     natural: Annotated[bool, typer.Option("--natural", help="TEXT says itself how and what to speak.")] = False,
-    voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
-    max_seconds: MaxSeconds = 120.0, device: Device = None, dtype: Dtype = None, quantize: Quantize = None,
-    language: Language = None, compile: Compile = None,
+    voice: Voice = None,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 120.0,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
     overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+) -> None:
     """Say a text."""
     _check_spoken(output, overwrite)
     if natural and style is not None:
@@ -255,14 +280,24 @@ def speak(
 
 @generate.command()
 def understand(
-    audio: AudioFile, model: Model,
+    audio: AudioFile,
+    model: Model,
     question: Annotated[
         str | None, typer.Argument(metavar="[QUESTION]", help="About the audio.", callback=_some_text)
     ] = None,
-    thinking: Thinking = False, output: WrittenOutput = None, codec: Codec = None, seed: Seed = None,
-    greedy: Greedy = False, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+    thinking: Thinking = False,
+    output: WrittenOutput = None,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_tokens: MaxTokens = 2000,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Answer a question about audio."""
     _check_written(output, overwrite)
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
@@ -275,11 +310,21 @@ def dialogue(
     turns: Annotated[str, typer.Argument(metavar="TURNS", help="Audio or .mimo file, or JSON with several turns.")],
     model: Model,
     output: AnyOutput = None,
-    system: System = None, voice: Voice = None, thinking: Thinking = False, codec: Codec = None, seed: Seed = None,
-    greedy: Greedy = False, max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None,
-    dtype: Dtype = None, quantize: Quantize = None, language: Language = None, compile: Compile = None,
+    system: System = None,
+    voice: Voice = None,
+    thinking: Thinking = False,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 120.0,
+    max_tokens: MaxTokens = 2000,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
     overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+) -> None:
     """Answer a spoken question or a conversation, aloud when OUT is an audio or .mimo file.
 
     JSON: [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "...", "audio": "b.wav"}, ...]
@@ -305,10 +350,19 @@ def few_shot(
         str | None, typer.Argument(metavar="[AUDIO]", help="To do it with: audio or .mimo file.", callback=_readable)
     ] = None,
     text: Annotated[str | None, typer.Option(help="To do it with, instead of AUDIO.", callback=_some_text)] = None,
-    output: AnyOutput = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
-    max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+    output: AnyOutput = None,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 120.0,
+    max_tokens: MaxTokens = 2000,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Do with speech, or text, what a few examples show; aloud when OUT is an audio or .mimo file.
 
     JSON: [{"input_audio": "a.wav", "output_audio": "b.wav", "output_text": "what b says"}, ...], or "input_text".
@@ -327,11 +381,20 @@ def few_shot(
 
 @generate.command("continue")
 def continue_speech(
-    audio: AudioFile, output: SpokenOutput, model: Model,
+    audio: AudioFile,
+    output: SpokenOutput,
+    model: Model,
     seconds: Annotated[float, typer.Option(min=0.2, help="Of new speech, at most.")] = 10.0,
-    codec: Codec = None, seed: Seed = None, greedy: Greedy = False, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, language: Language = None, compile: Compile = None, overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Go on where speech ends; OUT has what is new."""
     _check_spoken(output, overwrite)
     session = _Session(model, codec, device, dtype, quantize, language, compile, seed, greedy)
@@ -341,15 +404,25 @@ def continue_speech(
 
 @generate.command()
 def chat(
-    model: Model, system: System = None, thinking: Thinking = False,
+    model: Model,
+    system: System = None,
+    thinking: Thinking = False,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Spoken answers, into 1.wav, 2.wav, ...")
     ] = None,
-    voice: Voice = None, codec: Codec = None, seed: Seed = None, greedy: Greedy = False,
-    max_seconds: MaxSeconds = 120.0, max_tokens: MaxTokens = 2000, device: Device = None, dtype: Dtype = None,
-    quantize: Quantize = None, language: Language = None, compile: Compile = None,
+    voice: Voice = None,
+    codec: Codec = None,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 120.0,
+    max_tokens: MaxTokens = 2000,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    language: Language = None,
+    compile: Compile = None,
     overwrite: Overwrite = False,
-) -> None:  # fmt: skip
+) -> None:
     """Talk on the terminal, line by line, with what was said before in mind, as far as the model's context reaches.
 
     A line is what you say; @a.wav says what is in a file. An empty line, or the end of the input, ends it.

@@ -168,11 +168,23 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | P
     problems = [
         *listed("missing", (key for key in expected if key not in found)),
         *listed("unexpected", (key for key in found if key not in expected)),
-        *listed("of a wrong shape", (f"{key} {shape} instead of {expected[key]}"
-                                      for key, shape in found.items() if shape != expected.get(key, shape))),
-        *listed("not floating-point", (_to_released(name, value)[0] for name, value in tensors.items()
-                                        if name in own and own[name].is_floating_point() > value.is_floating_point())),
-    ]  # fmt: skip
+        *listed(
+            "of a wrong shape",
+            (
+                f"{key} {shape} instead of {expected[key]}"
+                for key, shape in found.items()
+                if shape != expected.get(key, shape)
+            ),
+        ),
+        *listed(
+            "not floating-point",
+            (
+                _to_released(name, value)[0]
+                for name, value in tensors.items()
+                if name in own and own[name].is_floating_point() > value.is_floating_point()
+            ),
+        ),
+    ]
     if problems:
         raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")
     module.load_state_dict(tensors, assign=True)

@@ -94,8 +94,9 @@ class Decoder(nn.Module):
         self.pool = pool
         if pool > 1:
             self.dconv1 = UpsampleConv(dim, dim, pool, pool, c.conv_norm)
-        self.layers = Transformer(dim, c.num_heads, c.ffn_dim, c.layer_windows(), config.norm, config.activation,
-                                  config.rope_theta)  # fmt: skip
+        self.layers = Transformer(
+            dim, c.num_heads, c.ffn_dim, c.layer_windows(), config.norm, config.activation, config.rope_theta
+        )
         self.layer_norm = make_norm(config.norm, dim)
         self.dconv2 = UpsampleConv(dim, config.mel.n_mels, c.kernel_size, c.stride, c.conv_norm)
         self.vocoder = Vocoder(config)
@@ -119,8 +120,11 @@ class Decoder(nn.Module):
         return self.vocoder(mel, None if lengths is None else lengths * self.mels_per_frame)
 
     def initial_state(self, batch: int) -> State:
-        parts = {"layers": self.layers.initial_state(batch, self.dconv2.conv.weight),
-                 "dconv2": self.dconv2.initial_state(batch), "vocoder": self.vocoder.initial_state(batch)}  # fmt: skip
+        parts = {
+            "layers": self.layers.initial_state(batch, self.dconv2.conv.weight),
+            "dconv2": self.dconv2.initial_state(batch),
+            "vocoder": self.vocoder.initial_state(batch),
+        }
         if self.pool > 1:
             parts["dconv1"] = self.dconv1.initial_state(batch)
         frames = {"num_frames": torch.zeros((), dtype=torch.int64)}
@@ -131,8 +135,10 @@ class Decoder(nn.Module):
 
         All samples together are those of `forward`: each step returns what is complete, `last` the rest.
         """
-        parts = {part: {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
-                 for part in ("dconv1", "layers", "dconv2", "vocoder")}  # fmt: skip
+        parts = {
+            part: {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
+            for part in ("dconv1", "layers", "dconv2", "vocoder")
+        }
         start = int(state["num_frames"])
         x = quantized
         if self.pool > 1:

@@ -22,8 +22,16 @@ class Encoder(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.conv1 = nn.Conv1d(config.mel.n_mels, dim, 3)
         self.conv2 = nn.Conv1d(dim, dim, 3, stride=c.stride)
-        self.layers = Transformer(dim, c.num_heads, c.ffn_dim, c.layer_windows(), config.norm, config.activation,
-                                  config.rope_theta, c.skip_layer)  # fmt: skip
+        self.layers = Transformer(
+            dim,
+            c.num_heads,
+            c.ffn_dim,
+            c.layer_windows(),
+            config.norm,
+            config.activation,
+            config.rope_theta,
+            c.skip_layer,
+        )
         self.layer_norm = make_norm(config.norm, dim)
         if c.pool > 1:
             self.down_sample_layer = nn.Sequential(nn.Conv1d(dim, dim, c.pool, stride=c.pool, bias=False))

@@ -42,8 +42,9 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fm
 def stft_magnitude(waveform: Tensor, n_fft: int, window_size: int, hop_length: int, center: bool = True) -> Tensor:
     """Magnitudes of the periodic-Hann STFT: [B, S] -> [B, M, n_fft // 2 + 1]; `center` pads by reflection."""
     window = torch.hann_window(window_size, device=waveform.device, dtype=waveform.dtype)
-    spectrum = torch.stft(waveform, n_fft, hop_length, window_size, window, center=center, pad_mode="reflect",
-                          return_complex=True)  # fmt: skip
+    spectrum = torch.stft(
+        waveform, n_fft, hop_length, window_size, window, center=center, pad_mode="reflect", return_complex=True
+    )
     return spectrum.abs().transpose(1, 2)
 
 

@@ -270,9 +270,13 @@ class MimoCodec(nn.Module):
 
     @torch.no_grad()
     def encode_chunk(
-        self, waveform: np.ndarray | Tensor, state: State | None = None, last: bool = False, *,
+        self,
+        waveform: np.ndarray | Tensor,
+        state: State | None = None,
+        last: bool = False,
+        *,
         num_quantizers: int = 8,
-    ) -> tuple[Tensor, State]:  # fmt: skip
+    ) -> tuple[Tensor, State]:
         """Streaming encode, for models with a causal encoder: (codes [Q, n], state).
 
         waveform: the next samples [S] at `sample_rate`, any number of them, none included.

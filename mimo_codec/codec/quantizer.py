@@ -65,9 +65,13 @@ class ResidualQuantizer(Float32Module):
         super().__init__()
         self.config, self.dim = config, dim
         self.vq = ResidualVQ(
-            dim=dim, num_quantizers=config.num_quantizers, codebook_size=config.codebook_sizes,
-            threshold_ema_dead_code=config.threshold_ema_dead_code, decay=decay, rotation_trick=False,
-        )  # fmt: skip
+            dim=dim,
+            num_quantizers=config.num_quantizers,
+            codebook_size=config.codebook_sizes,
+            threshold_ema_dead_code=config.threshold_ema_dead_code,
+            decay=decay,
+            rotation_trick=False,
+        )
         self._collected: dict[int, _Statistics] = {}
 
     def codebook(self, index: int) -> Tensor:

@@ -133,8 +133,9 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, window: Window, norm: str, activation: str,
-                 rope_theta: float):  # fmt: skip
+    def __init__(
+        self, dim: int, num_heads: int, ffn_dim: int, window: Window, norm: str, activation: str, rope_theta: float
+    ):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, window, rope_theta)
         self.self_attn_layer_norm = make_norm(norm, dim)
@@ -184,8 +185,17 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.ModuleList):
     """A stack of layers. A ModuleList, so that its parameters are named `layers.N.*` as in the released files."""
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, windows: tuple[Window, ...], norm: str,
-                 activation: str, rope_theta: float, skip_layer: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        windows: tuple[Window, ...],
+        norm: str,
+        activation: str,
+        rope_theta: float,
+        skip_layer: int | None = None,
+    ):
         super().__init__(
             TransformerLayer(dim, num_heads, ffn_dim, window, norm, activation, rope_theta) for window in windows
         )

@@ -73,8 +73,9 @@ class Vocoder(nn.Module):
         super().__init__()
         c = config.vocoder
         self.embeddings = nn.Linear(config.mel.n_mels, c.dim, bias=False)
-        self.layers = Transformer(c.dim, c.num_heads, c.ffn_dim, (c.window,) * c.num_layers, config.norm,
-                                  config.activation, config.rope_theta)  # fmt: skip
+        self.layers = Transformer(
+            c.dim, c.num_heads, c.ffn_dim, (c.window,) * c.num_layers, config.norm, config.activation, config.rope_theta
+        )
         self.layer_norm = make_norm(config.norm, c.dim)
         self.head = SpectrumHead(c.dim, config.mel.n_fft, config.mel.hop_length)
 

@@ -70,8 +70,13 @@ class Augmentation:
             if bounds[0] > bounds[1]:
                 raise MimoError(f"augmentation: {name}: {bounds[0]:g} is above {bounds[1]:g}")
         for name, largest in (
-            ("speed", 0.5), ("equalise_db", 40), ("reverb", 1), ("bandwidth", 1), ("formant", 0.5), ("mixture", 1)
-        ):  # fmt: skip
+            ("speed", 0.5),
+            ("equalise_db", 40),
+            ("reverb", 1),
+            ("bandwidth", 1),
+            ("formant", 0.5),
+            ("mixture", 1),
+        ):
             check_number(f"augmentation: {name}", getattr(self, name), 0, largest)
 
     def draw_speed(self, rng: np.random.Generator) -> int:

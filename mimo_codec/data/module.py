@@ -155,8 +155,16 @@ class DrawnUtterances(Dataset[Item]):
         stream: tells apart what is drawn by one seed for several purposes.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], weights: Sequence[float], reader: Reader,
-                 num_samples: int | None, augmentation: Augmentation, seed: int, stream: int):  # fmt: skip
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        weights: Sequence[float],
+        reader: Reader,
+        num_samples: int | None,
+        augmentation: Augmentation,
+        seed: int,
+        stream: int,
+    ):
         self.utterances, self.reader, self.num_samples = list(utterances), reader, num_samples
         self.augmentation, self.seed, self.stream = augmentation, seed, stream
         self.cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
@@ -424,19 +432,32 @@ class SpeechData(lightning.LightningDataModule):
             loaders["spoken"] = self._loader(self.spoken(), self.text_batch_size, collate)
         return CombinedLoader(loaders, "min_size")
 
-    def _loader(self, dataset: DrawnUtterances, batch_size: int,
-                collate_fn: Callable[[list[Item]], Batch]) -> DataLoader[Item]:  # fmt: skip
+    def _loader(
+        self, dataset: DrawnUtterances, batch_size: int, collate_fn: Callable[[list[Item]], Batch]
+    ) -> DataLoader[Item]:
         trainer = self.trainer
         assert trainer is not None, "training batches depend on the trainer's steps and ranks"
         if trainer.max_steps <= 0:
             raise MimoError("trainer.max_steps must be set: training has no epochs that it could count instead")
         module = trainer.lightning_module
         accumulate = getattr(module, "accumulate", trainer.accumulate_grad_batches)
-        sampler = RunSampler(lambda: getattr(module, "batches_seen", 0), trainer.max_steps * accumulate, batch_size,
-                             trainer.global_rank, trainer.world_size)  # fmt: skip
+        sampler = RunSampler(
+            lambda: getattr(module, "batches_seen", 0),
+            trainer.max_steps * accumulate,
+            batch_size,
+            trainer.global_rank,
+            trainer.world_size,
+        )
         generator = torch.Generator().manual_seed(self.seed)  # so that the loader draws nothing from the global one
-        return DataLoader(dataset, batch_size, sampler=sampler, num_workers=self.num_workers, collate_fn=collate_fn,
-                          generator=generator, worker_init_fn=_leave_interrupts_to_training)  # fmt: skip
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_fn,
+            generator=generator,
+            worker_init_fn=_leave_interrupts_to_training,
+        )
 
     def val_dataloader(self) -> DataLoader[Item] | list[object]:
         """Batches of one whole file each: Batch."""

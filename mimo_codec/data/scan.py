@@ -143,9 +143,13 @@ def _measure(utterance: Utterance, rate: int) -> Utterance:
         num_silent += int(silent.sum())
         peak = max(peak, float(magnitude.max()))
     return replace(
-        utterance, seconds=num_samples / rate, sample_rate=rate, peak=round(peak, 6),
-        clipped=round(num_clipped / num_samples, 6), silence=round(num_silent / num_blocks, 6),
-    )  # fmt: skip
+        utterance,
+        seconds=num_samples / rate,
+        sample_rate=rate,
+        peak=round(peak, 6),
+        clipped=round(num_clipped / num_samples, 6),
+        silence=round(num_silent / num_blocks, 6),
+    )
 
 
 def _blocks(samples: Tensor, size: int) -> Tensor:

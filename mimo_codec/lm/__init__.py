@@ -35,7 +35,19 @@ _HOMES = {
     "WORDINGS": "prompts",
     "Wording": "prompts",
 }
-__all__ = ["Example", "Generation", "LMConfig", "Layout", "MimoAudioLM", "Piece", "Sampling", "Stop", "TASKS", "Turn",
-           "WORDINGS", "Wording"]  # fmt: skip
+__all__ = [
+    "Example",
+    "Generation",
+    "LMConfig",
+    "Layout",
+    "MimoAudioLM",
+    "Piece",
+    "Sampling",
+    "Stop",
+    "TASKS",
+    "Turn",
+    "WORDINGS",
+    "Wording",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -43,9 +43,12 @@ class AudioLM(ABC):
         """codec: a MimoCodec or an OnnxCodec, or None."""
         self.config, self.tokenizer = config, tokenizer
         self.layout = Layout(
-            config.group_size, config.speech_zeroemb_idx, config.delay_pattern, tokenizer.special.empty,
+            config.group_size,
+            config.speech_zeroemb_idx,
+            config.delay_pattern,
+            tokenizer.special.empty,
             config.vocab_size,
-        )  # fmt: skip
+        )
         self.wording = wording or WORDINGS["en"]
         self.codec = codec
         if codec is not None:
@@ -146,8 +149,9 @@ class AudioLM(ABC):
         texts = _each("text_sampling", text, TEXT_SAMPLING, count)
         audios = _each("audio_sampling", audio, AUDIO_SAMPLING, count)
         if greedy:
-            texts, audios = ([replace(s, temperature=0.0, repetition_penalty=1.0) for s in both]
-                             for both in (texts, audios))  # fmt: skip
+            texts, audios = (
+                [replace(s, temperature=0.0, repetition_penalty=1.0) for s in both] for both in (texts, audios)
+            )
         seeds = self._new_seeds(count) if seed is None else _seeds(seed, count)
         stop_ids = tuple(self.tokenizer.token_id(token) for token in stop.tokens)
         seconds = stop.max_seconds
@@ -157,8 +161,10 @@ class AudioLM(ABC):
             grid = self.layout.check_grid(as_array(item), where)
             length = grid.shape[1] // self.config.group_size
             if length >= context:
-                raise ContextError(f"{where}: the prompt has {length} positions, {length - context + 1} more than fit"
-                                   f" into the context of {context} with a position to write")  # fmt: skip
+                raise ContextError(
+                    f"{where}: the prompt has {length} positions, {length - context + 1} more than fit"
+                    f" into the context of {context} with a position to write"
+                )
             room = min(max_new, context - length)
             request = Request(grid, room, texts[i], audios[i], stop_ids, max_patches=patches, seed=seeds[i])
             if stop.text:
@@ -312,8 +318,10 @@ class AudioLM(ABC):
         if name in ("turns", "examples"):
             if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
                 raise MimoError(f"{name}: a list is needed")
-            return [self._ready_item(f"{name}[{i}]", Turn if name == "turns" else Example, item)
-                    for i, item in enumerate(value)]  # fmt: skip
+            return [
+                self._ready_item(f"{name}[{i}]", Turn if name == "turns" else Example, item)
+                for i, item in enumerate(value)
+            ]
         return value
 
     def _ready_item(self, where: str, kind: type, item: Any) -> Any:
@@ -324,8 +332,11 @@ class AudioLM(ABC):
                 raise MimoError(f"{where}: {error}") from None
         if not isinstance(item, kind):
             raise MimoError(f"{where}: is a {type(item).__name__}; a {kind.__name__} or a dictionary is needed")
-        audio = {name: self._codes(f"{where}.{name}", value) for name, value in vars(item).items()
-                 if "audio" in name and value is not None}  # fmt: skip
+        audio = {
+            name: self._codes(f"{where}.{name}", value)
+            for name, value in vars(item).items()
+            if "audio" in name and value is not None
+        }
         return replace(cast(Any, item), **audio)
 
     def _codes(self, where: str, audio: Audio) -> np.ndarray:
@@ -363,8 +374,10 @@ class AudioLM(ABC):
         """MimoError for audio that cannot fit into the context, before it is encoded."""
         most = self.config.max_position_embeddings * self.config.group_size / FRAME_RATE
         if seconds > most:
-            raise MimoError(f"{where}: {seconds:.0f} s of audio, {seconds - most:.0f} more than the context of"
-                            f" {self.config.max_position_embeddings} positions holds")  # fmt: skip
+            raise MimoError(
+                f"{where}: {seconds:.0f} s of audio, {seconds - most:.0f} more than the context of"
+                f" {self.config.max_position_embeddings} positions holds"
+            )
 
 
 def named(ids: Grids) -> list[tuple[str, Any]]:

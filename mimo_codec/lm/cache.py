@@ -14,8 +14,9 @@ class KeyValueCache:
     Attention sees all `size` slots, so every call needs a mask that hides those without content.
     """
 
-    def __init__(self, batch_size: int, num_heads: int, size: int, head_dim: int,
-                 dtype: torch.dtype, devices: list[torch.device]):  # fmt: skip
+    def __init__(
+        self, batch_size: int, num_heads: int, size: int, head_dim: int, dtype: torch.dtype, devices: list[torch.device]
+    ):
         """devices: of every layer."""
         shape = (batch_size, num_heads, size, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]

@@ -24,8 +24,15 @@ from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
 from mimo_codec.lm.quantize import STACKS, find_quantizer
 from mimo_codec.lm.tokenizer import TextTokenizer
 
-TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-              "added_tokens.json", "prompts.json")  # fmt: skip
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "prompts.json",
+)
 SHARD_BYTES = 5 * 10**9
 DeviceMap = str | Mapping[str, str | int | torch.device]
 """As accelerate's: "auto", or a device for each module; "disk" is one too. Only `model.layers.*` may be apart."""
@@ -123,9 +130,15 @@ def _checked_names(path: Path, file: Any, expected: Mapping[str, list[int]]) -> 
     shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     problems = [
         *listed("unexpected", (name for name in shapes if name not in expected)),
-        *listed("of a wrong shape", (f"{name} {shape} instead of {expected[name]}" for name, shape in shapes.items()
-                                     if shape != expected.get(name, shape))),
-    ]  # fmt: skip
+        *listed(
+            "of a wrong shape",
+            (
+                f"{name} {shape} instead of {expected[name]}"
+                for name, shape in shapes.items()
+                if shape != expected.get(name, shape)
+            ),
+        ),
+    ]
     if problems:
         raise MimoError(f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
     return list(shapes)
@@ -139,9 +152,12 @@ def _check_complete(folder: Path, found: Iterable[str], expected: Mapping[str, l
 
 
 def _spread(
-    folder: Path, model: SpeechLanguageModel, device_map: DeviceMap, dtype: torch.dtype | None,
+    folder: Path,
+    model: SpeechLanguageModel,
+    device_map: DeviceMap,
+    dtype: torch.dtype | None,
     expected: Mapping[str, list[int]],
-) -> SpeechLanguageModel:  # fmt: skip
+) -> SpeechLanguageModel:
     """The model with its layers where a device map says, by accelerate."""
     try:
         from accelerate import load_checkpoint_and_dispatch
@@ -162,9 +178,13 @@ def _spread(
     try:
         with _enough_memory(folder, model, torch.device("cpu")):
             model = load_checkpoint_and_dispatch(
-                model.eval(), str(index), device_map=_places(model, device_map), dtype=dtype,
-                offload_folder=offload.name, no_split_module_classes=["Qwen2DecoderLayer"],
-            )  # fmt: skip
+                model.eval(),
+                str(index),
+                device_map=_places(model, device_map),
+                dtype=dtype,
+                offload_folder=offload.name,
+                no_split_module_classes=["Qwen2DecoderLayer"],
+            )
     except MimoError:
         raise
     except (ValueError, KeyError, RuntimeError) as error:
@@ -236,9 +256,11 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
     shards = _shards(state)
-    names = [WEIGHTS] if len(shards) == 1 else [
-        f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))
-    ]  # fmt: skip
+    names = (
+        [WEIGHTS]
+        if len(shards) == 1
+        else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    )
     for name, shard in zip(names, shards, strict=True):
         _write_shard(folder / name, {key: state[key] for key in shard})
     _remove_others(folder, names)

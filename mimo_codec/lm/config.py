@@ -63,9 +63,19 @@ class LMConfig:
     """Keys of a config.json that have no meaning here; written back as they were."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-                     "head_dim", "max_position_embeddings", "local_dim", "local_attn_heads", "local_ffn_dim",
-                     "input_local_dim"):  # fmt: skip
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+            "local_dim",
+            "local_attn_heads",
+            "local_ffn_dim",
+            "input_local_dim",
+        ):
             check_integer(f"config: {name}", getattr(self, name), 1, MAX_SIZE)
         for name in ("num_hidden_layers", "local_layers", "input_local_layers"):
             check_integer(f"config: {name}", getattr(self, name), 1, MAX_LAYERS)
@@ -170,14 +180,41 @@ def _per_channel(name: str, value: Any, channels: Any) -> Any:
 
 
 _RELEASED = LMConfig()
-PRESETS: Mapping[str, LMConfig] = MappingProxyType({
-    "mimo-7b": _RELEASED,
-    "0.5b": replace(_RELEASED, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-                    num_key_value_heads=2, head_dim=64, local_dim=512, local_layers=8, local_attn_heads=16,
-                    local_ffn_dim=2048, input_local_dim=512, input_local_layers=4),
-    "tiny": replace(_RELEASED, vocab_size=416, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                    num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=1024,
-                    local_dim=32, local_layers=2, local_attn_heads=4, local_ffn_dim=64, input_local_dim=32,
-                    input_local_layers=1),
-})  # fmt: skip
+PRESETS: Mapping[str, LMConfig] = MappingProxyType(
+    {
+        "mimo-7b": _RELEASED,
+        "0.5b": replace(
+            _RELEASED,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            head_dim=64,
+            local_dim=512,
+            local_layers=8,
+            local_attn_heads=16,
+            local_ffn_dim=2048,
+            input_local_dim=512,
+            input_local_layers=4,
+        ),
+        "tiny": replace(
+            _RELEASED,
+            vocab_size=416,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=1024,
+            local_dim=32,
+            local_layers=2,
+            local_attn_heads=4,
+            local_ffn_dim=64,
+            input_local_dim=32,
+            input_local_layers=1,
+        ),
+    }
+)
 """Named configurations: the released model, one of the shape of Qwen2-0.5B, and one for tests."""

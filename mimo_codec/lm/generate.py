@@ -92,9 +92,17 @@ class Steps:
     # ---- backbone ------------------------------------------------------------------------------------------------
 
     def _advance(
-        self, tokens: Tensor, patches: Tensor, slot: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache,
-        settings: Settings | None, forbidden: Tensor | None, uniform: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        tokens: Tensor,
+        patches: Tensor,
+        slot: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KeyValueCache,
+        settings: Settings | None,
+        forbidden: Tensor | None,
+        uniform: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """A position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
         cache.positions = slot
         embeddings = self.model.embed(tokens[:, None], patches[:, None])
@@ -113,9 +121,17 @@ class Steps:
     # ---- patch decoder -------------------------------------------------------------------------------------------
 
     def _patch_step(
-        self, inputs: Tensor, step: Tensor, mask: Tensor, active: Tensor, channels: tuple[int, ...],
-        cache: KeyValueCache, settings: Settings | None, uniform: Tensor, recent: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        inputs: Tensor,
+        step: Tensor,
+        mask: Tensor,
+        active: Tensor,
+        channels: tuple[int, ...],
+        cache: KeyValueCache,
+        settings: Settings | None,
+        uniform: Tensor,
+        recent: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """inputs [N, D] at step [1] -> codes [N, C], and the next inputs [N, D] from those of the active channels [C].
 
         channels: those that are worked out; the others are zero. uniform: [N, C].
@@ -261,6 +277,13 @@ class _Run:
         slots = torch.tensor([slot], device=self.model.device)
         mask = ((self.keys <= slot)[None] & (self.keys[None] >= self.pads[:, None]))[:, None, None]
         self.tokens, self.seeds = self.steps.advance(
-            self.tokens, self.patches, slots, slot - self.pads, mask, self.cache, self.text, self.forbidden,
+            self.tokens,
+            self.patches,
+            slots,
+            slot - self.pads,
+            mask,
+            self.cache,
+            self.text,
+            self.forbidden,
             self.uniform[:, 0],
-        )  # fmt: skip
+        )

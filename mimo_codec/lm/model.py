@@ -46,8 +46,16 @@ class SpeechLanguageModel(nn.Module):
         self.config, self.empty_id = config, empty_id
         self.is_quantized = False
         c = config
-        self.model: Any = _qwen2(c, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads,
-                            c.head_dim, c.intermediate_size, c.vocab_size)  # fmt: skip
+        self.model: Any = _qwen2(
+            c,
+            c.hidden_size,
+            c.num_hidden_layers,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+            c.intermediate_size,
+            c.vocab_size,
+        )
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
         if c.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -110,8 +118,9 @@ class SpeechLanguageModel(nn.Module):
 
     # ---- backbone ------------------------------------------------------------------------------------------------
 
-    def run_backbone(self, embeddings: Tensor, mask: Tensor, positions: Tensor,
-                     cache: KeyValueCache | None = None) -> Tensor:  # fmt: skip
+    def run_backbone(
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Embeddings [B, n, H] -> hidden states [B, n, H].
 
         mask: bool [B or 1, 1, n, keys], True where a query may look; positions: [B or 1, n]; without a cache the keys
@@ -175,19 +184,28 @@ class SpeechLanguageModel(nn.Module):
         return Output(embeddings, self.lm_head(hidden), seeds, where, logits)
 
 
-def _qwen2(config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int,
-           vocabulary: int) -> Any:  # fmt: skip
+def _qwen2(
+    config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocabulary: int
+) -> Any:
     try:
         from transformers import AttentionInterface, Qwen2Config, Qwen2Model
     except ImportError:
         raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
     AttentionInterface.register(ATTENTION, _attend)
     shape: dict[str, Any] = dict(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, rope_theta=config.rope_theta,
-        max_position_embeddings=config.max_position_embeddings, rms_norm_eps=config.rms_norm_eps, use_cache=False,
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        rope_theta=config.rope_theta,
+        max_position_embeddings=config.max_position_embeddings,
+        rms_norm_eps=config.rms_norm_eps,
+        use_cache=False,
         attn_implementation=ATTENTION,
-    )  # fmt: skip
+    )
     return Qwen2Model(Qwen2Config(**shape))
 
 

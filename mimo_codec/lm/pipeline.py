@@ -129,5 +129,7 @@ def _load_codec(name: str | Path, device: torch.device) -> MimoCodec:
     try:
         return MimoCodec.from_pretrained(name, device=device)
     except torch.OutOfMemoryError:
-        raise MimoError(f"codec: not enough memory on {device} for {name}: give MimoCodec.from_pretrained(...) another"
-                        " device or dtype, and its codec to this model") from None  # fmt: skip
+        raise MimoError(
+            f"codec: not enough memory on {device} for {name}: give MimoCodec.from_pretrained(...) another"
+            " device or dtype, and its codec to this model"
+        ) from None

@@ -77,18 +77,20 @@ class Wording:
             raise MimoError(f"{path}: {error}") from None
 
 
-WORDINGS: Mapping[str, Wording] = MappingProxyType({
-    "en": Wording(),
-    "zh": Wording(
-        transcribe="请写下音频中说的话。",
-        speak="请朗读下面的文字",
-        style_system="请按要求的风格说出给你的文字。",
-        style_voice_system="请按要求的风格，用下面的声音说出给你的文字：",
-        voice_system="请用下面的声音说话：",
-        dialogue_voice_system="请用下面的声音回答：",
-        understand="请描述你听到的内容。",
-    ),
-})  # fmt: skip
+WORDINGS: Mapping[str, Wording] = MappingProxyType(
+    {
+        "en": Wording(),
+        "zh": Wording(
+            transcribe="请写下音频中说的话。",
+            speak="请朗读下面的文字",
+            style_system="请按要求的风格说出给你的文字。",
+            style_voice_system="请按要求的风格，用下面的声音说出给你的文字：",
+            voice_system="请用下面的声音说话：",
+            dialogue_voice_system="请用下面的声音回答：",
+            understand="请描述你听到的内容。",
+        ),
+    }
+)
 """Language -> our own wording."""
 
 

@@ -29,9 +29,23 @@ class SpecialTokens:
     text_end: int
 
 
-NAMES = dict(zip((field.name for field in fields(SpecialTokens)),
-                 ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|sosp|>", "<|eosp|>", "<|empty|>", "<|sostm|>",
-                  "<|eostm|>", "<|eot|>"), strict=True))  # fmt: skip
+NAMES = dict(
+    zip(
+        (field.name for field in fields(SpecialTokens)),
+        (
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|sosp|>",
+            "<|eosp|>",
+            "<|empty|>",
+            "<|sostm|>",
+            "<|eostm|>",
+            "<|eot|>",
+        ),
+        strict=True,
+    )
+)
 """Field of SpecialTokens -> the token in the tokenizer."""
 
 

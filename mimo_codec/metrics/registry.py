@@ -44,14 +44,17 @@ class Metric:
 
 RECOGNISER = ("pocketsphinx", "jiwer")
 # later versions download their models
-MOONSHINE: dict[str, Any] = dict(packages=("moonshine_voice", "jiwer"), slow=True,
-                                 install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0")  # fmt: skip
+MOONSHINE: dict[str, Any] = dict(
+    packages=("moonshine_voice", "jiwer"), slow=True, install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0"
+)
 WHISPER: dict[str, Any] = dict(
-    packages=("faster_whisper", *whisper.PARTS, "jiwer"), slow=True,
+    packages=("faster_whisper", *whisper.PARTS, "jiwer"),
+    slow=True,
     install=f"{EVAL_EXTRA} && pip install faster-whisper {' '.join(whisper.PARTS)}".replace("_", "-"),
-)  # fmt: skip
-DNSMOS: dict[str, Any] = dict(packages=("onnxruntime", "speechmos.dnsmos"), slow=True,
-                              install="pip install 'mimo-codec[eval,onnx]'")  # fmt: skip
+)
+DNSMOS: dict[str, Any] = dict(
+    packages=("onnxruntime", "speechmos.dnsmos"), slow=True, install="pip install 'mimo-codec[eval,onnx]'"
+)
 METRICS = {
     "pesq_wb": Metric("PESQ-WB", perceptual.pesq_wb, True, packages=("pesq",)),
     "pesq_nb": Metric("PESQ-NB", perceptual.pesq_nb, True, rate=NARROW_RATE, packages=("pesq",)),
@@ -60,24 +63,32 @@ METRICS = {
     "mel_distance": Metric("mel distance", signal.mel_distance, False),
     "stft_distance": Metric("STFT distance", signal.stft_distance, False, packages=("auraloss",)),
     "log_spectral_distance": Metric("log-spectral distance", signal.log_spectral_distance, False, unit="dB"),
-    "speaker_similarity": Metric("speaker similarity", speaker.speaker_similarity, True, packages=("resemblyzer",),
-                                 install=f"{EVAL_EXTRA} && pip install --no-deps resemblyzer"),
+    "speaker_similarity": Metric(
+        "speaker similarity",
+        speaker.speaker_similarity,
+        True,
+        packages=("resemblyzer",),
+        install=f"{EVAL_EXTRA} && pip install --no-deps resemblyzer",
+    ),
     "f0_correlation": Metric("F0 correlation", pitch.f0_correlation, True, packages=("parselmouth",)),
     "voicing_error": Metric("voicing error", pitch.voicing_error, False, packages=("parselmouth",)),
     "dnsmos": Metric("DNSMOS", opinion.dnsmos, True, **DNSMOS),
     "dnsmos_original": Metric("DNSMOS of the original", opinion.dnsmos_original, True, **DNSMOS),
     "dnsmos_p835": Metric("DNSMOS P.835", partial(opinion.dnsmos, test="p835"), True, **DNSMOS),
-    "dnsmos_p835_original": Metric("DNSMOS P.835 of the original", partial(opinion.dnsmos_original, test="p835"), True,
-                                   **DNSMOS),
+    "dnsmos_p835_original": Metric(
+        "DNSMOS P.835 of the original", partial(opinion.dnsmos_original, test="p835"), True, **DNSMOS
+    ),
     "wer": Metric("WER", words.wer, False, packages=RECOGNISER, slow=True),
     "wer_original": Metric("WER of the original", words.wer_original, False, packages=RECOGNISER, slow=True),
     "wer_moonshine": Metric("WER (Moonshine)", partial(words.wer, recogniser="moonshine"), False, **MOONSHINE),
-    "wer_moonshine_original": Metric("WER of the original (Moonshine)",
-                                     partial(words.wer_original, recogniser="moonshine"), False, **MOONSHINE),
+    "wer_moonshine_original": Metric(
+        "WER of the original (Moonshine)", partial(words.wer_original, recogniser="moonshine"), False, **MOONSHINE
+    ),
     "wer_whisper": Metric("WER (Whisper)", partial(words.wer, recogniser="whisper"), False, **WHISPER),
-    "wer_whisper_original": Metric("WER of the original (Whisper)", partial(words.wer_original, recogniser="whisper"),
-                                   False, **WHISPER),
-}  # fmt: skip
+    "wer_whisper_original": Metric(
+        "WER of the original (Whisper)", partial(words.wer_original, recogniser="whisper"), False, **WHISPER
+    ),
+}
 """name -> metric, in the order of tables; a new one is an entry here"""
 CORE_METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
 
@@ -103,8 +114,10 @@ def speech_metrics(
     if seconds < MIN_SECONDS:
         raise MimoError(f"{seconds:.3f} s of sound is too short to be scored; {MIN_SECONDS} s is needed")
     decoded, reference = decoded.detach().float(), reference.detach().float().to(decoded.device)
-    pairs = {rate: _pair(reference, reference_rate, decoded, decoded_rate, rate, text)
-             for rate in {METRICS[name].rate for name in metrics}}  # fmt: skip
+    pairs = {
+        rate: _pair(reference, reference_rate, decoded, decoded_rate, rate, text)
+        for rate in {METRICS[name].rate for name in metrics}
+    }
     return {name: METRICS[name].score(pairs[METRICS[name].rate]) for name in metrics}
 
 

@@ -78,8 +78,15 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str = "val/pesq_wb", mode: str = "max", dirpath: str | None = None):
-        super().__init__(dirpath, "best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False,
-                         enable_version_counter=False)  # fmt: skip
+        super().__init__(
+            dirpath,
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.monitor in trainer.callback_metrics:
@@ -150,8 +157,9 @@ class Throughput(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.num_batches, self.seconds = 0, 0.0
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any,
-                           batch_idx: int) -> None:  # fmt: skip
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.num_batches += 1
         if self.num_batches == self.SKIPPED:
             self._synchronize(pl_module)

@@ -11,8 +11,13 @@ from torch import Tensor, distributed, nn
 from mimo_codec.common.processes import num_processes, process_rank
 
 
-def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], matrix_learning_rate: float, learning_rate: float,
-                   weight_decay: float, betas: tuple[float, float] = (0.9, 0.98)) -> torch.optim.Optimizer:  # fmt: skip
+def make_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]],
+    matrix_learning_rate: float,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.98),
+) -> torch.optim.Optimizer:
     """An optimizer for named parameters: Muon on the matrices inside `layers`, unless its rate is 0, AdamW on the rest.
 
     weight_decay: of tensors with more than one dimension.
@@ -22,8 +27,10 @@ def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], matrix_learning_ra
     for name, parameter in named:
         is_matrix = matrix_learning_rate > 0 and parameter.ndim == 2 and "layers." in name
         (matrices if is_matrix else others).append(parameter)
-    groups = [{"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
-              {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     adamw = torch.optim.AdamW(groups, learning_rate, betas=betas)
     if not matrices:
         return adamw

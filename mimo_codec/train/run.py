@@ -94,11 +94,15 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         warnings.filterwarnings("ignore", message=expected)
     try:
         RecipeCLI(
-            CodecStage, SpeechData, subclass_mode_model=True, save_config_kwargs={"overwrite": True},
-            seed_everything_default=0, parser_kwargs={"exit_on_error": False},
+            CodecStage,
+            SpeechData,
+            subclass_mode_model=True,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": [SaveOnSignal(), Throughput()]},
             args=["fit", "--config", str(path), *arguments],
-        )  # fmt: skip
+        )
     except (jsonargparse.ArgumentError, ValueError) as error:
         own = _own_error(error)
         if own is None and not isinstance(error, jsonargparse.ArgumentError):

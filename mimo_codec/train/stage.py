@@ -198,8 +198,11 @@ class CodecStage(lightning.LightningModule):
         folder = Path(self.trainer.default_root_dir) / "non_finite"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"batch_{self.batches_seen}_rank_{self.global_rank}.safetensors"
-        tensors = {f"{kind}.{name}": getattr(part, name).cpu().contiguous()
-                   for kind, part in batch.items() for name in ("waveform", "lengths")}  # fmt: skip
+        tensors = {
+            f"{kind}.{name}": getattr(part, name).cpu().contiguous()
+            for kind, part in batch.items()
+            for name in ("waveform", "lengths")
+        }
         save_file(tensors, path)
         about = {"reason": reason, "names": {kind: list(part.names) for kind, part in batch.items()}}
         path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -228,9 +231,11 @@ class CodecStage(lightning.LightningModule):
         if self.batches_seen % WARNING_INTERVAL == WARNING_INTERVAL - 1:
             low = [f"{index} ({100 * float(u):.0f} %)" for index, u in enumerate(usages) if u < LOW_USAGE]
             if low:
-                rank_zero_warn(f"less than {100 * LOW_USAGE:.0f} % of the entries were used in the last {USAGE_WINDOW}"
-                               f" batches in codebook {', '.join(low)}; more audio per batch or a later"
-                               " quantizer_start may help")  # fmt: skip
+                rank_zero_warn(
+                    f"less than {100 * LOW_USAGE:.0f} % of the entries were used in the last {USAGE_WINDOW}"
+                    f" batches in codebook {', '.join(low)}; more audio per batch or a later"
+                    " quantizer_start may help"
+                )
 
     # ---- validation ----------------------------------------------------------------------------------------------
 

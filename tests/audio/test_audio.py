@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import make_speech
+from conftest import GOLDEN, make_speech
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -32,7 +32,7 @@ from mimo_codec.audio.files import (
 from mimo_codec.audio.resampling import StreamResampler, check_sample_rate, resample
 from mimo_codec.common.errors import MimoError
 
-GOLDEN = Path(__file__).parent / "golden" / "audio" / "expected.safetensors"
+EXPECTED = GOLDEN / "audio" / "expected.safetensors"
 GOLDEN_RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000)
 # Of the signal's peak. Both sides round in float32, hence about 3e-7 where the taps are the same.
 TOLERANCE = 1e-5
@@ -96,7 +96,7 @@ def assert_close_to_peak(actual: Tensor, expected: Tensor, tolerance: float = TO
 
 @pytest.mark.parametrize("rate", GOLDEN_RATES)
 def test_resample_gives_the_golden_outputs(rate: int) -> None:
-    golden = load_file(GOLDEN)
+    golden = load_file(EXPECTED)
     actual = resample(golden[f"in.{rate}"], rate, 24_000)
     assert_close_to_peak(actual, golden[f"out.{rate}"])
 

@@ -3,16 +3,14 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from mimo_codec import CodecConfig, MimoError
 from mimo_codec.benchmarks import codec as benchmark
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str, module: str = "mimo_codec.benchmarks.codec") -> subprocess.CompletedProcess[str]:
@@ -62,8 +60,9 @@ def test_runtimes(tiny_folder):
     rows = table(done.stdout, "runtime")
     expected = [("eager", "0.5"), ("float32", "0.5"), ("eager", "1"), ("float32", "1")]
     assert [(row["runtime"], row["seconds"]) for row in rows] == expected
-    assert all(0 < float(row[f"{part} min"]) == float(row[f"{part} median"]) for row in rows
-               for part in ("encode", "decode"))  # fmt: skip
+    assert all(
+        0 < float(row[f"{part} min"]) == float(row[f"{part} median"]) for row in rows for part in ("encode", "decode")
+    )
     done = run(*arguments, "--runtimes", "eager,rocket", module="mimo_codec.benchmarks.onnx")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "rocket" in done.stderr
 
@@ -176,8 +175,16 @@ def test_training_of_one_setting(speech_folder, monkeypatch, capsys):
     training = pytest.importorskip("mimo_codec.benchmarks.training")
     pytest.importorskip("lightning", reason="needs the train extra")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    arguments = (*training.ONE_PROCESS, *training.NO_WORKER, "--model.init_args.preset", "tiny",
-                 "--data.batch_size", "2", "--data.text_batch_size", "0")  # fmt: skip
+    arguments = (
+        *training.ONE_PROCESS,
+        *training.NO_WORKER,
+        "--model.init_args.preset",
+        "tiny",
+        "--data.batch_size",
+        "2",
+        "--data.text_batch_size",
+        "0",
+    )
     slower = ("fused attention", "Muon in every process")
     monkeypatch.setattr(training, "SETTINGS", (training.Setting("small", arguments, slower, busy=True),))
     training.compare(speech_folder, rounds=1)

@@ -23,9 +23,14 @@ from mimo_codec.cli.generate import _Session
 from mimo_codec.lm import Generation, MimoAudioLM
 
 SAME = ["--seed", "0"]
-LIMITS = {"continue": [], "transcribe": ["--max-tokens", "12"], "understand": ["--max-tokens", "12"],
-          "dialogue": ["--max-tokens", "12", "--max-seconds", "0.5"], "speak": ["--max-seconds", "0.5"],
-          "few-shot": ["--max-tokens", "12", "--max-seconds", "0.5"]}  # fmt: skip
+LIMITS = {
+    "continue": [],
+    "transcribe": ["--max-tokens", "12"],
+    "understand": ["--max-tokens", "12"],
+    "dialogue": ["--max-tokens", "12", "--max-seconds", "0.5"],
+    "speak": ["--max-seconds", "0.5"],
+    "few-shot": ["--max-tokens", "12", "--max-seconds", "0.5"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("speech")
     for i, name in enumerate(("a.wav", "b.wav", "voice.wav")):
         save_audio(folder / name, make_speech(0.6 + 0.1 * i, seed=i), 24000)
-    turns = [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "yes", "audio": "b.wav"},
-             {"role": "user", "text": "and?"}]  # fmt: skip
+    turns = [
+        {"role": "user", "audio": "a.wav"},
+        {"role": "assistant", "text": "yes", "audio": "b.wav"},
+        {"role": "user", "text": "and?"},
+    ]
     (folder / "turns.json").write_text(json.dumps(turns))
     (folder / "text.json").write_text(json.dumps([{"role": "user", "text": "Hello"}]))
     (folder / "written.json").write_text(json.dumps([{"input_audio": "a.wav", "output_text": "hello"}]))
@@ -255,9 +263,11 @@ def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None
         (["dialogue", folder / "a.wav", "-o", tmp_path / "a.m4a"], "a.m4a"),
         (["speak", "Hello", "-o", tmp_path / "a.wav", "--quantize", "int2"], "int2"),
         (["dialogue", tmp_path / "bad.json"], "list of turns"),
-        (["few-shot", "Copy.", folder / "a.wav", "--examples", tmp_path / "none.json", "-o", tmp_path / "a.wav"],
-         "none.json"),
-    ]:  # fmt: skip
+        (
+            ["few-shot", "Copy.", folder / "a.wav", "--examples", tmp_path / "none.json", "-o", tmp_path / "a.wav"],
+            "none.json",
+        ),
+    ]:
         assert_one_line_error(run("generate", *words, "--model", model, "--codec", "nano"), message)
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav", "--model", "nowhere"), "nowhere")
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav"), "--model")

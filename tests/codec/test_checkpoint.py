@@ -256,14 +256,17 @@ def test_the_configuration_of_another_model_does_not_fit(tmp_path):
 # ---- files that are not what they should be --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"",
-    lambda data: data[:1000],
-    lambda data: data[:-1000],
-    lambda data: b"\xff" * 8 + data[8:],
-    lambda data: data[:8] + b"x" + data[9:],
-    lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:1000],
+        lambda data: data[:-1000],
+        lambda data: b"\xff" * 8 + data[8:],
+        lambda data: data[:8] + b"x" + data[9:],
+        lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    ],
+)
 def test_damaged_weights(tmp_path, damage: Callable[[bytes], bytes]):
     folder = write_model(tmp_path / "m", golden_tensors())
     data = (folder / "model.safetensors").read_bytes()

@@ -415,13 +415,16 @@ def test_segments_are_decoded_as_if_alone(name):
 # ---- without a decoder -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", [
-    lambda codec, codes: codec.decode(codes),
-    lambda codec, codes: codec.decode_batch([codes]),
-    lambda codec, codes: codec.decode_chunk(codes),
-    lambda codec, codes: list(codec.decode_stream([codes])),
-    lambda codec, codes: codec.decode_latency,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda codec, codes: codec.decode(codes),
+        lambda codec, codes: codec.decode_batch([codes]),
+        lambda codec, codes: codec.decode_chunk(codes),
+        lambda codec, codes: list(codec.decode_stream([codes])),
+        lambda codec, codes: codec.decode_latency,
+    ],
+)
 def test_an_encoder_only_checkpoint_says_why_it_cannot_decode(use):
     codec = golden_codec("codec_hybrid")
     codes = codec.encode(SPEECH, RATE)
@@ -508,8 +511,13 @@ BAD_CODES = [
 @pytest.mark.parametrize(("codes", "message"), BAD_CODES)
 def test_bad_codes(codes, message):
     codec = streaming_codec()
-    uses = (codec.decode, codec.decode_chunk, codec.dequantize, lambda c: codec.decode_batch([c]),
-            lambda c: list(codec.decode_stream([c])))  # fmt: skip
+    uses = (
+        codec.decode,
+        codec.decode_chunk,
+        codec.dequantize,
+        lambda c: codec.decode_batch([c]),
+        lambda c: list(codec.decode_stream([c])),
+    )
     for use in uses:
         with pytest.raises(MimoError, match=message) as caught:
             use(codes)
@@ -535,13 +543,16 @@ def test_codes_of_the_same_codebooks_under_another_name(codes):
     torch.testing.assert_close(renamed.decode(codes), streaming_codec().decode(codes))
 
 
-@pytest.mark.parametrize("changes", [
-    {"codebook_sizes": (1024,) * 8},
-    {"sample_rate": 16000},
-    {"sample_rate": 16000, "num_samples": 40_000},
-    {"sample_rate": 48000, "frame_rate": 50.0},
-    {"frame_rate": 12.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"codebook_sizes": (1024,) * 8},
+        {"sample_rate": 16000},
+        {"sample_rate": 16000, "num_samples": 40_000},
+        {"sample_rate": 48000, "frame_rate": 50.0},
+        {"frame_rate": 12.5},
+    ],
+)
 def test_codes_of_other_rates_or_sizes(codes, changes):
     fields = {"num_samples": 40_000, "sample_rate": RATE, "frame_rate": 25.0, "codebook_sizes": codes.codebook_sizes}
     plain = AudioCodes(codes.codes, **fields)

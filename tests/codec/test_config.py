@@ -13,17 +13,46 @@ from mimo_codec.codec.config import FLAT_KEYS, PRESETS
 
 CODECS = ("codec_base", "codec_variant", "codec_hybrid")
 DEFAULTS = dict(  # noqa: C408 (what the released implementation assumes for keys left out)
-    stride_size=2, avg_pooler=1, d_model=768, kernel_size=3, activation_function="gelu",
-    encoder_layers=8, encoder_attention_heads=12, encoder_ffn_dim=3072, encoder_skip_layer_id=None,
-    encoder_causal=False, encoder_attn_window_size=(-1, -1), hybrid_attention=False,
-    decoder_layers=8, decoder_attention_heads=12, decoder_ffn_dim=3072, decoder_causal=True,
-    decoder_attn_window_size=(-1, -1), decoder_kernel_size=3, decoder_stride_size=2,
-    nfft=1024, window_size=1024, hop_length=240, n_mels=80, sampling_rate=24000, fmin=0, fmax=None,
-    vocoder_dim=512, vocoder_intermediate_dim=4096, vocoder_num_layers=30, vocoder_attention_heads=4,
-    vocoder_attn_window_size=(40, 10), vocoder_padding="same",
-    num_quantizers=12, codebook_size=(1024,), threshold_ema_dead_code=10,
-    position_embedding_type="rope", rope_type="default", rope_theta=10000, ln_type="LayerNorm",
-)  # fmt: skip
+    stride_size=2,
+    avg_pooler=1,
+    d_model=768,
+    kernel_size=3,
+    activation_function="gelu",
+    encoder_layers=8,
+    encoder_attention_heads=12,
+    encoder_ffn_dim=3072,
+    encoder_skip_layer_id=None,
+    encoder_causal=False,
+    encoder_attn_window_size=(-1, -1),
+    hybrid_attention=False,
+    decoder_layers=8,
+    decoder_attention_heads=12,
+    decoder_ffn_dim=3072,
+    decoder_causal=True,
+    decoder_attn_window_size=(-1, -1),
+    decoder_kernel_size=3,
+    decoder_stride_size=2,
+    nfft=1024,
+    window_size=1024,
+    hop_length=240,
+    n_mels=80,
+    sampling_rate=24000,
+    fmin=0,
+    fmax=None,
+    vocoder_dim=512,
+    vocoder_intermediate_dim=4096,
+    vocoder_num_layers=30,
+    vocoder_attention_heads=4,
+    vocoder_attn_window_size=(40, 10),
+    vocoder_padding="same",
+    num_quantizers=12,
+    codebook_size=(1024,),
+    threshold_ema_dead_code=10,
+    position_embedding_type="rope",
+    rope_type="default",
+    rope_theta=10000,
+    ln_type="LayerNorm",
+)
 
 
 def golden_json(name: str) -> dict:
@@ -254,9 +283,14 @@ def test_is_a_value():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("d_model", 10**9), ("num_quantizers", 10**9), ("encoder_layers", 10**6), ("rope_theta", float("inf")),
-     ("rope_theta", True)],
-)  # fmt: skip
+    [
+        ("d_model", 10**9),
+        ("num_quantizers", 10**9),
+        ("encoder_layers", 10**6),
+        ("rope_theta", float("inf")),
+        ("rope_theta", True),
+    ],
+)
 def test_absurd_numbers_are_refused_at_once(key, value):
     with pytest.raises(MimoError, match=key):
         CodecConfig.preset("tiny").replace(**{key: value})

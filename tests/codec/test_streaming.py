@@ -259,11 +259,14 @@ def test_decode_starts_anew_at_every_segment(name):
     torch.testing.assert_close(whole, codec.decode(ids), atol=EXACT, rtol=0)
 
 
-@pytest.mark.parametrize("change", [
-    {"decoder_causal": False, "decoder_attn_window_size": [64, 1]},
-    {"decoder_causal": False, "decoder_attn_window_size": [64, -1]},
-    {"vocoder_attn_window_size": [40, -1]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder_causal": False, "decoder_attn_window_size": [64, 1]},
+        {"decoder_causal": False, "decoder_attn_window_size": [64, -1]},
+        {"vocoder_attn_window_size": [40, -1]},
+    ],
+)
 def test_decode_refuses_decoders_that_need_the_whole_future(change):
     codec = MimoCodec(CodecConfig.preset("tiny").replace(segment_seconds=60, **change))
     with pytest.raises(MimoError, match="future"):

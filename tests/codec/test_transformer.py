@@ -131,9 +131,14 @@ def test_rotation_is_rotate_half():
 def test_only_the_key_projection_has_no_bias():
     attention = Attention(16, 2, (-1, -1), 10000.0)
     assert {name for name, _ in attention.named_parameters()} == {
-        "q_proj.weight", "q_proj.bias", "k_proj.weight", "v_proj.weight", "v_proj.bias",
-        "out_proj.weight", "out_proj.bias",
-    }  # fmt: skip
+        "q_proj.weight",
+        "q_proj.bias",
+        "k_proj.weight",
+        "v_proj.weight",
+        "v_proj.bias",
+        "out_proj.weight",
+        "out_proj.bias",
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,15 +22,25 @@ from mimo_codec.data.module import SpeechData
 
 ranges = st.tuples(st.floats(-10, 40), st.floats(-10, 40)).map(sorted).map(tuple)
 augmentations = st.builds(
-    Augmentation, gain_db=st.none() | ranges, invert=st.booleans(), speed=st.floats(0, 0.5),
-    equalise_db=st.floats(0, 40), noise_snr_db=st.none() | ranges, reverb=st.floats(0, 1), bandwidth=st.floats(0, 1),
+    Augmentation,
+    gain_db=st.none() | ranges,
+    invert=st.booleans(),
+    speed=st.floats(0, 0.5),
+    equalise_db=st.floats(0, 40),
+    noise_snr_db=st.none() | ranges,
+    reverb=st.floats(0, 1),
+    bandwidth=st.floats(0, 1),
     formant=st.floats(0, 0.5),
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
-@given(augmentation=augmentations, seed=st.integers(0, 2**32), num_samples=st.integers(1, 5000),
-       level=st.sampled_from([0.0, 1e-6, 0.1, 1.0, 1000.0]))  # fmt: skip
+@given(
+    augmentation=augmentations,
+    seed=st.integers(0, 2**32),
+    num_samples=st.integers(1, 5000),
+    level=st.sampled_from([0.0, 1e-6, 0.1, 1.0, 1000.0]),
+)
 def test_augmented_speech_stays_finite_and_in_range(
     augmentation: Augmentation, seed: int, num_samples: int, level: float
 ) -> None:
@@ -100,9 +110,17 @@ def test_every_setting_is_a_switch() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("gain_db", (6.0, -8.0)), ("gain_db", (1.0,)), ("gain_db", 3.0), ("speed", 0.6), ("equalise_db", -1.0),
-     ("noise_snr_db", (0.0, float("nan"))), ("reverb", 1.1), ("bandwidth", True)],
-)  # fmt: skip
+    [
+        ("gain_db", (6.0, -8.0)),
+        ("gain_db", (1.0,)),
+        ("gain_db", 3.0),
+        ("speed", 0.6),
+        ("equalise_db", -1.0),
+        ("noise_snr_db", (0.0, float("nan"))),
+        ("reverb", 1.1),
+        ("bandwidth", True),
+    ],
+)
 def test_settings_that_are_refused(name: str, value: Any) -> None:
     with pytest.raises(MimoError, match=f"augmentation: {name}"):
         Augmentation(**{name: value})

@@ -48,13 +48,19 @@ def make_data(root: Path, **options: Any) -> SpeechData:
     return data
 
 
-def attach(data: SpeechData, root: Path | str = ".", rank: int = 0, world_size: int = 1, seen: int = 0,
-           max_steps: int = 10) -> SimpleNamespace:  # fmt: skip
+def attach(
+    data: SpeechData, root: Path | str = ".", rank: int = 0, world_size: int = 1, seen: int = 0, max_steps: int = 10
+) -> SimpleNamespace:
     """A stand-in for a trainer whose module has trained on `seen` batches."""
     trainer = SimpleNamespace(
-        default_root_dir=str(root), global_rank=rank, world_size=world_size, is_global_zero=rank == 0,
-        max_steps=max_steps, accumulate_grad_batches=1, lightning_module=SimpleNamespace(batches_seen=seen),
-    )  # fmt: skip
+        default_root_dir=str(root),
+        global_rank=rank,
+        world_size=world_size,
+        is_global_zero=rank == 0,
+        max_steps=max_steps,
+        accumulate_grad_batches=1,
+        lightning_module=SimpleNamespace(batches_seen=seen),
+    )
     data.trainer = trainer  # type: ignore[assignment]
     return trainer
 
@@ -258,9 +264,17 @@ def test_splits_of_one_manifest(speech_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch_size", 0), ("segment_seconds", -1.0), ("folder_weights", {"a": -1}), ("num_workers", -1), ("seed", -1),
-     ("min_seconds", -1.0), ("text_batch_size", 1.5), ("cache_gb", -1)],
-)  # fmt: skip
+    [
+        ("batch_size", 0),
+        ("segment_seconds", -1.0),
+        ("folder_weights", {"a": -1}),
+        ("num_workers", -1),
+        ("seed", -1),
+        ("min_seconds", -1.0),
+        ("text_batch_size", 1.5),
+        ("cache_gb", -1),
+    ],
+)
 def test_arguments_that_are_refused(name: str, value: Any) -> None:
     with pytest.raises(MimoError, match=name):
         SpeechData("speech", **{name: value})
@@ -403,12 +417,19 @@ class Listener(lightning.LightningModule):
 
 
 def test_lightning_trains_on_it(speech_folder: Path, tmp_path: Path, caplog) -> None:
-    data = SpeechData(str(speech_folder), str(speech_folder), batch_size=4, segment_seconds=0.5, text_batch_size=2,
-                      num_workers=1)  # fmt: skip
+    data = SpeechData(
+        str(speech_folder), str(speech_folder), batch_size=4, segment_seconds=0.5, text_batch_size=2, num_workers=1
+    )
     module = Listener()
-    trainer = lightning.Trainer(max_steps=5, default_root_dir=tmp_path, accelerator="cpu", logger=False,
-                                enable_progress_bar=False, enable_checkpointing=False,
-                                enable_model_summary=False)  # fmt: skip
+    trainer = lightning.Trainer(
+        max_steps=5,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, data)
     assert trainer.global_step == 5 == module.batches_seen and not module.faults
     assert len(module.names) > 5 * 6

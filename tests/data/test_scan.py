@@ -39,11 +39,19 @@ words = st.none() | st.text(max_size=8)
 positive = st.floats(0.001, 1e6)
 names = st.text(st.characters(exclude_characters="/\0"), min_size=1).filter(lambda name: name not in (".", ".."))
 utterances = st.builds(
-    Utterance, path=names.map(Path), start=st.just(0.0) | st.floats(0, 10), end=st.none() | st.floats(11, 1e6),
-    text=words, speaker=words, split=words, seconds=st.none() | positive,
+    Utterance,
+    path=names.map(Path),
+    start=st.just(0.0) | st.floats(0, 10),
+    end=st.none() | st.floats(11, 1e6),
+    text=words,
+    speaker=words,
+    split=words,
+    seconds=st.none() | positive,
     sample_rate=st.none() | st.integers(1000, 768000),
-    peak=st.none() | st.floats(0, 2), clipped=st.none() | st.floats(0, 1), silence=st.none() | st.floats(0, 1),
-)  # fmt: skip
+    peak=st.none() | st.floats(0, 2),
+    clipped=st.none() | st.floats(0, 1),
+    silence=st.none() | st.floats(0, 1),
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,12 +73,21 @@ def test_a_manifest_can_be_moved_with_its_audio(tmp_path: Path) -> None:
 
 
 def test_manifests_of_others_are_read(tmp_path: Path) -> None:
-    row = {"path": "train/a.flac", "split": "train", "speaker": 12, "sample_rate": 24000, "seconds": 8.3, "source": "x",
-           "text": "a b", "start": None}  # fmt: skip
+    row = {
+        "path": "train/a.flac",
+        "split": "train",
+        "speaker": 12,
+        "sample_rate": 24000,
+        "seconds": 8.3,
+        "source": "x",
+        "text": "a b",
+        "start": None,
+    }
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\n")  # as on Windows
-    expected = Utterance(tmp_path / "train/a.flac", text="a b", speaker="12", split="train", seconds=8.3,
-                         sample_rate=24000)  # fmt: skip
+    expected = Utterance(
+        tmp_path / "train/a.flac", text="a b", speaker="12", split="train", seconds=8.3, sample_rate=24000
+    )
     assert read_manifest(path) == [expected]
 
 
@@ -168,8 +185,17 @@ def test_figures_of_a_file(tmp_path: Path) -> None:
     samples[-RATE // 400 :] = 1.0
     sf.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     (good,), _ = scan([Utterance(tmp_path / "a.wav", text="x", speaker="y", split="z")])
-    assert good == Utterance(tmp_path / "a.wav", text="x", speaker="y", split="z", seconds=1.0, sample_rate=RATE,
-                             peak=1.0, clipped=0.0025, silence=0.24)  # fmt: skip
+    assert good == Utterance(
+        tmp_path / "a.wav",
+        text="x",
+        speaker="y",
+        split="z",
+        seconds=1.0,
+        sample_rate=RATE,
+        peak=1.0,
+        clipped=0.0025,
+        silence=0.24,
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,8 +275,12 @@ def test_scans_work_in_spawned_processes(tmp_path: Path) -> None:
 
 def test_trusted_figures_are_not_measured_again(tmp_path: Path) -> None:
     path = write_speech(tmp_path / "a.wav")
-    rows = [Utterance(path, seconds=77.0), Utterance(path), Utterance(path, seconds=0.01),
-            Utterance(tmp_path / "gone.wav", seconds=1.0)]  # fmt: skip
+    rows = [
+        Utterance(path, seconds=77.0),
+        Utterance(path),
+        Utterance(path, seconds=0.01),
+        Utterance(tmp_path / "gone.wav", seconds=1.0),
+    ]
     good, faults = scan(rows, trust=True)
     assert [u.seconds for u in good] == [77.0, 0.4]
     assert [fault.kind for fault in faults] == ["too short", "missing"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, make_speech
+from conftest import ROOT, assert_one_line_error, make_speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,10 +27,16 @@ from mimo_codec.metrics import CORE_METRICS, METRICS, available_metrics, missing
 from mimo_codec.metrics.pitch import f0_contour
 from mimo_codec.metrics.signal import MAX_SI_SDR
 
-SPEECH = Path(__file__).parent.parent / "examples" / "speech.wav"
+SPEECH = ROOT / "examples" / "speech.wav"
 RATE = 16000
-PERFECT = {"pesq_wb": 4.644, "pesq_nb": 4.549, "si_sdr": MAX_SI_SDR, "stoi": 1, "speaker_similarity": 1,
-           "f0_correlation": 1}  # fmt: skip
+PERFECT = {
+    "pesq_wb": 4.644,
+    "pesq_nb": 4.549,
+    "si_sdr": MAX_SI_SDR,
+    "stoi": 1,
+    "speaker_similarity": 1,
+    "f0_correlation": 1,
+}
 """of two equal waveforms; 0 for all others"""
 
 
@@ -309,8 +315,13 @@ def test_json_has_no_nan():
     scores = {"a.wav": {"stoi": math.nan}, "b.wav": {"stoi": 0.5}}
     facts = json.loads(as_json(Evaluation(("stoi",), (System("x", "files", scores),), 2.0)))
     assert facts["systems"][0]["files"] == {"a.wav": {"stoi": None}, "b.wav": {"stoi": 0.5}}
-    assert facts["systems"][0]["summary"]["stoi"] == {"mean": 0.5, "std": None, "low": None, "high": None,
-                                                      "num_files": 1}  # fmt: skip
+    assert facts["systems"][0]["summary"]["stoi"] == {
+        "mean": 0.5,
+        "std": None,
+        "low": None,
+        "high": None,
+        "num_files": 1,
+    }
 
 
 # ---- what to compare -------------------------------------------------------------------------------------------------
@@ -362,8 +373,15 @@ def test_manifest(tmp_path):
     assert torch.equal(part.load()[0], whole.load()[0][4000:8000])
     with pytest.raises(MimoError, match="parts of files.*: a.wav @ 0.25"):
         find_items(manifest, tmp_path)
-    wrong = {"{": "line 1", '{"text": "x"}': "line 1", "[1]": "line 1", '{"path": 3}': "line 1", "": "lists no files",
-             '{"path": "a", "text": 3}': "line 1", '{"path": "a"}\n{"path": "a"}': "lists twice: a"}  # fmt: skip
+    wrong = {
+        "{": "line 1",
+        '{"text": "x"}': "line 1",
+        "[1]": "line 1",
+        '{"path": 3}': "line 1",
+        "": "lists no files",
+        '{"path": "a", "text": 3}': "line 1",
+        '{"path": "a"}\n{"path": "a"}': "lists twice: a",
+    }
     for text, reason in wrong.items():
         manifest.write_text(text, encoding="utf-8")
         with pytest.raises(MimoError, match=reason):

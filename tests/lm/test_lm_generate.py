@@ -107,8 +107,13 @@ def test_the_same_seed_gives_the_same_tokens_in_whatever_batch(speaking: MimoAud
 
 
 def test_items_have_their_own_settings(lm: MimoAudioLM) -> None:
-    mixed = lm.generate(PROMPTS[:2], max_new_patches=6, seed=0, text_sampling=[Sampling(), DRAWN["text_sampling"]],
-                        audio_sampling=[Sampling(), DRAWN["audio_sampling"]])  # fmt: skip
+    mixed = lm.generate(
+        PROMPTS[:2],
+        max_new_patches=6,
+        seed=0,
+        text_sampling=[Sampling(), DRAWN["text_sampling"]],
+        audio_sampling=[Sampling(), DRAWN["audio_sampling"]],
+    )
     assert torch.equal(mixed[0].ids, ANSWERS[0][:, :24])
     alone = lm.generate(PROMPTS[1], max_new_patches=6, seed=1, **DRAWN)
     assert torch.equal(mixed[1].ids, alone.ids)
@@ -156,7 +161,7 @@ def test_what_is_refused(lm: MimoAudioLM) -> None:
         ({"seed": [1, 2]}, "2 were given for 1"),
         ({"text_sampling": [Sampling()] * 2}, "text_sampling"),
         ({"stop": Stop(("<|nothing|>",))}, "nothing"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(MimoError, match=words):
             lm.generate(**({"ids": PROMPTS[0], "max_new_patches": 3} | given))
     with pytest.raises(MimoError, match="tuple"):
@@ -225,21 +230,25 @@ def test_tasks_that_answer_in_text(speaking: MimoAudioLM, tmp_path) -> None:
     texts = [speaking.transcribe(audio, **SHORT) for audio in heard]
     assert texts[0].text and texts[0].codes is None and texts[0].waveform is None
     assert texts[1].text == texts[2].text == texts[3].text
-    for found in (speaking.understand(codes, "What is it?", thinking=True, **SHORT),
-                  speaking.chat([{"role": "user", "text": "Hello"}], speak=False, **SHORT),
-                  speaking.chat([{"role": "user", "audio": codes}], speak=False, thinking=True, **SHORT),
-                  speaking.few_shot("Copy.", [{"input_text": "a", "output_text": "b"}], text="c", speak=False,
-                                    **SHORT)):  # fmt: skip
+    for found in (
+        speaking.understand(codes, "What is it?", thinking=True, **SHORT),
+        speaking.chat([{"role": "user", "text": "Hello"}], speak=False, **SHORT),
+        speaking.chat([{"role": "user", "audio": codes}], speak=False, thinking=True, **SHORT),
+        speaking.few_shot("Copy.", [{"input_text": "a", "output_text": "b"}], text="c", speak=False, **SHORT),
+    ):
         assert found.codes is None and found.ids.shape[0] == 9
 
 
 def test_tasks_that_speak(speaking: MimoAudioLM) -> None:
     codes = speaking.codec.encode(make_speech(0.7), 24000)
     example = {"input_audio": codes, "output_audio": codes, "output_text": "hello"}
-    for found in (speaking.speak("Hello", **SHORT), speaking.speak("Hello", "calm", codes, **SHORT),
-                  speaking.chat([{"role": "user", "audio": codes}], voice=codes, **SHORT),
-                  speaking.few_shot("Copy.", [example], codes, **SHORT),
-                  speaking.continue_speech(codes, 0.5, **SHORT)):  # fmt: skip
+    for found in (
+        speaking.speak("Hello", **SHORT),
+        speaking.speak("Hello", "calm", codes, **SHORT),
+        speaking.chat([{"role": "user", "audio": codes}], voice=codes, **SHORT),
+        speaking.few_shot("Copy.", [example], codes, **SHORT),
+        speaking.continue_speech(codes, 0.5, **SHORT),
+    ):
         check_audio(found)
     again = speaking.speak("Hello", stream=True, **SHORT)
     assert [piece.generation for piece in again][-1].waveform.shape == speaking.speak("Hello", **SHORT).waveform.shape
@@ -355,7 +364,7 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.forward(np.zeros((9, 4 * 1025), np.int64)), "1025 positions; the context has 1024"),
         (lambda: lm.transcribe(tmp_path / "a.wav"), "without a codec"),
         (lambda: lm.continue_speech(np.zeros((8, 3), np.int64)), "shorter than a patch"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(MimoError, match=words):
             call()
 

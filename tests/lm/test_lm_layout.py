@@ -97,9 +97,16 @@ def test_grids_that_are_refused() -> None:
     good = LAYOUT.build([Text((5,)), Audio(np.zeros((8, 4), np.int64))])
     silent, high, low = good.copy(), good.copy(), good.copy()
     silent[1, 5], high[3, 4], low[2, 0] = 1024, 129, -1
-    for bad, words in [(good[:8], "shape"), (good[:, :7], "shape"), (good[:, :0], "shape"), (good[None], "shape"),
-                       (good.astype(float), "integers"), (high, "out of range"), (low, "out of range"),
-                       (silent, "empty codes")]:  # fmt: skip
+    for bad, words in [
+        (good[:8], "shape"),
+        (good[:, :7], "shape"),
+        (good[:, :0], "shape"),
+        (good[None], "shape"),
+        (good.astype(float), "integers"),
+        (high, "out of range"),
+        (low, "out of range"),
+        (silent, "empty codes"),
+    ]:
         with pytest.raises(MimoError, match=words):
             LAYOUT.check_grid(bad)
 
@@ -113,8 +120,10 @@ def test_codes_of_another_codec_are_refused() -> None:
         (AudioCodes(codes[:4], 2880, 24000, 25.0, (1024, 1024, 128, 128)), "codebooks"),
         (AudioCodes(codes, 1440, 24000, 50.0, (1024, 1024, *[128] * 18)), "50 code frames"),
         (codes[:5], "8, T"),
-        (codes.astype(float), "integers"), (codes + 128, "out of range"), (codes[:, :0], "no code"),
-    ]:  # fmt: skip
+        (codes.astype(float), "integers"),
+        (codes + 128, "out of range"),
+        (codes[:, :0], "no code"),
+    ]:
         with pytest.raises(MimoError, match=words):
             LAYOUT.check_codes(bad)
 
@@ -136,8 +145,10 @@ def test_names_of_special_tokens_in_what_users_say_are_only_text(tokenizer) -> N
     assert not set(ids) & set(vars(tokenizer.special).values())
     assert tokenizer.decode(ids) == said
     assert tokenizer.split("<|im_start|>user\n<think>") == [
-        tokenizer.special.turn_start, "user\n", tokenizer.token_id("<think>")
-    ]  # fmt: skip
+        tokenizer.special.turn_start,
+        "user\n",
+        tokenizer.token_id("<think>"),
+    ]
 
 
 @given(st.text(max_size=20))

@@ -64,8 +64,9 @@ def test_patch_logits_equal_those_of_single_steps(lm: MimoAudioLM) -> None:
     patches = torch.stack([torch.randint(0, n, (3, c.group_size), generator=generator) for n in c.codebook_sizes], 1)
     at_once = model.patch_logits(seeds, patches)
     heads = c.local_attn_heads
-    cache = KeyValueCache(3, heads, model.num_steps, c.local_dim // heads, torch.float32,
-                          [torch.device("cpu")] * c.local_layers)  # fmt: skip
+    cache = KeyValueCache(
+        3, heads, model.num_steps, c.local_dim // heads, torch.float32, [torch.device("cpu")] * c.local_layers
+    )
     steps, inputs = torch.arange(model.num_steps), seeds
     for t in range(model.num_steps):
         cache.positions = steps[t : t + 1]
@@ -102,8 +103,11 @@ def test_a_list_of_grids_is_padded(lm: MimoAudioLM) -> None:
         assert torch.allclose(together.text_logits[i, : grid.shape[1] // 4], alone.text_logits[0], atol=1e-4)
     wrong = grids[0].clone()
     wrong[0, 0] = 416
-    for ids, words in [([], "empty"), ([grids[0], wrong], r"ids\[1\]: text tokens are out of range"),
-                       ([[[1, 2], [3]]], "array of integers|shape")]:  # fmt: skip
+    for ids, words in [
+        ([], "empty"),
+        ([grids[0], wrong], r"ids\[1\]: text tokens are out of range"),
+        ([[[1, 2], [3]]], "array of integers|shape"),
+    ]:
         with pytest.raises(MimoError, match=words):
             lm.forward(ids)
 
@@ -199,20 +203,23 @@ def copy_of(folder, tmp_path, drop: str = "", **changed):
     return tmp_path
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"drop": "lm_head.weight"}, "missing: lm_head.weight"),
-    ({"lm_head__weight": torch.zeros(3, 64)}, r"lm_head.weight \[3, 64\] instead of \[416, 64\]"),
-    ({"surplus": torch.zeros(3)}, "unexpected: surplus"),
-    ({"hidden_size": 0}, "hidden_size"),
-    ({"delay_pattern": "0-1-x"}, "delay_pattern"),
-    ({"delay_pattern": "0-1"}, "2 values for 8"),
-    ({"speech_zeroemb_idx": "0-1024-128-128-128-128-128-128"}, "speech_zeroemb_idx"),
-    ({"vocab_size": 400}, "vocab_size|tokens"),
-    ({"num_key_value_heads": 3}, "num_key_value_heads"),
-    ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
-    ({"rope_parameters": {"rope_theta": 640000, "rope_type": "yarn"}}, "rope_parameters.*yarn"),
-    ({"hidden_size": "64"}, "hidden_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"drop": "lm_head.weight"}, "missing: lm_head.weight"),
+        ({"lm_head__weight": torch.zeros(3, 64)}, r"lm_head.weight \[3, 64\] instead of \[416, 64\]"),
+        ({"surplus": torch.zeros(3)}, "unexpected: surplus"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"delay_pattern": "0-1-x"}, "delay_pattern"),
+        ({"delay_pattern": "0-1"}, "2 values for 8"),
+        ({"speech_zeroemb_idx": "0-1024-128-128-128-128-128-128"}, "speech_zeroemb_idx"),
+        ({"vocab_size": 400}, "vocab_size|tokens"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_theta": 640000, "rope_type": "yarn"}}, "rope_parameters.*yarn"),
+        ({"hidden_size": "64"}, "hidden_size"),
+    ],
+)
 def test_checkpoints_that_do_not_fit(tmp_path, changes: dict, words: str) -> None:
     with pytest.raises(MimoError, match=words) as error:
         MimoAudioLM.from_pretrained(copy_of(FOLDER, tmp_path, **changes), device="cpu")
@@ -241,8 +248,11 @@ def test_what_stands_beside_the_weights_is_saved_too(tmp_path) -> None:
 
 
 def test_folders_that_are_no_language_model(tmp_path) -> None:
-    for name, words in [(tmp_path, "no config.json"), (tmp_path / "nowhere", "unknown language model"),
-                        (GOLDEN / "codec_base", "not a MiMo-Audio language model")]:  # fmt: skip
+    for name, words in [
+        (tmp_path, "no config.json"),
+        (tmp_path / "nowhere", "unknown language model"),
+        (GOLDEN / "codec_base", "not a MiMo-Audio language model"),
+    ]:
         with pytest.raises(MimoError, match=words):
             MimoAudioLM.from_pretrained(name, device="cpu")
     with pytest.raises(MimoError, match="dtype"):
@@ -336,8 +346,17 @@ def test_the_penalty_makes_recent_codes_less_likely() -> None:
     assert changed.tolist() == [[1.0, -2.0, 0.5]]
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1},
-                                   {"repetition_penalty": 0}, {"forbidden": ("a",)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"repetition_penalty": 0},
+        {"forbidden": ("a",)},
+    ],
+)
 def test_samplings_that_are_refused(wrong: dict) -> None:
     with pytest.raises(MimoError, match=next(iter(wrong))):
         Sampling(**wrong)

@@ -25,9 +25,13 @@ META = json.loads((FOLDER / "meta.json").read_text())
 CONFIG, TOKENIZER = LMConfig.load(FOLDER / "config.json"), TextTokenizer.load(FOLDER)
 LAYOUT = Layout(CONFIG.group_size, CONFIG.speech_zeroemb_idx, CONFIG.delay_pattern, TOKENIZER.special.empty)
 WORDS = WORDINGS["en"].replace(META["wording"])
-TASK_OF = {"few_shot_speech_to_speech": "few_shot", "dialogue_speech_multiturn": "dialogue_speech",
-           "understanding_thinking": "understanding", "tts_instruct_voice": "tts_instruct",
-           "tts_natural_voice": "tts_natural"}  # fmt: skip
+TASK_OF = {
+    "few_shot_speech_to_speech": "few_shot",
+    "dialogue_speech_multiturn": "dialogue_speech",
+    "understanding_thinking": "understanding",
+    "tts_instruct_voice": "tts_instruct",
+    "tts_natural_voice": "tts_natural",
+}
 VOICE = np.zeros((8, 5), np.int64)
 
 
@@ -37,8 +41,10 @@ def codes(name: str) -> np.ndarray:
 
 def with_codes(value: dict) -> dict:
     """Names of audio -> codes."""
-    return {k: codes(v) if isinstance(v, str) and (k in ("voice", "audio") or k.endswith("_audio")) else v
-            for k, v in value.items()}  # fmt: skip
+    return {
+        k: codes(v) if isinstance(v, str) and (k in ("voice", "audio") or k.endswith("_audio")) else v
+        for k, v in value.items()
+    }
 
 
 def arguments(name: str) -> dict:
@@ -66,11 +72,21 @@ def test_every_task_has_a_golden_prompt_or_a_test_of_its_own() -> None:
     assert all(task.doc for task in TASKS.values())
 
 
-@pytest.mark.parametrize(("task", "text"), [
-    ("asr", (0, 1)), ("few_shot", (0, 1)), ("tts", (0.6, 1)), ("tts_instruct", (0.6, 1)), ("tts_natural", (0.6, 1)),
-    ("understanding", (0.3, 0.95)), ("dialogue_speech", (0.6, 0.95)), ("dialogue_speech_to_text", (0.6, 0.95)),
-    ("dialogue_text", (0.4, 0.95)), ("continuation", (0.6, 0.95)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("asr", (0, 1)),
+        ("few_shot", (0, 1)),
+        ("tts", (0.6, 1)),
+        ("tts_instruct", (0.6, 1)),
+        ("tts_natural", (0.6, 1)),
+        ("understanding", (0.3, 0.95)),
+        ("dialogue_speech", (0.6, 0.95)),
+        ("dialogue_speech_to_text", (0.6, 0.95)),
+        ("dialogue_text", (0.4, 0.95)),
+        ("continuation", (0.6, 0.95)),
+    ],
+)
 def test_sampling_of_every_task(task: str, text: tuple[float, float]) -> None:
     """Text (temperature, top-p) as the released model's card has it; audio is drawn the same way in all of them."""
     assert TASKS[task].text == Sampling(text[0], top_p=text[1])
@@ -101,42 +117,53 @@ def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
     (tmp_path / "prompts.json").write_text('{"language": "zh", "transcribe": "Say it."}')
     loaded = Wording.load(tmp_path / "prompts.json")
     assert loaded.transcribe == "Say it." and loaded.speak == WORDINGS["zh"].speak
-    for content, words in [('{"speek": "a"}', "speek"), ('{"speak": 3}', "must be text"), ("[]", "object"),
-                           ("{", "JSON"), ('{"language": "xx"}', "en, zh")]:  # fmt: skip
+    for content, words in [
+        ('{"speek": "a"}', "speek"),
+        ('{"speak": 3}', "must be text"),
+        ("[]", "object"),
+        ("{", "JSON"),
+        ('{"language": "xx"}', "en, zh"),
+    ]:
         (tmp_path / "prompts.json").write_text(content)
         with pytest.raises(MimoError, match=words):
             Wording.load(tmp_path / "prompts.json")
 
 
-@pytest.mark.parametrize(("turns", "words"), [
-    ([], "none"),
-    ([Turn("assistant", "a")], "takes? turns|the user first"),
-    ([Turn("user", "a"), Turn("user", "b")], "turn 1"),
-    ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
-    ([Turn("user")], "neither text nor audio"),
-    ([Turn("user", " ")], "is empty"),
-    ([Turn("user", 5)], "no text"),
-    ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
-    ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([], "none"),
+        ([Turn("assistant", "a")], "takes? turns|the user first"),
+        ([Turn("user", "a"), Turn("user", "b")], "turn 1"),
+        ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
+        ([Turn("user")], "neither text nor audio"),
+        ([Turn("user", " ")], "is empty"),
+        ([Turn("user", 5)], "no text"),
+        ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
+        ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
+    ],
+)
 def test_turns_in_a_wrong_order(turns: list[Turn], words: str) -> None:
     with pytest.raises(MimoError, match=words):
         grid("dialogue_speech", turns=turns)
 
 
-@pytest.mark.parametrize(("task", "given", "words"), [
-    ("tts", {"text": " "}, "text: is empty"),
-    ("tts_instruct", {"text": "a", "style": ""}, "style: is empty"),
-    ("tts_natural", {"text": ""}, "text: is empty"),
-    ("understanding", {"audio": VOICE, "text": ""}, "question: is empty"),
-    ("few_shot", {"instruction": "a", "examples": []}, "audio or text"),
-    ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
-    ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
-    ("few_shot", {"instruction": "a", "examples": [Example("b", VOICE)], "audio": VOICE}, "input_audio or"),
-    ("few_shot", {"instruction": "a", "examples": [Example(None, VOICE, "c")], "audio": VOICE}, "output_text"),
-    ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
-    ("tts", {"text": "\udcff"}, "no Unicode text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "given", "words"),
+    [
+        ("tts", {"text": " "}, "text: is empty"),
+        ("tts_instruct", {"text": "a", "style": ""}, "style: is empty"),
+        ("tts_natural", {"text": ""}, "text: is empty"),
+        ("understanding", {"audio": VOICE, "text": ""}, "question: is empty"),
+        ("few_shot", {"instruction": "a", "examples": []}, "audio or text"),
+        ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
+        ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
+        ("few_shot", {"instruction": "a", "examples": [Example("b", VOICE)], "audio": VOICE}, "input_audio or"),
+        ("few_shot", {"instruction": "a", "examples": [Example(None, VOICE, "c")], "audio": VOICE}, "output_text"),
+        ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
+        ("tts", {"text": "\udcff"}, "no Unicode text"),
+    ],
+)
 def test_what_tasks_refuse(task: str, given: dict, words: str) -> None:
     with pytest.raises(MimoError, match=words):
         grid(task, **given)

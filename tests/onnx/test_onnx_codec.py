@@ -71,7 +71,10 @@ def speech(seconds: float) -> np.ndarray:
 def assert_same_codes(found: AudioCodes, reference: AudioCodes) -> None:
     assert np.array_equal(found.to_numpy(), reference.to_numpy())
     assert (found.num_samples, found.sample_rate, found.frame_rate) == (
-        reference.num_samples, reference.sample_rate, reference.frame_rate)  # fmt: skip
+        reference.num_samples,
+        reference.sample_rate,
+        reference.frame_rate,
+    )
 
 
 def assert_close(found: np.ndarray, reference: torch.Tensor, most: float = 1e-4) -> None:
@@ -143,8 +146,12 @@ def test_batches(tiny):
         assert_same_codes(found, codec.encode(waveform, 24000))
     mixed = [codes[0], codes[2].first(3), codes[1], codes[2]]
     for found, item in zip(exported.decode_batch(mixed), mixed, strict=True):
-        assert_close(found, codec.decode(AudioCodes(torch.from_numpy(item.to_numpy()), item.num_samples,
-                                                    24000, 25.0, item.codebook_sizes)))  # fmt: skip
+        assert_close(
+            found,
+            codec.decode(
+                AudioCodes(torch.from_numpy(item.to_numpy()), item.num_samples, 24000, 25.0, item.codebook_sizes)
+            ),
+        )
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(0.04, 8), (1.0, 1), (2.0, 5), (21.0, 8)])
@@ -257,10 +264,12 @@ assert waveform.shape == (24000,) and not any(name.startswith("torch") for name 
         (lambda c: c.encode_chunk(speech(0.5), {**c.encode_chunk(speech(0.5))[1], "caches": {"a": 1}}), "encode_chunk"),
         (lambda c: c.encode(np.full(5, 1e25, np.float32), 24000), "beyond 1e\\+12"),
         (lambda c: OnnxCodec(c.folder, num_threads="2"), "num_threads"),
-        (lambda c: c.decode(AudioCodes(np.zeros((8, 1), np.int64), 1, 24000, 25.0, c.codebook_sizes, "x@12345678")),
-         "made by x@12345678"),
+        (
+            lambda c: c.decode(AudioCodes(np.zeros((8, 1), np.int64), 1, 24000, 25.0, c.codebook_sizes, "x@12345678")),
+            "made by x@12345678",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(tiny, call, words):
     with pytest.raises(MimoError, match=words) as raised:
         call(OnnxCodec(tiny))
@@ -366,8 +375,9 @@ def gpu_runtime(monkeypatch) -> SimpleNamespace:
         print("Failed to load libcudart.so")
         fake.preloaded.append(options)
 
-    fake = SimpleNamespace(**{**vars(onnxruntime), "InferenceSession": _OnGpu, "preload_dlls": preload_dlls},
-                           preloaded=[])  # fmt: skip
+    fake = SimpleNamespace(
+        **{**vars(onnxruntime), "InferenceSession": _OnGpu, "preload_dlls": preload_dlls}, preloaded=[]
+    )
     fake.get_available_providers = lambda: list(session.PROVIDERS)
     monkeypatch.setattr(session, "import_runtime", lambda: fake)
     return fake

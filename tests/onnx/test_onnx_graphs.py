@@ -42,9 +42,12 @@ def test_fourier_transforms(n, hop, num_frames, seed):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    length=st.integers(1, 150), left=st.integers(-1, 12), right=st.integers(-1, 12), cut=st.integers(0, 149),
+    length=st.integers(1, 150),
+    left=st.integers(-1, 12),
+    right=st.integers(-1, 12),
+    cut=st.integers(0, 149),
     seed=st.integers(0, 99),
-)  # fmt: skip
+)
 def test_attention_in_blocks(length, left, right, cut, seed):
     q, k, v = torch.randn(3, 2, 2, length, 4, generator=torch.Generator().manual_seed(seed))
     valid = torch.arange(length) < torch.tensor([[length], [max(length - cut, 1)]])

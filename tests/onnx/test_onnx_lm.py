@@ -125,8 +125,10 @@ def test_narrow_weights(lm: MimoAudioLM, tmp_path: Path, capsys, dtype: str, mos
     wide.model.load_state_dict(source.model.state_dict())
     export_lm(source, tmp_path / "lm", dtype=dtype)
     narrow = OnnxAudioLM(tmp_path / "lm", num_threads=1)
-    found, answers = ([item.ids for item in model.generate(PROMPTS, max_new_patches=8, greedy=True, stop=Stop(()))]
-                      for model in (narrow, wide))  # fmt: skip
+    found, answers = (
+        [item.ids for item in model.generate(PROMPTS, max_new_patches=8, greedy=True, stop=Stop(()))]
+        for model in (narrow, wide)
+    )
     same = np.mean([(a == b.numpy()).mean() for a, b in zip(found, answers, strict=True)])
     if dtype == "int4":
         for name, weight in wide.model.model.layers.named_parameters():
@@ -160,9 +162,12 @@ def test_recorded_steps_of_patches(onnx: OnnxAudioLM, exported: Path, monkeypatc
 
 @settings(max_examples=50, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]), top_k=st.sampled_from([0, 1, 7]),
-    top_p=st.sampled_from([0.2, 0.9, 1.0]), penalty=st.sampled_from([0.7, 1.0, 1.5]),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 7]),
+    top_p=st.sampled_from([0.2, 0.9, 1.0]),
+    penalty=st.sampled_from([0.7, 1.0, 1.5]),
+)
 def test_numpy_draws_what_torch_draws(seed: int, temperature: float, top_k: int, top_p: float, penalty: float) -> None:
     """The same logits and numbers give the same ids but where a number falls on the edge of two."""
     rng = np.random.default_rng(seed)
@@ -331,7 +336,7 @@ def test_prompts_and_options_that_are_refused(onnx: OnnxAudioLM) -> None:
         ({"seed": [1, 2]}, "2 were given for 1"),
         ({"stop": Stop(("<|nothing|>",))}, "nothing"),
         ({"text_sampling": Sampling(forbidden=(416,))}, "416 is no text token"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(MimoError, match=words):
             onnx.generate(**({"ids": PROMPTS[0], "max_new_patches": 3} | options))
     with pytest.raises(MimoError, match=r"without a codec: OnnxAudioLM\(..., codec="):

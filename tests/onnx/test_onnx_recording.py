@@ -176,8 +176,18 @@ def test_only_where_replays_are_right(tiny: Path, on_cpu, monkeypatch) -> None:
 
 # ---- what CUDA will make of the graphs -------------------------------------------------------------------------------
 
-ON_HOST = {"Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2}, "ReduceMean": {1}, "ReduceSum": {1}, "Reshape": {1},
-           "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Unsqueeze": {1}}  # fmt: skip
+ON_HOST = {
+    "Expand": {1},
+    "Pad": {1, 2, 3},
+    "Range": {0, 1, 2},
+    "ReduceMean": {1},
+    "ReduceSum": {1},
+    "Reshape": {1},
+    "Slice": {1, 2, 3, 4},
+    "Split": {1},
+    "Squeeze": {1},
+    "Unsqueeze": {1},
+}
 """Inputs that kernels of the CUDA provider read on the host."""
 
 
@@ -232,8 +242,10 @@ def test_what_could_not_be_captured() -> None:
     """A sum of an input and a size, which is what `graphs.after` avoids."""
     from onnx import TensorProto, helper
 
-    inputs = [helper.make_tensor_value_info("codes", TensorProto.INT64, ["n"]),
-              helper.make_tensor_value_info("count", TensorProto.INT64, [1])]  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("codes", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("count", TensorProto.INT64, [1]),
+    ]
     nodes = [helper.make_node("Shape", ["codes"], ["size"]), helper.make_node("Add", ["count", "size"], ["new.count"])]
     outputs = [helper.make_tensor_value_info("new.count", TensorProto.INT64, [1])]
     assert crossings(helper.make_graph(nodes, "steps", inputs, outputs)) == {"count", "new.count"}

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("lightning", reason="needs the train extra")
 
 import lightning
-from conftest import SMALL, make_speech
+from conftest import ROOT, SMALL, make_speech
 from safetensors.torch import load_file
 
 from mimo_codec import MimoCodec, MimoError
@@ -23,21 +23,41 @@ from mimo_codec.train.codec.stages import AdversarialStage, UnifiedStage
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.stage import CodecStage, warm_up_and_decay
 
-RECIPES = Path(__file__).parent.parent / "recipes"
-QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-             enable_checkpointing=False, log_every_n_steps=1)  # fmt: skip
+RECIPES = ROOT / "recipes"
+QUIET = dict(
+    accelerator="cpu",
+    logger=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+    enable_checkpointing=False,
+    log_every_n_steps=1,
+)
 DISCRIMINATORS = dict(periods=(2,), period_channels=(4, 4), stft_sizes=(256,), stft_channels=4)
 
 
 def make_unified(**changes) -> UnifiedStage:
-    options = dict(matrix_learning_rate=0.01, quantizer_start=2, quantizer_dropout=0.5, warmup_steps=1, mel_power=0.3,
-                   text_dim=16, text_layers=1, text_heads=2)  # fmt: skip
+    options = dict(
+        matrix_learning_rate=0.01,
+        quantizer_start=2,
+        quantizer_dropout=0.5,
+        warmup_steps=1,
+        mel_power=0.3,
+        text_dim=16,
+        text_layers=1,
+        text_heads=2,
+    )
     return UnifiedStage("tiny", SMALL, **(options | changes))
 
 
 def make_adversarial(codec: Path, **changes) -> AdversarialStage:
-    options = dict(warmup_steps=1, quantizer_dropout=0.5, average_decay=0.5, excerpt_seconds=0.2, mel_power=0.3,
-                   matrix_learning_rate=0.01)  # fmt: skip
+    options = dict(
+        warmup_steps=1,
+        quantizer_dropout=0.5,
+        average_decay=0.5,
+        excerpt_seconds=0.2,
+        mel_power=0.3,
+        matrix_learning_rate=0.01,
+    )
     return AdversarialStage(str(codec), **(options | DISCRIMINATORS | changes))
 
 
@@ -53,12 +73,21 @@ class Losses(lightning.Callback):
         trainer.should_stop = trainer.global_step == self.stop
 
 
-def fit(stage: CodecStage, folder: Path, root: Path, steps: int, stop: int | None = None, callbacks: Sequence = (),
-        checkpoint: Path | None = None, trainer: dict | None = None,
-        **data) -> tuple[list[float], lightning.Trainer]:  # fmt: skip
+def fit(
+    stage: CodecStage,
+    folder: Path,
+    root: Path,
+    steps: int,
+    stop: int | None = None,
+    callbacks: Sequence = (),
+    checkpoint: Path | None = None,
+    trainer: dict | None = None,
+    **data,
+) -> tuple[list[float], lightning.Trainer]:
     losses = Losses(stop)
-    runner = lightning.Trainer(max_steps=steps, callbacks=[losses, *callbacks], default_root_dir=root,
-                               **(QUIET | (trainer or {})))  # fmt: skip
+    runner = lightning.Trainer(
+        max_steps=steps, callbacks=[losses, *callbacks], default_root_dir=root, **(QUIET | (trainer or {}))
+    )
     module = SpeechData(str(folder), **(dict(batch_size=4, segment_seconds=0.5) | data))
     lightning.seed_everything(0)
     runner.fit(stage, module, ckpt_path=checkpoint)
@@ -99,8 +128,11 @@ def test_a_signal_during_validation_loses_nothing(speech_folder, small_codec, tm
 
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, 1.0))
     fresh = stages("adversarial", small_codec)
-    validation = dict(trainer=dict(val_check_interval=2, check_val_every_n_epoch=None, num_sanity_val_steps=0),
-                      validation_root=str(speech_folder), num_validation_files=3)  # fmt: skip
+    validation = dict(
+        trainer=dict(val_check_interval=2, check_val_every_n_epoch=None, num_sanity_val_steps=0),
+        validation_root=str(speech_folder),
+        num_validation_files=3,
+    )
     whole, _ = fit(next(fresh), speech_folder, tmp_path, 4, **validation)
     save = SaveOnSignal()
 
@@ -111,8 +143,9 @@ def test_a_signal_during_validation_loses_nothing(speech_folder, small_codec, tm
     with pytest.raises(SystemExit) as left:
         fit(next(fresh), speech_folder, tmp_path, 4, callbacks=[save, Signal()], **validation)
     assert left.value.code == 143
-    rest, runner = fit(next(fresh), speech_folder, tmp_path, 4, checkpoint=tmp_path / "checkpoints" / "last.ckpt",
-                       **validation)  # fmt: skip
+    rest, runner = fit(
+        next(fresh), speech_folder, tmp_path, 4, checkpoint=tmp_path / "checkpoints" / "last.ckpt", **validation
+    )
     assert rest == pytest.approx(whole[2:], rel=1e-6) and runner.global_step == 4
 
 
@@ -219,8 +252,14 @@ def test_accumulated_batches_are_one_to_the_codebooks(speech_folder, small_codec
     books = []
     for name, options in (("one", dict(batch_size=4)), ("two", dict(batch_size=2))):
         lightning.seed_everything(0)
-        stage = make_unified(codec=str(small_codec), accumulate=4 // options["batch_size"], quantizer_dropout=0,
-                             matrix_learning_rate=0, learning_rate=1e-9, warmup_steps=1)  # fmt: skip
+        stage = make_unified(
+            codec=str(small_codec),
+            accumulate=4 // options["batch_size"],
+            quantizer_dropout=0,
+            matrix_learning_rate=0,
+            learning_rate=1e-9,
+            warmup_steps=1,
+        )
         fit(stage, speech_folder, tmp_path / name, 2, segment_seconds=0.3, **options)
         books.append(torch.cat([stage.codec.quantizer.codebook(i) for i in range(2)]))
     before = MimoCodec.from_pretrained(small_codec).quantizer.codebook(0)
@@ -238,10 +277,18 @@ def test_before_the_quantizer_starts_nothing_is_exported_or_best(speech_folder, 
 
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, 1.0))
     kept = BestCheckpoint(dirpath=str(tmp_path / "checkpoints"))
-    _, runner = fit(make_unified(quantizer_start=100), speech_folder, tmp_path, 2, callbacks=[ExportCodec(), kept],
-                    trainer=dict(enable_checkpointing=True, val_check_interval=1, check_val_every_n_epoch=None,
-                                 num_sanity_val_steps=0),
-                    validation_root=str(speech_folder), num_validation_files=1)  # fmt: skip
+    _, runner = fit(
+        make_unified(quantizer_start=100),
+        speech_folder,
+        tmp_path,
+        2,
+        callbacks=[ExportCodec(), kept],
+        trainer=dict(
+            enable_checkpointing=True, val_check_interval=1, check_val_every_n_epoch=None, num_sanity_val_steps=0
+        ),
+        validation_root=str(speech_folder),
+        num_validation_files=1,
+    )
     assert "unquantized/stoi" in runner.callback_metrics and "val/stoi" not in runner.callback_metrics
     assert not (tmp_path / "export").exists() and not (tmp_path / "checkpoints").exists()
 
@@ -293,8 +340,14 @@ class Poison(lightning.Callback):
             batch["crops"].waveform.fill_(torch.nan)
 
     def on_train_batch_end(self, trainer, stage, *_):
-        self.weights.append(torch.cat([x.detach().flatten().float() for x in (
-            *stage.codec.parameters(), *(stage.codec.quantizer.codebook(i) for i in range(2)))]))  # fmt: skip
+        self.weights.append(
+            torch.cat(
+                [
+                    x.detach().flatten().float()
+                    for x in (*stage.codec.parameters(), *(stage.codec.quantizer.codebook(i) for i in range(2)))
+                ]
+            )
+        )
 
 
 def test_a_batch_that_is_not_finite_leaves_no_trace(speech_folder, small_codec, tmp_path):
@@ -407,10 +460,18 @@ def test_validation_keeps_the_best(speech_folder, small_codec, tmp_path, monkeyp
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, next(scores)))
     export = ExportCodec()
     kept = BestCheckpoint(dirpath=str(tmp_path / "checkpoints"))
-    _, runner = fit(make_unified(codec=str(small_codec)), speech_folder, tmp_path, 3, callbacks=[export, kept],
-                    trainer=dict(enable_checkpointing=True, val_check_interval=1, check_val_every_n_epoch=None,
-                                 num_sanity_val_steps=0),
-                    validation_root=str(speech_folder), num_validation_files=1)  # fmt: skip
+    _, runner = fit(
+        make_unified(codec=str(small_codec)),
+        speech_folder,
+        tmp_path,
+        3,
+        callbacks=[export, kept],
+        trainer=dict(
+            enable_checkpointing=True, val_check_interval=1, check_val_every_n_epoch=None, num_sanity_val_steps=0
+        ),
+        validation_root=str(speech_folder),
+        num_validation_files=1,
+    )
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == 2 and export.best == 3.0
     saved = MimoCodec.from_pretrained(tmp_path / "best").encoder.conv1.weight

@@ -16,36 +16,85 @@ import torch
 
 pytest.importorskip("lightning", reason="needs the train extra")
 
-from conftest import SMALL, make_speech
+from conftest import ROOT, SMALL, make_speech
 
 from mimo_codec import MimoCodec, MimoError
 from mimo_codec.train.run import cpu_processes, find_recipe, shipped_recipes, train
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = ROOT / "recipes"
 
-COMMON = ["--data.batch_size", "4", "--data.segment_seconds", "1.0", "--data.num_workers", "0",
-          "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto",
-          "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]  # fmt: skip
-SHRUNK = ["--model.init_args.preset", "tiny", "--model.init_args.config", json.dumps(SMALL),
-          "--model.init_args.text_dim", "16", "--model.init_args.text_layers", "1", "--model.init_args.text_heads", "2",
-          "--model.init_args.quantizer_start", "1"]  # fmt: skip
+COMMON = [
+    "--data.batch_size",
+    "4",
+    "--data.segment_seconds",
+    "1.0",
+    "--data.num_workers",
+    "0",
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.devices",
+    "1",
+    "--trainer.strategy",
+    "auto",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.enable_model_summary",
+    "false",
+]
+SHRUNK = [
+    "--model.init_args.preset",
+    "tiny",
+    "--model.init_args.config",
+    json.dumps(SMALL),
+    "--model.init_args.text_dim",
+    "16",
+    "--model.init_args.text_layers",
+    "1",
+    "--model.init_args.text_heads",
+    "2",
+    "--model.init_args.quantizer_start",
+    "1",
+]
 
 
 def shrunk(recipe: Path, codec: Path) -> list[str]:
     """Overrides that make a recipe small."""
     if "UnifiedStage" in recipe.read_text():
         return SHRUNK
-    return ["--model.init_args.codec", str(codec), "--model.init_args.period_channels", "[4, 4]",
-            "--model.init_args.stft_channels", "4", "--model.init_args.excerpt_seconds", "0.2"]  # fmt: skip
+    return [
+        "--model.init_args.codec",
+        str(codec),
+        "--model.init_args.period_channels",
+        "[4, 4]",
+        "--model.init_args.stft_channels",
+        "4",
+        "--model.init_args.excerpt_seconds",
+        "0.2",
+    ]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_runs_for_two_steps(recipe, speech_folder, small_codec, tmp_path):
     root = tmp_path / "run"
-    train(str(recipe), ["--data.root", str(speech_folder), "--data.validation_root", str(speech_folder),
-                        "--data.num_validation_files", "1", *COMMON, *shrunk(recipe, small_codec),
-                        "--trainer.max_steps", "2", "--trainer.val_check_interval", "2",
-                        "--trainer.default_root_dir", str(root)])  # fmt: skip
+    train(
+        str(recipe),
+        [
+            "--data.root",
+            str(speech_folder),
+            "--data.validation_root",
+            str(speech_folder),
+            "--data.num_validation_files",
+            "1",
+            *COMMON,
+            *shrunk(recipe, small_codec),
+            "--trainer.max_steps",
+            "2",
+            "--trainer.val_check_interval",
+            "2",
+            "--trainer.default_root_dir",
+            str(root),
+        ],
+    )
     codec = MimoCodec.from_pretrained(root / "export")
     assert codec.decode(codec.encode(make_speech(0.5), 24000, 2)).shape == (12000,)
     assert (root / "checkpoints" / "last.ckpt").is_file()
@@ -80,26 +129,57 @@ def test_the_command_uses_all_cores(speech_folder, tmp_path):
         pytest.skip("one core")
     arguments = [word for word in command("nano_stage1", tmp_path, speech_folder, tmp_path, 2)]
     place = arguments.index("--trainer.devices")
-    done = subprocess.run([*arguments[:place], *arguments[place + 2 :], "--data.batch_size", "16"], timeout=280,
-                          env=environment(), capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [*arguments[:place], *arguments[place + 2 :], "--data.batch_size", "16"],
+        timeout=280,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MEMBER: 2/2" in done.stderr, done.stderr
 
 
 def command(recipe: str, root: Path, folder: Path, codec: Path, steps: int, *more: str) -> list[str]:
     """A training command that writes its losses to losses.csv at every step, and a checkpoint."""
-    return [sys.executable, "-m", "mimo_codec", "train", recipe, "--data.root", str(folder), *COMMON,
-            *shrunk(RECIPES / f"{recipe}.yaml", codec), "--trainer.max_steps", str(steps),
-            "--trainer.default_root_dir", str(root), "--trainer.logger", "lightning.pytorch.loggers.CSVLogger",
-            "--trainer.logger.save_dir", str(root), "--trainer.logger.flush_logs_every_n_steps", "1",
-            "--trainer.log_every_n_steps", "1", "--trainer.callbacks", json.dumps([
-                {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                 "init_args": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 2}},
-                {"class_path": "mimo_codec.train.callbacks.ExportCodec"}]), *more]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "mimo_codec",
+        "train",
+        recipe,
+        "--data.root",
+        str(folder),
+        *COMMON,
+        *shrunk(RECIPES / f"{recipe}.yaml", codec),
+        "--trainer.max_steps",
+        str(steps),
+        "--trainer.default_root_dir",
+        str(root),
+        "--trainer.logger",
+        "lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.save_dir",
+        str(root),
+        "--trainer.logger.flush_logs_every_n_steps",
+        "1",
+        "--trainer.log_every_n_steps",
+        "1",
+        "--trainer.callbacks",
+        json.dumps(
+            [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 2},
+                },
+                {"class_path": "mimo_codec.train.callbacks.ExportCodec"},
+            ]
+        ),
+        *more,
+    ]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def logged_losses(root: Path) -> dict[int, float]:
@@ -136,8 +216,13 @@ def test_killed_and_resumed_the_loss_curve_goes_on(recipe, speech_folder, small_
     for root, more in ((killed, ["--ckpt_path", "last"]), (tmp_path / "whole", [])):
         # the schedule of the learning rate is the same until its decay, which is far away
         decay = ["--model.init_args.decay_share", "0"]
-        done = subprocess.run(command(recipe, root, speech_folder, small_codec, total, *decay, *more),
-                              env=environment(), capture_output=True, text=True, timeout=280)  # fmt: skip
+        done = subprocess.run(
+            command(recipe, root, speech_folder, small_codec, total, *decay, *more),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     resumed, whole = logged_losses(killed), logged_losses(tmp_path / "whole")
     assert len(whole) >= total - 1
@@ -159,8 +244,20 @@ def test_signals_save_before_leaving(number, code, speech_folder, small_codec, t
 def test_interrupts_of_a_terminal_save_before_leaving(num_processes, speech_folder, small_codec, tmp_path):
     """Ctrl-C reaches every process of the run, data workers too."""
     process = start_and_wait_for_step(
-        command("nano_stage1", tmp_path, speech_folder, small_codec, 5000, "--data.num_workers", "1",
-                "--trainer.devices", str(num_processes)), tmp_path, 3)  # fmt: skip
+        command(
+            "nano_stage1",
+            tmp_path,
+            speech_folder,
+            small_codec,
+            5000,
+            "--data.num_workers",
+            "1",
+            "--trainer.devices",
+            str(num_processes),
+        ),
+        tmp_path,
+        3,
+    )
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in output, output
@@ -168,17 +265,30 @@ def test_interrupts_of_a_terminal_save_before_leaving(num_processes, speech_fold
     assert saved["global_step"] >= max(logged_losses(tmp_path)) and saved["global_step"] < 5000
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("model.init_args.text_tokenizer", "no/such/folder", "text tokenizer"),
-    ("data.root", "missing", "missing"),
-    ("data.sample_rate", "16000", "24000"),
-    ("data.batch_size", "0", "batch_size"),
-    ("trainer.max_steps", "-1", "max_steps"),
-    ("trainer.gradient_clip_val", "1.0", "clip_norm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.init_args.text_tokenizer", "no/such/folder", "text tokenizer"),
+        ("data.root", "missing", "missing"),
+        ("data.sample_rate", "16000", "24000"),
+        ("data.batch_size", "0", "batch_size"),
+        ("trainer.max_steps", "-1", "max_steps"),
+        ("trainer.gradient_clip_val", "1.0", "clip_norm"),
+    ],
+)
 def test_wrong_values_are_one_line_and_exit_code_2(key, value, message, run, speech_folder, tmp_path):
-    outcome = run("train", "nano_stage1", "--data.root", speech_folder, *COMMON, *SHRUNK, "--trainer.default_root_dir",
-                  tmp_path, f"--{key}", value)  # fmt: skip
+    outcome = run(
+        "train",
+        "nano_stage1",
+        "--data.root",
+        speech_folder,
+        *COMMON,
+        *SHRUNK,
+        "--trainer.default_root_dir",
+        tmp_path,
+        f"--{key}",
+        value,
+    )
     last = outcome.err.strip().splitlines()[-1]
     assert outcome.code == 2 and last.startswith("mimo-codec: error:") and message in last, outcome.err
     assert "Traceback" not in outcome.err
@@ -187,9 +297,18 @@ def test_wrong_values_are_one_line_and_exit_code_2(key, value, message, run, spe
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
-SAME_RUN = ["--trainer.precision", "32", "--model.init_args.matrix_learning_rate", "0",
-            "--model.init_args.warmup_steps", "1", "--data.segment_seconds", "0.36",
-            "--data.text_batch_size", "0"]  # fmt: skip
+SAME_RUN = [
+    "--trainer.precision",
+    "32",
+    "--model.init_args.matrix_learning_rate",
+    "0",
+    "--model.init_args.warmup_steps",
+    "1",
+    "--data.segment_seconds",
+    "0.36",
+    "--data.text_batch_size",
+    "0",
+]
 """In float32, with crops no longer than the shortest file at its fastest and without texts, whose lengths differ: two
 halves have the mean of the whole."""
 
@@ -200,10 +319,21 @@ def logged_column(root: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-def run_processes(root: Path, folder: Path, codec: Path, num_processes: int, batch_size: int, recipe: str,
-                  *more: str) -> Path:  # fmt: skip
-    arguments = command(recipe, root, folder, codec, 4, "--data.batch_size", str(batch_size), "--trainer.devices",
-                        str(num_processes), *more)  # fmt: skip
+def run_processes(
+    root: Path, folder: Path, codec: Path, num_processes: int, batch_size: int, recipe: str, *more: str
+) -> Path:
+    arguments = command(
+        recipe,
+        root,
+        folder,
+        codec,
+        4,
+        "--data.batch_size",
+        str(batch_size),
+        "--trainer.devices",
+        str(num_processes),
+        *more,
+    )
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     if num_processes == 1:
@@ -243,8 +373,18 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(recipe, speech
 
 def test_two_processes_start_their_codebooks_together(speech_folder, small_codec, tmp_path):
     """K-means when short files have left the processes with different numbers of frames."""
-    root = run_processes(tmp_path, speech_folder, small_codec, 2, 2, "nano_stage1", "--data.segment_seconds", "1.5",
-                         "--model.init_args.quantizer_start", "2")  # fmt: skip
+    root = run_processes(
+        tmp_path,
+        speech_folder,
+        small_codec,
+        2,
+        2,
+        "nano_stage1",
+        "--data.segment_seconds",
+        "1.5",
+        "--model.init_args.quantizer_start",
+        "2",
+    )
     assert MimoCodec.from_pretrained(root / "export").quantizer.fitted
 
 
@@ -359,8 +499,21 @@ def test_fsdp_by_its_name_alone(recipe, speech_folder, small_codec, tmp_path):
     one = run_processes(tmp_path / "one", speech_folder, small_codec, 1, 4, recipe, *more)
     two = run_processes(tmp_path / "two", speech_folder, small_codec, 2, 2, recipe, *more, *fsdp)
     assert_same_run(one, two)
-    resumed = command(recipe, tmp_path / "two", speech_folder, small_codec, 6, "--data.batch_size", "2",
-                      "--trainer.devices", "2", *more, *fsdp, "--ckpt_path", "last")  # fmt: skip
+    resumed = command(
+        recipe,
+        tmp_path / "two",
+        speech_folder,
+        small_codec,
+        6,
+        "--data.batch_size",
+        "2",
+        "--trainer.devices",
+        "2",
+        *more,
+        *fsdp,
+        "--ckpt_path",
+        "last",
+    )
     done = subprocess.run(resumed, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -89,8 +89,9 @@ class Model:
         self._seconds += codes.duration
         for counts, row in zip(self._counts, codes.to_numpy(), strict=True):
             counts += np.bincount(row, minlength=len(counts))
-        return {name: (self._decode(codes.first(number)), self._codec.sample_rate)
-                for number, name in self._names.items()}  # fmt: skip
+        return {
+            name: (self._decode(codes.first(number)), self._codec.sample_rate) for number, name in self._names.items()
+        }
 
     def _decode(self, codes: AudioCodes) -> NDArray[np.float32]:
         waveform, elapsed = _timed(lambda: self._codec.decode(codes))
@@ -100,9 +101,17 @@ class Model:
 
     def systems(self, scores: Scores) -> list[System]:
         encode_factor = self._encode_seconds / self._seconds
-        return [System(name, "model", scores[name], self._bits_per_second[number], encode_factor,
-                       self._decode_seconds[number] / self._seconds)
-                for number, name in self._names.items()]  # fmt: skip
+        return [
+            System(
+                name,
+                "model",
+                scores[name],
+                self._bits_per_second[number],
+                encode_factor,
+                self._decode_seconds[number] / self._seconds,
+            )
+            for number, name in self._names.items()
+        ]
 
     def codebooks(self) -> list[Codebook]:
         return [Codebook.of(counts) for counts in self._counts]

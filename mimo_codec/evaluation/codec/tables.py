@@ -100,18 +100,22 @@ def _factor(factor: float | None) -> str:
 def _codebook_lines(evaluation: Evaluation) -> list[str]:
     if not evaluation.codebooks:
         return []
-    rows = [["codebook", *(str(n) for n, _ in enumerate(evaluation.codebooks, start=1))],
-            ["entries", *(str(c.size) for c in evaluation.codebooks)],
-            ["in use, %", *(f"{100 * c.usage:.0f}" for c in evaluation.codebooks)],
-            ["perplexity", *(f"{c.perplexity:.0f}" for c in evaluation.codebooks)]]  # fmt: skip
+    rows = [
+        ["codebook", *(str(n) for n, _ in enumerate(evaluation.codebooks, start=1))],
+        ["entries", *(str(c.size) for c in evaluation.codebooks)],
+        ["in use, %", *(f"{100 * c.usage:.0f}" for c in evaluation.codebooks)],
+        ["perplexity", *(f"{c.perplexity:.0f}" for c in evaluation.codebooks)],
+    ]
     return ["", *_aligned(rows)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows]  # fmt: skip
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

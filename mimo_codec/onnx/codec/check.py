@@ -201,9 +201,17 @@ def _comparison(
         error = float(np.max([np.abs(own - again).max() for own, again in decoded]))  # NaN stays NaN
         snr = float(np.min([_snr_db(own, again) for own, again in decoded]))
     return Comparison(
-        name, len(waveform) / codec.sample_rate, codes.shape[1], differ.size, int(differ.sum()),
-        float(1 - differ[0].mean()), found, error, snr, speed,
-    )  # fmt: skip
+        name,
+        len(waveform) / codec.sample_rate,
+        codes.shape[1],
+        differ.size,
+        int(differ.sum()),
+        float(1 - differ[0].mean()),
+        found,
+        error,
+        snr,
+        speed,
+    )
 
 
 def _snr_db(own: np.ndarray, again: np.ndarray) -> float:

@@ -212,9 +212,15 @@ def write_graph(
     outputs = [*graph.outputs, *(NEW + name for name in graph.state)]
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            graph.module.eval(), kwargs=dict(graph.inputs), dynamic_shapes=dict(graph.free), input_names=names,
-            output_names=outputs, opset_version=opset, dynamo=True, verbose=False,
-        )  # fmt: skip
+            graph.module.eval(),
+            kwargs=dict(graph.inputs),
+            dynamic_shapes=dict(graph.free),
+            input_names=names,
+            output_names=outputs,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props[METADATA] = json.dumps(metadata)
     fill(program.model)
@@ -250,9 +256,14 @@ def _quantize(path: Path) -> None:
     weights = path.with_name(f"{path.name}.data")
     with TemporaryDirectory(dir=path.parent) as folder, _quiet():
         quantize_dynamic(
-            path, Path(folder) / path.name, op_types_to_quantize=["MatMul"], per_channel=True, nodes_to_exclude=kept,
-            weight_type=QuantType.QInt8, use_external_data_format=weights.exists(),
-        )  # fmt: skip
+            path,
+            Path(folder) / path.name,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            nodes_to_exclude=kept,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=weights.exists(),
+        )
         weights.unlink(missing_ok=True)
         for written in Path(folder).iterdir():
             os.replace(written, path.with_name(written.name))

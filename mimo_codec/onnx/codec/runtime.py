@@ -274,8 +274,11 @@ class OnnxCodec:
         longest = (self.config.segment_frames or round(60 * self.frame_rate)) if self._batches else 0
         results = {i: self.decode(item) for i, item in enumerate(wrapped) if item.num_frames > longest}
         for count in {item.num_quantizers for item in wrapped}:
-            short = {i: item.num_frames for i, item in enumerate(wrapped)
-                     if i not in results and item.num_quantizers == count}  # fmt: skip
+            short = {
+                i: item.num_frames
+                for i, item in enumerate(wrapped)
+                if i not in results and item.num_quantizers == count
+            }
             for indices in groups(short, batch_seconds * self.frame_rate):
                 rows = [self._array(wrapped[i]) for i in indices]
                 lengths = [row.shape[1] for row in rows]

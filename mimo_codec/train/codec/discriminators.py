@@ -44,15 +44,20 @@ class PeriodDiscriminator(_ConvolutionStack):
     channels: of its layers; each but the last shortens time by `stride`.
     """
 
-    def __init__(self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024), kernel_size: int = 5,
-                 stride: int = 3):  # fmt: skip
+    def __init__(
+        self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024), kernel_size: int = 5, stride: int = 3
+    ):
         sizes = [1, *channels]
         pad = (kernel_size // 2, 0)
-        super().__init__([
-            *(nn.Conv2d(a, b, (kernel_size, 1), (stride if n < len(channels) - 1 else 1, 1), pad)
-              for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))),
-            nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0)),
-        ])  # fmt: skip
+        super().__init__(
+            [
+                *(
+                    nn.Conv2d(a, b, (kernel_size, 1), (stride if n < len(channels) - 1 else 1, 1), pad)
+                    for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+                ),
+                nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0)),
+            ]
+        )
         self.period = period
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -68,12 +73,14 @@ class STFTDiscriminator(_ConvolutionStack):
     """
 
     def __init__(self, n_fft: int, channels: int = 32, dilations: Sequence[int] = (1, 2, 4)):
-        super().__init__([
-            nn.Conv2d(2, channels, (3, 9), padding=(1, 4)),
-            *(nn.Conv2d(channels, channels, (3, 9), (1, 2), (d, 4), (d, 1)) for d in dilations),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.Conv2d(channels, 1, 3, padding=1),
-        ])  # fmt: skip
+        super().__init__(
+            [
+                nn.Conv2d(2, channels, (3, 9), padding=(1, 4)),
+                *(nn.Conv2d(channels, channels, (3, 9), (1, 2), (d, 4), (d, 1)) for d in dilations),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.Conv2d(channels, 1, 3, padding=1),
+            ]
+        )
         self.n_fft = n_fft
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
@@ -81,8 +88,14 @@ class STFTDiscriminator(_ConvolutionStack):
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
         """waveform [B, S] -> scores and the layers' outputs, [B, C, M, F] each; the STFT is float32."""
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(waveform.float(), self.n_fft, self.n_fft // 4, window=self.window.float(),
-                                  normalized=True, return_complex=True)  # fmt: skip
+            spectrum = torch.stft(
+                waveform.float(),
+                self.n_fft,
+                self.n_fft // 4,
+                window=self.window.float(),
+                normalized=True,
+                return_complex=True,
+            )
         return self.judge(torch.view_as_real(spectrum).permute(0, 3, 2, 1))
 
 
@@ -98,14 +111,20 @@ class Discriminators(nn.ModuleList):
             RMS of 0.05 to 0.1) would reach the scores as next to nothing, and discriminators hardly learn.
     """
 
-    def __init__(self, periods: Sequence[int] = (2, 3, 5, 7, 11),
-                 period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-                 stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128), stft_channels: int = 32,
-                 gain: float = 30.0):  # fmt: skip
-        super().__init__([
-            *(PeriodDiscriminator(period, period_channels) for period in periods),
-            *(STFTDiscriminator(n_fft, stft_channels) for n_fft in stft_sizes),
-        ])  # fmt: skip
+    def __init__(
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+        stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128),
+        stft_channels: int = 32,
+        gain: float = 30.0,
+    ):
+        super().__init__(
+            [
+                *(PeriodDiscriminator(period, period_channels) for period in periods),
+                *(STFTDiscriminator(n_fft, stft_channels) for n_fft in stft_sizes),
+            ]
+        )
         self.gain = gain
 
     def forward(self, waveform: Tensor) -> Judgement:

@@ -418,8 +418,11 @@ class AdversarialStage(_Reconstruction):
         self.discriminators.requires_grad_(True)
         if stepped and self.average is not None:
             self.average.update_parameters(self.codec.require_decoder())
-        return {"loss": loss.detach(), "discriminators": judged.detach(),
-                **{name: value.detach() for name, value in terms.items()}}  # fmt: skip
+        return {
+            "loss": loss.detach(),
+            "discriminators": judged.detach(),
+            **{name: value.detach() for name, value in terms.items()},
+        }
 
     def _excerpt(self, *waveforms: Tensor) -> list[Tensor]:
         """The same random excerpt of waveforms [B, S]."""
@@ -433,15 +436,18 @@ class AdversarialStage(_Reconstruction):
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         steps = self.trainer.max_steps, h.warmup_steps, h.decay_share
-        generator = make_optimizer(self.generator.named_parameters(), h.matrix_learning_rate, h.learning_rate,
-                                   h.weight_decay)  # fmt: skip
-        discriminator = torch.optim.AdamW(self.discriminators.parameters(), h.discriminator_learning_rate,
-                                          betas=(0.8, 0.99), weight_decay=0.0)  # fmt: skip
+        generator = make_optimizer(
+            self.generator.named_parameters(), h.matrix_learning_rate, h.learning_rate, h.weight_decay
+        )
+        discriminator = torch.optim.AdamW(
+            self.discriminators.parameters(), h.discriminator_learning_rate, betas=(0.8, 0.99), weight_decay=0.0
+        )
         return [_with_schedule(generator, *steps), _with_schedule(discriminator, *steps)]
 
 
-def _with_schedule(optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int,
-                   decay_share: float) -> dict[str, Any]:  # fmt: skip
+def _with_schedule(
+    optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
+) -> dict[str, Any]:
     def rate(step: int) -> float:
         return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
 

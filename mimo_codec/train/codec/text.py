@@ -86,8 +86,9 @@ class TextModel(nn.Module):
         self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, vocab_size, bias=False)
 
-    def forward(self, quantized: Tensor, num_frames: Sequence[int], texts: Sequence[Sequence[int]],
-                end: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def forward(
+        self, quantized: Tensor, num_frames: Sequence[int], texts: Sequence[Sequence[int]], end: int
+    ) -> tuple[Tensor, Tensor]:
         """quantized [B, T, D], of which num_frames[b] frames are speech; texts: B lists of token ids, closed by `end`.
 
         Returns logits [B, L, V] and targets [B, L] (see `losses.text_loss`): position i predicts what stands at i + 1,
