@@ -1,0 +1,186 @@
+"""Kill commands at random times: nothing is lost, nothing is half-written, and the same command finishes the work.
+
+    python tests/hostile/kill.py                      # 100 kills of each command
+    python tests/hostile/kill.py --kills 5 --command encode
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process forks safely as long as PyTorch has no threads
+import torch
+from safetensors.torch import load_file
+from targets import RATE, SMALL, make_codec, waveform
+
+from mimo_codec import save_audio
+from mimo_codec.cli.main import main
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`arguments` write below folder/out; `finish` are those that go on after a kill. Results are files by name."""
+
+    prepare: Callable[[Path], None]
+    arguments: Callable[[Path], list[str]]
+    finish: Callable[[Path], list[str]]
+    results: Callable[[Path], dict[str, object]]
+    whole_at_any_time: bool
+    """Every result that is there after a kill is complete; training's are only at the end."""
+
+
+def _sounds(folder: Path) -> None:
+    make_codec().save_pretrained(folder / "tiny")
+    (folder / "in").mkdir()
+    for i in range(10):
+        save_audio(folder / "in" / f"{i}.wav", waveform(0.5 + 0.1 * i), RATE)
+
+
+def _codes(folder: Path) -> None:
+    _sounds(folder)
+    _run(["encode", f"{folder}/in", "-o", f"{folder}/codes", "-m", f"{folder}/tiny", "-q", "2"])
+
+
+def _files(folder: Path) -> dict[str, object]:
+    out = folder / "out"
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")}
+
+
+def _graphs(folder: Path) -> dict[str, object]:
+    """Whether the exported folder is complete: graphs hold an id that differs between exports."""
+    return {name: b"" for name in _files(folder)}
+
+
+def _training(folder: Path) -> list[str]:
+    options = {
+        "data.root": folder / "in",
+        "data.batch_size": 2,
+        "data.segment_seconds": 0.4,
+        "data.num_workers": 0,
+        "data.text_batch_size": 0,
+        "model.init_args.preset": "tiny",
+        "model.init_args.config": json.dumps(SMALL),
+        "model.init_args.text_weight": 0,
+        "model.init_args.quantizer_start": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 1,
+        "trainer.max_steps": 8,
+        "trainer.precision": 32,
+        "trainer.default_root_dir": folder / "out",
+        "trainer.enable_progress_bar": "false",
+        "trainer.val_check_interval": 4,
+        "trainer.callbacks": json.dumps(
+            [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 1},
+                },
+                {"class_path": "mimo_codec.train.callbacks.ExportCodec"},
+            ]
+        ),
+    }
+    return ["train", str(ROOT / "recipes" / "nano_stage1.yaml"), *(w for k, v in options.items() for w in (f"--{k}", str(v)))]
+
+
+def _resumed(folder: Path) -> list[str]:
+    saved = (folder / "out" / "checkpoints" / "last.ckpt").exists()
+    return _training(folder) + (["--ckpt_path", "last"] if saved else [])
+
+
+def _weights(folder: Path) -> dict[str, object]:
+    return {name: tensor.tolist() for name, tensor in load_file(folder / "out" / "export" / "model.safetensors").items()}
+
+
+def _batch(command: str, source: str) -> Callable[[Path], list[str]]:
+    return lambda folder: [command, f"{folder}/{source}", "-o", f"{folder}/out", "-m", f"{folder}/tiny", "--overwrite"] + (
+        ["-q", "2"] if command == "encode" else []
+    )
+
+
+def _export(folder: Path) -> list[str]:
+    return ["export", "codec", f"{folder}/tiny", "-o", f"{folder}/out", "-q", "2", "--overwrite"]
+
+
+SCENARIOS = {
+    "encode": Scenario(_sounds, _batch("encode", "in"), _batch("encode", "in"), _files, True),
+    "decode": Scenario(_codes, _batch("decode", "codes"), _batch("decode", "codes"), _files, True),
+    "export": Scenario(_sounds, _export, _export, _graphs, True),
+    "train": Scenario(_sounds, _training, _resumed, _weights, False),
+}
+
+
+def _run(arguments: list[str], after: float | None = None) -> tuple[int | None, float]:
+    """The command in a forked process, killed `after` seconds -> its exit code, None where killed; and its seconds."""
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments,))
+    started = time.monotonic()
+    process.start()
+    process.join(after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None, time.monotonic() - started
+    return process.exitcode, time.monotonic() - started
+
+
+def _command(arguments: list[str]) -> None:
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    main(arguments)
+
+
+def kills(name: str, count: int, seed: int = 0) -> int:
+    """Kill a command `count` times at random moments; -> how many times it was still running. AssertionError if wrong."""
+    scenario, rng, killed = SCENARIOS[name], random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        scenario.prepare(folder)
+        code, seconds = _run(scenario.arguments(folder))
+        assert code == 0, f"{name} ended with {code} undisturbed"
+        expected = scenario.results(folder)
+        for number in range(count):
+            if number % 3 == 0 or not scenario.whole_at_any_time:  # else what was there before is replaced
+                shutil.rmtree(folder / "out")
+            code, _ = _run(scenario.arguments(folder), after=rng.uniform(0.05, 1.05) * seconds)
+            killed += code is None
+            if scenario.whole_at_any_time and (folder / "out").exists():
+                for result, content in scenario.results(folder).items():
+                    assert content == expected[result], f"{name}, kill {number}: {result} is half-written"
+            code, _ = _run(scenario.finish(folder))
+            assert code == 0, f"{name}, kill {number}: the command ends with {code} afterwards"
+            assert scenario.results(folder) == expected, f"{name}, kill {number}: other results than undisturbed"
+            left = [path.name for path in folder.rglob(".mimo-codec-*")]
+            assert not left, f"{name}, kill {number}: {left} is left behind"
+    return killed
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--command", choices=SCENARIOS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in [options.command] if options.command else SCENARIOS:
+        started = time.monotonic()
+        killed = kills(name, options.kills, options.seed)
+        print(f"{name}: {killed} of {options.kills} killed while running, {time.monotonic() - started:.0f} s: nothing lost")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    run()
