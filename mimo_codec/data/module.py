@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.audio.files import load_audio
-from mimo_codec.audio.resampling import check_sample_rate, resample
+from mimo_codec.audio.resampling import resample
+from mimo_codec.audio.waveform import check_sample_rate
 from mimo_codec.common.checks import check_integer, check_number
 from mimo_codec.common.errors import MimoError
 from mimo_codec.data.augment import Augmentation, change_speed, mix, num_samples_before
