@@ -49,6 +49,13 @@ def check_choice(name: str, value: Value, choices: Iterable[Value]) -> Value:
     return value
 
 
+def check_type(name: str, value: object, kind: type[Value], what: str) -> Value:
+    """Return `value`; raise MimoError unless it is an instance of `kind`, which the message calls `what` ("a list")."""
+    if not isinstance(value, kind):
+        raise MimoError(f"{name} must be {what}, not {reprlib.repr(value)}")
+    return value
+
+
 def check_count(num_quantizers: object, most: int) -> int:
     """Return `num_quantizers` as an int; raise MimoError unless it is an integer in 1..most."""
     if not is_integer(num_quantizers) or not 1 <= num_quantizers <= most:
