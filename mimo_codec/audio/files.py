@@ -280,6 +280,7 @@ class AudioWriter:
     """
 
     def __init__(self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1):
+        """Prepare a writer; nothing is written yet, but an unknown suffix or sample rate raises MimoError."""
         self._path = Path(path)
         self._sample_rate = check_sample_rate(sample_rate)
         self._overwrite = overwrite
@@ -291,6 +292,7 @@ class AudioWriter:
         self._format, self._subtype = _FORMATS[suffix]
 
     def __enter__(self) -> AudioWriter:
+        """Open the file under a temporary name."""
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self._path, self._overwrite))
             self._file = self._create(temporary)
@@ -301,6 +303,7 @@ class AudioWriter:
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        """Put the file in its place, or remove it when the block raised."""
         self._on_exit.__exit__(*raised)
 
     def write(self, waveform: AnyArray) -> None:

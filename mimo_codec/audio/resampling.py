@@ -165,7 +165,7 @@ class _Interpolator:
 
 
 def _weighted_sums(x: ArrayT, begins: ArrayT, taps: ArrayT) -> ArrayT:
-    """x [B, S], begins [N], taps [K, N] -> [B, N]: output n is the sum over k of x[begins[n] + k] * taps[k, n].
+    """Compute [B, N], the sums over k of x[:, begins[n] + k] * taps[k, n], of x [B, S], begins [N] and taps [K, N].
 
     One tap of all outputs after the other, a product and then a sum: any other order would round differently.
     """
@@ -213,7 +213,7 @@ def _zeros(like: Any, *shape: int) -> Any:
 
 
 def _concatenate(parts: Sequence[Any]) -> Any:
-    """[..., S1], [..., S2], ... -> [..., S1 + S2 + ...]"""
+    """Join [..., S1], [..., S2], ... -> [..., S1 + S2 + ...]."""
     return (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
 
 
