@@ -1,36 +1,63 @@
-"""Checks of single values, with errors that name the value and what it may be."""
+"""Checks of single values, with errors that name the value and what it may be.
+
+A value is checked once, where it enters: in the fields of a configuration, in public methods and in commands.
+"""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
 from mimo_codec.common.errors import MimoError
 
+Value = TypeVar("Value")
+
+
+def require(condition: object, message: str) -> None:
+    """Raise MimoError with `message` unless the condition holds."""
+    if not condition:
+        raise MimoError(message)
+
+
+def is_integer(value: object) -> TypeGuard[int | np.integer[Any]]:
+    """Whether `value` is an integer of Python or numpy; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an int; raises MimoError unless it is an integer (no bool) in low..high."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        got = reprlib.repr(value)
-        raise MimoError(f"{name} must be an integer from {low} to {high}, not {got}")
+    """Return `value` as an int; raise MimoError unless it is an integer (no bool) in low..high."""
+    if not is_integer(value) or not low <= value <= high:
+        raise MimoError(f"{name} must be an integer from {low} to {high}, not {reprlib.repr(value)}")
     return int(value)
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
-    """`value` as a float; raises MimoError unless it is a number (no bool, no NaN) in low..high."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.integer, np.floating))
-        or not low <= value <= high
-    ):
-        got = reprlib.repr(value)
-        raise MimoError(f"{name} must be a number from {low} to {high}, not {got}")
+    """Return `value` as a float; raise MimoError unless it is a number (no bool, no NaN) in low..high."""
+    if not (is_integer(value) or isinstance(value, (float, np.floating))) or not low <= value <= high:
+        raise MimoError(f"{name} must be a number from {low} to {high}, not {reprlib.repr(value)}")
     return float(value)
 
 
-def check_count(num_quantizers: object, most: int) -> None:
-    """MimoError unless 1 <= num_quantizers <= most."""
-    is_bool = isinstance(num_quantizers, bool)
-    if is_bool or not isinstance(num_quantizers, (int, np.integer)) or not 1 <= num_quantizers <= most:
+def check_choice(name: str, value: Value, choices: Iterable[Value]) -> Value:
+    """Return `value`; raise MimoError, which lists the choices, unless it is one of them."""
+    known = list(choices)
+    if value not in known:
+        raise MimoError(f"{name} {value!r} is not known; choose one of {', '.join(map(str, known))}")
+    return value
+
+
+def check_type(name: str, value: object, kind: type[Value], what: str) -> Value:
+    """Return `value`; raise MimoError unless it is an instance of `kind`, which the message calls `what` ("a list")."""
+    if not isinstance(value, kind):
+        raise MimoError(f"{name} must be {what}, not {reprlib.repr(value)}")
+    return value
+
+
+def check_count(num_quantizers: object, most: int) -> int:
+    """Return `num_quantizers` as an int; raise MimoError unless it is an integer in 1..most."""
+    if not is_integer(num_quantizers) or not 1 <= num_quantizers <= most:
         raise MimoError(f"num_quantizers = {num_quantizers!r}: this model has {most} codebooks, ask for 1..{most}")
+    return int(num_quantizers)

@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
 from mimo_codec.common.errors import MimoError
-from mimo_codec.data.module import Batch
+from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.show import show_histogram, show_sound
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec.baselines import Baseline
 from mimo_codec.evaluation.codec.items import Item
@@ -18,7 +19,7 @@ from mimo_codec.evaluation.codec.systems import Codec, Coder, DecodedFiles, Mode
 from mimo_codec.metrics import CORE_METRICS, require_metric
 
 FILES_PER_WORKER = 4
-"""Coded before they are scored: enough that workers seldom wait, few enough to hold in memory."""
+"""Files that are coded before they are scored: enough that workers seldom wait, few enough to hold in memory."""
 
 
 def evaluate(
@@ -42,8 +43,7 @@ def evaluate(
     """
     for name in metrics:
         require_metric(name)
-    if workers < 1:
-        raise MimoError(f"workers = {workers}: at least 1 is needed")
+    require(workers >= 1, f"workers = {workers}: at least 1 is needed")
     coder = DecodedFiles() if codec is None else Model(codec, num_quantizers, codebooks)
     scored: dict[str, Scored] = {}
     failed: dict[str, str] = {}
@@ -71,7 +71,7 @@ def _prepare(item: Item, coder: Coder, baselines: tuple[Baseline, ...], metrics:
 
 
 def _named(error: MimoError, item: Item) -> str:
-    """With the name of the file, which errors on its content lack."""
+    """Return the message with the name of the file, which errors about a file's content lack."""
     text = str(error)
     return text if text.startswith((str(item.path), str(item.decoded))) else f"{item.path}: {text}"
 
