@@ -18,8 +18,9 @@ from mimo_codec.common.lazy import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mimo_codec.audio.files import load_audio, save_audio
+    from mimo_codec.audio.files import load_audio
     from mimo_codec.audio.resampling import resample
+    from mimo_codec.audio.writer import save_audio
     from mimo_codec.codec.config import CodecConfig
     from mimo_codec.codec.model import MimoCodec
     from mimo_codec.codes import AudioCodes
@@ -32,7 +33,7 @@ _HOMES = {
     "MimoError": "common.errors",
     "load_audio": "audio.files",
     "resample": "audio.resampling",
-    "save_audio": "audio.files",
+    "save_audio": "audio.writer",
 }
 __all__ = ["AudioCodes", "CodecConfig", "MimoCodec", "MimoError", "load_audio", "resample", "save_audio"]
 

@@ -235,7 +235,8 @@ for name in {names}:
     importlib.import_module(name)
 import numpy as np
 from mimo_codec import AudioCodes, MimoError, load_audio, resample, save_audio
-from mimo_codec.audio.files import AudioWriter, iter_arrays, iter_audio
+from mimo_codec.audio.files import iter_arrays, iter_audio
+from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.audio.waveform import check_array, check_waveform
 
 os.chdir({str(tmp_path)!r})
@@ -266,7 +267,8 @@ def test_arrays_are_read_without_importing_torch(tmp_path):
     out = python(f"""
 import sys
 import numpy as np
-from mimo_codec.audio.files import iter_arrays, save_audio
+from mimo_codec.audio.files import iter_arrays
+from mimo_codec.audio.writer import save_audio
 from mimo_codec.audio.resampling import StreamResampler, resample
 from mimo_codec.audio.waveform import check_array
 path = {str(tmp_path / "a.wav")!r}

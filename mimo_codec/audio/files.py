@@ -1,6 +1,6 @@
-"""Audio files <-> waveforms, at once or piece by piece.
+"""Audio files -> waveforms, at once or piece by piece.
 
-Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3. Nothing here needs torch: what
+Files are read by libsndfile: wav, flac, ogg (Vorbis), opus and mp3. Nothing here needs torch: what
 returns tensors returns numpy arrays where torch cannot be imported.
 """
 
@@ -10,7 +10,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from mimo_codec.audio.resampling import StreamResampler
-from mimo_codec.audio.waveform import as_channels, check_array, check_finite, check_sample_rate, mix_down
+from mimo_codec.audio.waveform import check_array, check_finite, check_sample_rate, mix_down
 from mimo_codec.audio.waveform import check_waveform as check_waveform
 from mimo_codec.common.arrays import AnyArray, to_numpy, to_tensor
 from mimo_codec.common.checks import check_number, require
 from mimo_codec.common.errors import MimoError, wrap_errors
-from mimo_codec.common.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -242,109 +241,3 @@ def _is_mp3_of_unknown_length(path: AnyPath) -> bool:
         frame = file.read(192)
     is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] >= 0xE0
     return is_mpeg and not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-# Suffix -> libsndfile's container and coding.
-_FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-_WRITE_BLOCK = 2**16
-
-
-def save_audio(path: AnyPath, waveform: AnyArray, sample_rate: int, overwrite: bool = True) -> None:
-    """Write a waveform, [S] or [channels, S], float or PCM, to an audio file.
-
-    The suffix chooses the format: .wav and .flac (16 bits), .ogg (Vorbis), .opus, .mp3. Samples
-    beyond [-1, 1] are clipped. The file appears whole or not at all.
-
-    Raises MimoError for an unknown suffix, a sample rate that the format does not have, what
-    `check_waveform` refuses, and a path that cannot be written; or exists, without `overwrite`.
-    """
-    channels = as_channels(waveform, "waveform")
-    with AudioWriter(path, sample_rate, overwrite, num_channels=len(channels)) as writer:
-        writer.write(channels)
-
-
-class AudioWriter:
-    """Write an audio file piece by piece, with the formats and errors of `save_audio`.
-
-        with AudioWriter("speech.wav", 24000) as writer:
-            for waveform in waveforms:
-                writer.write(waveform)
-
-    The file appears when the block ends, and not at all when it raises or nothing was written.
-    """
-
-    def __init__(self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1):
-        """Prepare a writer; nothing is written yet, but an unknown suffix or sample rate raises MimoError."""
-        self._path = Path(path)
-        self._sample_rate = check_sample_rate(sample_rate)
-        self._overwrite = overwrite
-        self._num_channels = num_channels
-        self._file: sf.SoundFile | None = None
-        suffix = self._path.suffix.lower()
-        known = ", ".join(_FORMATS)
-        require(suffix in _FORMATS, f"{path}: cannot tell the format from {suffix!r}; known are {known}")
-        self._format, self._subtype = _FORMATS[suffix]
-
-    def __enter__(self) -> AudioWriter:
-        """Open the file under a temporary name."""
-        with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._path, self._overwrite))
-            self._file = self._create(temporary)
-            self._num_samples = 0
-            stack.callback(self._close)
-            stack.push(self._refuse_empty)
-            self._on_exit = stack.pop_all()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        """Put the file in its place, or remove it when the block raised."""
-        self._on_exit.__exit__(*raised)
-
-    def write(self, waveform: AnyArray) -> None:
-        """Append samples, [S] or [num_channels, S]; none is fine."""
-        if self._file is None:
-            raise RuntimeError("AudioWriter.write works inside its `with` block only")
-        channels = to_numpy(as_channels(waveform, "waveform"))
-        expected = self._num_channels
-        require(len(channels) == expected, f"waveform: has {len(channels)} channels; {expected} are written here")
-        check_finite(channels, "waveform", offset=self._num_samples)
-        for start in range(0, channels.shape[1], _WRITE_BLOCK):
-            self._write_block(self._file, channels[:, start : start + _WRITE_BLOCK])
-        self._num_samples += channels.shape[1]
-
-    def _write_block(self, file: sf.SoundFile, block: NDArray[np.float32]) -> None:
-        samples = block.T.clip(-1, 1)
-        if self._subtype == "PCM_16":  # libsndfile's own scale is 32767: 16-bit files would change
-            samples = np.rint(samples * 2**15).clip(max=2**15 - 1).astype(np.int16)
-        with self._errors_named():
-            file.write(np.ascontiguousarray(samples))
-
-    def _create(self, temporary: Path) -> sf.SoundFile:
-        with self._errors_named():
-            return sf.SoundFile(
-                temporary,
-                "w",
-                self._sample_rate,
-                self._num_channels,
-                format=self._format,
-                subtype=self._subtype,
-            )
-
-    def _refuse_empty(self, kind: object, error: object, traceback: object) -> None:
-        require(error is not None or self._num_samples, f"{self._path}: there are no samples to write")
-
-    def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with self._errors_named():
-                file.close()
-
-    def _errors_named(self) -> AbstractContextManager[None]:
-        what = f"{self._format}/{self._subtype} at {self._sample_rate} Hz"
-        return wrap_errors(f"{self._path}: cannot be written as {what}", sf.SoundFileError, ValueError)

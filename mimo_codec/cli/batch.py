@@ -14,7 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mimo_codec.audio.files import AudioWriter, audio_info
+from mimo_codec.audio.files import audio_info
+from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
 from mimo_codec.cli.plan import Job, Plan, make_folders
 from mimo_codec.codec.model import MimoCodec

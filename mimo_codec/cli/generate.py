@@ -185,7 +185,7 @@ def _save_spoken(found: Generation, output: str, overwrite: bool, wanted_end: st
     if Path(output).suffix.lower() in CODES:
         found.codes.save(output, overwrite)
     else:
-        from mimo_codec.audio.files import save_audio
+        from mimo_codec.audio.writer import save_audio
 
         save_audio(output, found.waveform, found.codes.sample_rate, overwrite)
 

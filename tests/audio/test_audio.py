@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +20,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mimo_codec.audio.files import (
-    AudioInfo,
-    AudioWriter,
-    audio_blocks,
-    audio_info,
-    iter_arrays,
-    iter_audio,
-    load_audio,
-    save_audio,
-)
+from mimo_codec.audio import writer
+from mimo_codec.audio.files import AudioInfo, audio_blocks, audio_info, iter_arrays, iter_audio, load_audio
 from mimo_codec.audio.resampling import StreamResampler, resample
 from mimo_codec.audio.waveform import check_array, check_sample_rate, check_waveform
+from mimo_codec.audio.writer import AudioWriter, save_audio
 from mimo_codec.common.errors import MimoError
 
 EXPECTED = GOLDEN / "audio" / "expected.safetensors"
@@ -759,3 +754,43 @@ def test_writer_refuses_other_channels_and_use_outside_its_block(tmp_path: Path)
     with pytest.raises(RuntimeError, match="with"):
         writer.write(noise(5))
     assert len(load_audio(tmp_path / "a.wav")[0]) == 5
+
+
+# ---- writing that fails ----------------------------------------------------------------------------------------------
+
+
+def test_a_wav_beyond_its_limit_is_rf64_where_the_length_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("mimo_codec.audio.writer._MAX_WAV_BYTES", 1000)
+    save_audio(tmp_path / "long.wav", SPEECH_LIKE, 24_000)
+    assert audio_info(tmp_path / "long.wav").format == "RF64/PCM_16"
+    assert (load_audio(tmp_path / "long.wav")[0] - SPEECH_LIKE).abs().max() <= 2**-16
+    save_audio(tmp_path / "short.wav", SPEECH_LIKE[:500], 24_000)
+    assert audio_info(tmp_path / "short.wav").format == "WAV/PCM_16"
+    with pytest.raises(MimoError, match="4 GiB"), AudioWriter(tmp_path / "unknown.wav", 24_000) as writer:
+        for piece in SPEECH_LIKE.split(300):
+            writer.write(piece)
+    assert not (tmp_path / "unknown.wav").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_a_full_disk_is_named(suffix, tmp_path, monkeypatch):
+    sink = writer._Sink
+    monkeypatch.setattr(writer, "_Sink", lambda path, mode: sink("/dev/full", mode))
+    with pytest.raises(MimoError, match="No space left on device") as caught:
+        save_audio(tmp_path / f"a{suffix}", SPEECH_LIKE, 24_000)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_ctrl_c_while_writing_is_not_lost(suffix, tmp_path, monkeypatch):
+    """Also where it comes while libsndfile calls back, which would print and forget it."""
+
+    def interrupted(self, data):
+        signal.raise_signal(signal.SIGINT)
+        return io.FileIO.write(self, data)
+
+    monkeypatch.setattr(writer._Sink, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_audio(tmp_path / f"a{suffix}", SPEECH_LIKE, 24_000)
+    assert not list(tmp_path.iterdir())

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
-from mimo_codec.audio.files import _FORMATS, AudioWriter
 from mimo_codec.audio.folders import AUDIO
+from mimo_codec.audio.writer import _FORMATS, AudioWriter
 from mimo_codec.cli.batch import _batches
 from mimo_codec.cli.plan import Job
 

@@ -71,7 +71,9 @@ def attack(name: str, numbers: range, seed: int, folder: Path) -> list[dict[str,
         if problem is None and grown > BYTES:
             problem = f"took {grown / 1e9:.1f} GB"
         if problem:
-            bad.append({"target": name, "number": number, "seconds": round(time.monotonic() - started, 2), "problem": problem})
+            bad.append(
+                {"target": name, "number": number, "seconds": round(time.monotonic() - started, 2), "problem": problem}
+            )
     return bad
 
 
@@ -103,7 +105,9 @@ def work(name: str, numbers: range, seed: int) -> None:
 def run_batch(name: str, numbers: range, seed: int) -> list[dict[str, Any]]:
     """A batch in a new process; one that dies counts as one bad input."""
     command = [sys.executable, __file__, "--work", name, str(numbers.start), str(numbers.stop), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"target"')]
     if done.returncode:
         what = f"the process ended with {done.returncode}: {done.stderr[-600:]}"

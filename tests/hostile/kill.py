@@ -1,7 +1,7 @@
 """Kill commands at random times: nothing is lost, nothing is half-written, and the same command finishes the work.
 
-    python tests/hostile/kill.py                      # 100 kills of each command
-    python tests/hostile/kill.py --kills 5 --command encode
+python tests/hostile/kill.py                      # 100 kills of each command
+python tests/hostile/kill.py --kills 5 --command encode
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _codes(folder: Path) -> None:
 
 def _files(folder: Path) -> dict[str, object]:
     out = folder / "out"
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")
+    }
 
 
 def _graphs(folder: Path) -> dict[str, object]:
@@ -92,7 +94,11 @@ def _training(folder: Path) -> list[str]:
             ]
         ),
     }
-    return ["train", str(ROOT / "recipes" / "nano_stage1.yaml"), *(w for k, v in options.items() for w in (f"--{k}", str(v)))]
+    return [
+        "train",
+        str(ROOT / "recipes" / "nano_stage1.yaml"),
+        *(w for k, v in options.items() for w in (f"--{k}", str(v))),
+    ]
 
 
 def _resumed(folder: Path) -> list[str]:
@@ -101,12 +107,15 @@ def _resumed(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path) -> dict[str, object]:
-    return {name: tensor.tolist() for name, tensor in load_file(folder / "out" / "export" / "model.safetensors").items()}
+    return {
+        name: tensor.tolist() for name, tensor in load_file(folder / "out" / "export" / "model.safetensors").items()
+    }
 
 
 def _batch(command: str, source: str) -> Callable[[Path], list[str]]:
-    return lambda folder: [command, f"{folder}/{source}", "-o", f"{folder}/out", "-m", f"{folder}/tiny", "--overwrite"] + (
-        ["-q", "2"] if command == "encode" else []
+    return lambda folder: (
+        [command, f"{folder}/{source}", "-o", f"{folder}/out", "-m", f"{folder}/tiny", "--overwrite"]
+        + (["-q", "2"] if command == "encode" else [])
     )
 
 
@@ -144,7 +153,7 @@ def _command(arguments: list[str]) -> None:
 
 
 def kills(name: str, count: int, seed: int = 0) -> int:
-    """Kill a command `count` times at random moments; -> how many times it was still running. AssertionError if wrong."""
+    """Kill a command `count` times -> how many times it was still running; AssertionError for what is wrong then."""
     scenario, rng, killed = SCENARIOS[name], random.Random(seed), 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -178,7 +187,7 @@ def run() -> None:
     for name in [options.command] if options.command else SCENARIOS:
         started = time.monotonic()
         killed = kills(name, options.kills, options.seed)
-        print(f"{name}: {killed} of {options.kills} killed while running, {time.monotonic() - started:.0f} s: nothing lost")
+        print(f"{name}: {killed} of {options.kills} killed while running, {time.monotonic() - started:.0f} s")
     sys.exit(0)
 
 

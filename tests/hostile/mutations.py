@@ -8,7 +8,27 @@ import random
 import struct
 from typing import Any
 
-NUMBERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**20,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63,
+)
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, "", "x", "\x00", "\x1b[31m", "\ud800", "a" * 100_000, "/etc/passwd", "../..", [], {}, [[]]),
     *(0, 1, -1, 2, 3, 5, 7, 1.5, -0.0, 1e-300, 1e300, float("nan"), float("inf"), 10**400, -(10**18)),
@@ -93,7 +113,9 @@ def mutate_json(value: Any, rng: random.Random) -> Any:
         elif kind == 1 and isinstance(container, dict):
             container[rng.choice(("", "x", f"{key}_", "__class__", "\x1b[2J"))] = container.pop(key)
         elif kind == 2 and isinstance(old, (int, float)) and not isinstance(old, bool):
-            container[key] = rng.choice((-old, old + 1, old - 1, old * 2, old * 1000, old // 2, str(old)[:99], [old], 0.5))
+            container[key] = rng.choice(
+                (-old, old + 1, old - 1, old * 2, old * 1000, old // 2, str(old)[:99], [old], 0.5)
+            )
         elif kind == 3 and isinstance(old, list) and old:
             container[key] = rng.choice((old * 2, old[:-1], old[::-1], [old], old * 300))
         elif kind == 4 and isinstance(old, str):

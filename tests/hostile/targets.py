@@ -24,7 +24,8 @@ from mutations import (
 )
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio
-from mimo_codec.audio.files import audio_info, iter_audio, save_audio
+from mimo_codec.audio.files import audio_info, iter_audio
+from mimo_codec.audio.writer import save_audio
 from mimo_codec.cli.main import main
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -43,7 +44,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of input. `prepare` makes what is there once, in a folder of its own; `spoil` and `attempt` work in it."""
+    """One kind of input: `prepare` works once in a folder of its own, `spoil` and `attempt` for every input."""
 
     prepare: Callable[[Path], Any]
     spoil: Callable[[Path, Any, random.Random], Any]
@@ -237,7 +238,9 @@ def _make_language_model(folder: Path) -> Path:
 
 def _spoil_language_model(folder: Path, good: Path, rng: random.Random) -> Path:
     model = _copy_model(folder, good)
-    name = rng.choice(("config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"))
+    name = rng.choice(
+        ("config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+    )
     (model / name).write_bytes(mutate_json_text((good / name).read_text(), rng))
     return model
 
@@ -276,7 +279,17 @@ def _use_manifest(folder: Path, path: Path) -> None:
 
 
 COMMANDS = {
-    "encode": ("-o", "--output", "-m", "--model", "--num-quantizers", "--device", "--dtype", "--overwrite", "--batch-size"),
+    "encode": (
+        "-o",
+        "--output",
+        "-m",
+        "--model",
+        "--num-quantizers",
+        "--device",
+        "--dtype",
+        "--overwrite",
+        "--batch-size",
+    ),
     "decode": ("-o", "--output", "-m", "--model", "--num-quantizers", "--format", "--overwrite", "--dtype"),
     "reconstruct": ("-o", "--output", "-m", "--model", "--num-quantizers", "--device", "--overwrite"),
     "info": ("--json",),
@@ -288,9 +301,56 @@ COMMANDS = {
     "export codec": ("-o", "--dtype", "--opset", "--num-quantizers"),
 }
 WORDS = (
-    *("nano", "tiny", "a.wav", "a.mimo", "missing", "folder", "out.wav", "out.mimo", "out", "", " ", ".", "/", "-", "--"),
-    *("0", "1", "-1", "8", "9", "1e9", "nan", "inf", "2.5", "1" * 400, "x" * 300, "x" * 5000, "a\x00b", "\x1b[31m", "\udcff"),
-    *("é", "日本", "a.txt", "a/b/c", "cpu", "cuda", "meta", "float16", "int8", "bfloat16", "pesq", "opus", "all", "a.wav/x"),
+    *(
+        "nano",
+        "tiny",
+        "a.wav",
+        "a.mimo",
+        "missing",
+        "folder",
+        "out.wav",
+        "out.mimo",
+        "out",
+        "",
+        " ",
+        ".",
+        "/",
+        "-",
+        "--",
+    ),
+    *(
+        "0",
+        "1",
+        "-1",
+        "8",
+        "9",
+        "1e9",
+        "nan",
+        "inf",
+        "2.5",
+        "1" * 400,
+        "x" * 300,
+        "x" * 5000,
+        "a\x00b",
+        "\x1b[31m",
+        "\udcff",
+    ),
+    *(
+        "é",
+        "日本",
+        "a.txt",
+        "a/b/c",
+        "cpu",
+        "cuda",
+        "meta",
+        "float16",
+        "int8",
+        "bfloat16",
+        "pesq",
+        "opus",
+        "all",
+        "a.wav/x",
+    ),
 )
 
 

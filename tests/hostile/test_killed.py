@@ -15,6 +15,9 @@ def test_killed_at_random_times(command, count):
         pytest.importorskip(module)
     script = Path(__file__).parent / "kill.py"
     done = subprocess.run(
-        [sys.executable, script, "--kills", str(count), "--command", command], capture_output=True, text=True, timeout=900
+        [sys.executable, script, "--kills", str(count), "--command", command],
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimo_codec.audio.files import load_audio, save_audio
+from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
+from mimo_codec.audio.writer import save_audio
 from mimo_codec.common.checks import check_choice
 from mimo_codec.common.errors import MimoError, wrap_errors
 
