@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.temporaries import temporary_name
 
 JSON: TypeAlias = Any
 """What `json.loads` returns: a dictionary, a list, a string, a number, a bool or None."""
@@ -28,26 +28,47 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
 
     The temporary file is hidden, empty, unique and has the suffix of `path`, from which writers
     may tell the format. When the block raises anything, KeyboardInterrupt included, the temporary
-    file is removed and `path` stays as it was. A symbolic link is written through, not replaced.
+    file is removed and `path` stays as it was. A symbolic link is written through, not replaced;
+    a file that is replaced keeps its mode and, as far as this user may do so, its owner.
     Do only the writing inside the block: an OSError raised there is reported as this file's.
 
     Raises MimoError when `path` is a folder or a device, when it exists and `overwrite` is False
-    (looked at again at the end, so that a file made meanwhile survives), when its folder is
-    missing or not writable, and when writing fails.
+    (of two that write it at once one succeeds), when its folder is missing or not writable, and
+    when writing fails.
     """
     path = Path(path)
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
-    temporary = target.parent / f".mimo-codec-{secrets.token_hex(8)}{target.suffix}"
+    temporary = temporary_name(target.parent, target.suffix)
     try:
         with wrap_errors(f"{path}: cannot be written", OSError):
             check_target(path, overwrite)
             temporary.touch(exist_ok=False)
             yield temporary
             check_target(path, overwrite)
-            os.replace(temporary, target)
+            _put(temporary, target, overwrite)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _put(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Give the finished file its name."""
+    if not overwrite:
+        try:
+            os.link(temporary, target)  # fails where a file is, which a replacement does not
+        except FileExistsError:
+            check_target(target, overwrite)
+        except OSError:  # the file system has no links
+            pass
+        else:
+            return
+    with suppress(OSError):  # there is no file yet, or it is another user's
+        before = target.stat()
+        os.chmod(temporary, before.st_mode & 0o7777)
+        if hasattr(os, "chown"):
+            os.chown(temporary, before.st_uid, before.st_gid)
+            os.chmod(temporary, before.st_mode & 0o7777)  # chown takes bits away
+    os.replace(temporary, target)
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -1,13 +1,16 @@
 import errno
 import os
 import stat
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
+from mimo_codec.common.temporaries import temporary_name
 
 
 def names(folder: Path) -> list[str]:
@@ -142,3 +145,69 @@ def test_file_mode_follows_the_umask(tmp_path):
     (tmp_path / "plain").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
     assert modes[0] == modes[1]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """A temporary file of a process that is gone goes with the next file; those of others stay."""
+    script = (
+        "import os, sys; from pathlib import Path; from mimo_codec.common.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1]) / 'killed.wav') as path: path.write_text('half'); os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    folder = tmp_path / (left.stem[:-16] + "0" * 16)
+    folder.mkdir()
+    (folder / "encoder.onnx").touch()
+    others = [
+        temporary_name(tmp_path / "elsewhere"),  # of this process
+        Path(left.name.replace(left.name.split("-")[2], "0" * 8)),  # of another machine
+        Path(f".mimo-codec-{'0' * 16}.wav"),  # named by something else
+    ]
+    for other in others:
+        (tmp_path / other.name).touch()
+    with atomic_path(tmp_path / "next.wav") as path:
+        path.write_text("whole")
+    assert set(names(tmp_path)) == {"next.wav", *(other.name for other in others)}
+
+
+def test_of_two_writers_without_overwrite_one_succeeds(tmp_path):
+    with pytest.raises(MimoError, match="already exists"), atomic_path(tmp_path / "a.txt", overwrite=False) as first:
+        first.write_text("first")
+        with atomic_path(tmp_path / "a.txt", overwrite=False) as second:
+            second.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "second" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_made_at_the_last_moment_survives(tmp_path, monkeypatch):
+    """Between the last look and the renaming."""
+    monkeypatch.setattr("mimo_codec.common.files.check_target", lambda path, overwrite: None)
+    with suppress(MimoError), atomic_path(tmp_path / "a.txt", overwrite=False) as temporary:
+        temporary.write_text("mine")
+        (tmp_path / "a.txt").write_text("another's")
+        monkeypatch.undo()
+    assert (tmp_path / "a.txt").read_text() == "another's"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
+def test_file_systems_without_links(error, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with atomic_path(tmp_path / "a.txt", overwrite=False) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a.txt").read_text() == "x" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_replaced_file_keeps_its_mode_and_owner(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 1234, 2345)
+    before = path.stat()
+    with atomic_path(path) as temporary:
+        temporary.write_text("after")
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert path.read_text() == "after"

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from mimo_codec import __version__
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.common.checks import check_count, check_integer
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.temporaries import temporary_name
 from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
 from mimo_codec.onnx.session import METADATA, NEW
 
@@ -285,7 +285,7 @@ def new_folder(folder: Path, overwrite: bool, graphs: Iterable[str]) -> Iterator
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise MimoError(f"{folder} already exists; pass overwrite=True (--overwrite)")
     # Inside a folder that exists: it may be a place of its own, such as a mounted one, into which nothing can be moved.
-    temporary = (folder if folder.is_dir() else folder.parent) / f".mimo-codec-{secrets.token_hex(8)}"
+    temporary = temporary_name(folder if folder.is_dir() else folder.parent)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         temporary.mkdir(parents=True)
