@@ -11,11 +11,14 @@ and metrics; train and evaluation. lm and onnx stand on codes and codec, cli and
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mimo_codec.common.lazy import lazy_names
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it once, when something imports it
 
 if TYPE_CHECKING:
     from mimo_codec.audio.files import load_audio
