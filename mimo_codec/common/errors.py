@@ -16,7 +16,7 @@ class ContextError(MimoError):
 
 @contextmanager
 def wrap_errors(message: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions of these kinds into a MimoError that says `message` and the reason.
+    """Turn exceptions of these kinds into a MimoError that says `message` and, in one line, the reason.
 
     A MimoError passes unchanged, although it is a ValueError. Keep the block small: whatever it raises is reported
     as `message`.
@@ -26,8 +26,9 @@ def wrap_errors(message: str, *kinds: type[Exception]) -> Iterator[None]:
     except MimoError:
         raise
     except kinds as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "error_string", None) or error
-        raise MimoError(f"{message}: {reason}") from error
+        reason = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+        first_line = (reason.strip().splitlines() or [type(error).__name__])[0]
+        raise MimoError(f"{message}: {first_line}") from error
 
 
 @contextmanager
@@ -40,13 +41,10 @@ def error_prefix(where: object) -> Iterator[None]:
 
 
 @contextmanager
-def needs_extra(package: str, install: str) -> Iterator[None]:
-    """Turn an ImportError inside into a MimoError that says how to install `package`.
-
-    install: an extra of this package ("lm"), or a whole command.
-    """
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn an ImportError inside into a MimoError that says which extra of this package installs what is missing."""
     try:
         yield
-    except ImportError:
-        command = install if " " in install else f"pip install 'mimo-codec[{install}]'"
-        raise MimoError(f"{package} is not installed: {command}") from None
+    except ImportError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise MimoError(f"{package} is not installed: pip install 'mimo-codec[{extra}]'") from None

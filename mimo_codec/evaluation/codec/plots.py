@@ -19,7 +19,7 @@ SHOWN = ("pesq_wb", "stoi")
 
 def require_matplotlib() -> None:
     """Raise MimoError when matplotlib is not installed."""
-    with needs_extra("matplotlib", "eval"):
+    with needs_extra("eval"):
         import matplotlib  # noqa: F401
 
 
