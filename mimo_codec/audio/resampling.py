@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.audio.waveform import check_finite, check_sample_rate
-from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_tensor
+from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, concatenate, dtype_name, is_array, to_tensor
 from mimo_codec.common.checks import require
 
 _ZERO_CROSSINGS = 6
@@ -47,7 +46,7 @@ def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
     interpolate = _interpolator(orig, new, dtype_name(waveform))
     rows = waveform.reshape(-1, waveform.shape[-1])
     before, after = (_zeros(rows, len(rows), count) for count in interpolate.padding)
-    padded = _concatenate([before, rows, after])
+    padded = concatenate([before, rows, after])
     num_outputs = interpolate.num_outputs(padded.shape[-1])
     return interpolate(padded, 0, 0, num_outputs).reshape(*waveform.shape[:-1], num_outputs)
 
@@ -100,11 +99,11 @@ class StreamResampler(Generic[ArrayT]):
 
     def _advance(self, pending: ArrayT, samples: ArrayT) -> ArrayT:
         interpolate = _interpolator(self._orig, self._new, dtype_name(samples))
-        padded = _concatenate([pending, samples])
+        padded = concatenate([pending, samples])
         stop = interpolate.num_outputs(self._num_dropped + len(padded))
         outputs: ArrayT = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
         spent = min(stop * self._orig // self._new - self._num_dropped, len(padded))
-        self._pending = _concatenate([padded[spent:]])  # a copy, so that what is spent is freed
+        self._pending = concatenate([padded[spent:]])  # a copy, so that what is spent is freed
         self._num_dropped += spent
         self._num_outputs = stop
         return outputs
@@ -207,12 +206,6 @@ def _like(array: NDArray[Any], x: ArrayT) -> ArrayT:
 
 def _zeros(like: ArrayT, *shape: int) -> ArrayT:
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
-
-
-def _concatenate(parts: Sequence[ArrayT]) -> ArrayT:
-    """Join [..., S1], [..., S2], ... -> [..., S1 + S2 + ...]."""
-    joined: ArrayT = (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
-    return joined
 
 
 def _take(x: ArrayT, places: ArrayT) -> ArrayT:
