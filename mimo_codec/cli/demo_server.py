@@ -1,4 +1,4 @@
-"""`mimo-codec demo`: the page of examples/web and the graphs of a codec, served to this machine alone."""
+"""A web server for `mimo-codec demo`: the page of examples/web and the graphs of a codec, for this machine alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mimo_codec import __version__
 from mimo_codec.cli.console import print_line
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import cache_folder
 from mimo_codec.loading import is_export
@@ -30,7 +31,7 @@ MIME_TYPES = {
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
 }
-"""Of everything that is served; what else lies in the folders is not."""
+"""Suffix -> type of all files that are served; other files in the folders are not."""
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next: pages may use threads
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -40,9 +41,15 @@ HEADERS = {
 
 
 def serve(model: str = "nano", port: int = 8000, open_page: bool = False) -> None:
-    """Serve until interrupted. model: as for `load_codec`; exported on first use unless it is. port: 0 for any.
+    """Serve until interrupted.
 
-    Raises MimoError for a model that cannot be found and for a port that cannot be had.
+    Args:
+        model: as for `load_codec`; one that is not exported yet is exported on first use.
+        port: of the page; 0: any that is free.
+        open_page: open the page in the browser.
+
+    Raises:
+        MimoError: for a model that cannot be found and for a port that cannot be used.
     """
     files = served_files(page_root(), find_graphs(model))
     with make_server(files, port) as server:
@@ -54,14 +61,16 @@ def serve(model: str = "nano", port: int = 8000, open_page: bool = False) -> Non
 
 
 def page_root() -> Path:
-    """The folder of the page: inside an installed wheel, or in the repository."""
+    """Find the folder of the page: inside an installed wheel, or in the repository."""
     installed = Path(__file__).parents[1] / "web"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "examples" / "web"
 
 
 def find_graphs(model: str) -> Path:
-    """The folder of a codec's graphs: its own if it is an exported one, else one in the user's cache, into which the
-    codec is exported unless it is there."""
+    """Find the folder of a codec's graphs: that of an exported codec, or one in the user's cache.
+
+    A codec whose graphs are not in the cache is exported.
+    """
     if is_export(model):
         return Path(model).expanduser()
     from mimo_codec.codec.checkpoint import find_checkpoint
@@ -86,18 +95,17 @@ def _export(model: str, folder: Path) -> None:
 
 
 def served_files(page: Path, graphs: Path) -> dict[str, Path]:
-    """URL path -> file: everything that is ever served."""
-    for name in GRAPHS:
-        if not (graphs / name).is_file():
-            raise MimoError(f"{graphs / name}: there is no such file; mimo-codec export codec writes it")
-        if (graphs / f"{name}.data").exists():
-            raise MimoError(f"{graphs / name}: keeps its weights in another file, which is too large for a browser")
+    """List all files that are served: URL path -> file. MimoError when a graph is missing or too large."""
+    for graph in (graphs / name for name in GRAPHS):
+        require(graph.is_file(), f"{graph}: there is no such file; mimo-codec export codec writes it")
+        is_whole = not Path(f"{graph}.data").exists()
+        require(is_whole, f"{graph}: keeps its weights in another file, which is too large for a browser")
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.rglob("*") if p.suffix in MIME_TYPES}
     return {**files, "/": page / "index.html", **{f"/graphs/{name}": graphs / name for name in GRAPHS}}
 
 
 def make_server(files: Mapping[str, Path], port: int) -> ThreadingHTTPServer:
-    """A server on loopback that gives `files` and nothing else; port 0: any that is free."""
+    """Make a server on the loopback interface that serves `files` and nothing else; port 0: any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -123,11 +131,11 @@ def make_server(files: Mapping[str, Path], port: int) -> ThreadingHTTPServer:
                     shutil.copyfileobj(file, self.wfile)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Requests are not worth a line each."""
+            """Print nothing: requests are not worth a line each."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise MimoError(f"port {port} is in use; choose another by --port, or 0 for any that is free") from None
-        raise MimoError(f"port {port}: {error.strerror}") from None
+        in_use = "is in use; choose another by --port, or 0 for any that is free"
+        reason = in_use if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+        raise MimoError(f"port {port} {reason}") from None

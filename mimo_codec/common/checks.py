@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
-from typing import Any, TypeGuard, TypeVar
-
-import numpy as np
+from numbers import Integral, Real
+from typing import TypeGuard, TypeVar
 
 from mimo_codec.common.errors import MimoError
 
@@ -22,9 +21,14 @@ def require(condition: object, message: str) -> None:
         raise MimoError(message)
 
 
-def is_integer(value: object) -> TypeGuard[int | np.integer[Any]]:
-    """Whether `value` is an integer of Python or numpy; a bool is none."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether `value` is an integer, of numpy too; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a real number, of numpy too; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
@@ -36,7 +40,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """Return `value` as a float; raise MimoError unless it is a number (no bool, no NaN) in low..high."""
-    if not (is_integer(value) or isinstance(value, (float, np.floating))) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise MimoError(f"{name} must be a number from {low} to {high}, not {reprlib.repr(value)}")
     return float(value)
 
