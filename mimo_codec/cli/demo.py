@@ -19,7 +19,8 @@ def demo(
 ) -> None:
     """Try a codec in the browser.
 
-    The page records or opens speech and shows what encoding and decoding make of it. It is served to this machine alone, and the codec runs inside it, without PyTorch.
+    The page records or opens speech and shows what encoding and decoding make of it. It is served to this machine
+    alone, and the codec runs inside it, without PyTorch.
     """
     from mimo_codec.cli.demo_server import serve
 
