@@ -46,4 +46,6 @@ def load_codec(
 
 def is_export(name_or_path: str | Path) -> bool:
     """Whether this is a folder that `mimo-codec export codec` wrote."""
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
+        return False
     return os.path.isfile(os.path.join(os.path.expanduser(name_or_path), "encoder.onnx"))

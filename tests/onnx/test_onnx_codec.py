@@ -1,12 +1,10 @@
 """Exported codecs under ONNX Runtime against PyTorch, without PyTorch, and what is refused."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, make_speech
-from filelock import FileLock
+from exports import exported_once, tiny_export
 from goldens import CASES, any_codec, expected, segmented_codec, streaming_codec
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
-from mimo_codec.cli.main import main
 from mimo_codec.onnx import OnnxCodec, session
 from mimo_codec.onnx.codec import export as exporting
 from mimo_codec.onnx.codec.check import Comparison, Difference, _judge, check_codec, compare
@@ -29,28 +26,9 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
-    """A folder that the first of all test processes writes; exporting takes seconds a graph."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"onnx-{name}"
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            export(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by the command, which compares it with PyTorch."""
-
-    def export(folder: Path) -> None:
-        model = folder.with_name("onnx-tiny-model")
-        streaming_codec().save_pretrained(model)
-        with pytest.raises(SystemExit) as exited:
-            main(["export", "codec", str(model), "-o", str(folder)])
-        assert exited.value.code == 0
-
-    return exported_once(tmp_path_factory, "tiny", export)
+    return tiny_export(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
