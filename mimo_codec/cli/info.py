@@ -13,7 +13,7 @@ import typer
 from mimo_codec.audio.folders import AUDIO
 from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.plan import CODES
-from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.checks import wrap_errors
 
 if TYPE_CHECKING:
     from torch import nn

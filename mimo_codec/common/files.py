@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
 
 JSON: TypeAlias = Any
 """What `json.loads` returns: a dictionary, a list, a string, a number, a bool or None."""

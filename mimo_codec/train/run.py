@@ -6,8 +6,8 @@ import os
 import warnings
 from pathlib import Path
 
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import MimoError, needs_extra
+from mimo_codec.common.checks import needs_extra, require
+from mimo_codec.common.errors import MimoError
 
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 """The strategy that `trainer.strategy: fsdp` stands for."""
@@ -55,9 +55,11 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     folder `export`. MimoError for unknown recipes, keys and values, and when the `train` extra is missing.
     """
     path = find_recipe(recipe)
-    with needs_extra("train"):
+    with needs_extra("auraloss", "train"):
         import auraloss  # noqa: F401
+    with needs_extra("jsonargparse", "train"):
         import jsonargparse
+    with needs_extra("lightning", "train"):
         from lightning.pytorch.cli import LightningCLI
     from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput

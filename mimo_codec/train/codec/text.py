@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mimo_codec.codec.transformer import Transformer
-from mimo_codec.common.errors import needs_extra, wrap_errors
+from mimo_codec.common.checks import needs_extra, wrap_errors
 from mimo_codec.train.codec.losses import IGNORED
 
 
@@ -42,7 +42,7 @@ class HubTokenizer:
 
     def __init__(self, name_or_path: str):
         """Load a tokenizer; MimoError when it cannot be loaded or transformers is not installed."""
-        with needs_extra("lm"):
+        with needs_extra("transformers", "lm"):
             from transformers import AutoTokenizer
         with wrap_errors(f"text tokenizer {name_or_path!r} cannot be loaded", OSError, ValueError):
             self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
