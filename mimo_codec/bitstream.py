@@ -35,8 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer, require
-from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.checks import check_integer, require, wrap_errors
 
 MAGIC = b"MIMO"
 VERSION = 1

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from mimo_codec import bitstream
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
 from mimo_codec.common.arrays import dtype_name, is_array, is_tensor, to_numpy, to_tensor
-from mimo_codec.common.checks import check_integer, check_number, require
-from mimo_codec.common.errors import MimoError, error_prefix, wrap_errors
+from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
+from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 
 if TYPE_CHECKING:

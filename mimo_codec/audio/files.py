@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from mimo_codec.audio.resampling import StreamResampler
 from mimo_codec.audio.waveform import check_array, check_finite, check_sample_rate, mix_down
-from mimo_codec.audio.waveform import check_waveform as check_waveform
 from mimo_codec.common.arrays import AnyArray, to_numpy, to_tensor
-from mimo_codec.common.checks import check_number, require
-from mimo_codec.common.errors import MimoError, wrap_errors
+from mimo_codec.common.checks import check_number, require, wrap_errors
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.audio.waveform import check_finite, check_sample_rate
-from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_tensor
+from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, concatenate, dtype_name, is_array, to_tensor
 from mimo_codec.common.checks import require
 
 _ZERO_CROSSINGS = 6
@@ -47,7 +46,7 @@ def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
     interpolate = _interpolator(orig, new, dtype_name(waveform))
     rows = waveform.reshape(-1, waveform.shape[-1])
     before, after = (_zeros(rows, len(rows), count) for count in interpolate.padding)
-    padded = _concatenate([before, rows, after])
+    padded = concatenate([before, rows, after])
     num_outputs = interpolate.num_outputs(padded.shape[-1])
     return interpolate(padded, 0, 0, num_outputs).reshape(*waveform.shape[:-1], num_outputs)
 
@@ -82,7 +81,9 @@ class StreamResampler(Generic[ArrayT]):
     def finish(self) -> ArrayT:
         """End the stream -> the last outputs [S'], of the kind that was pushed; the next chunk begins another one."""
         if self._pending is None:
-            return _nothing()
+            empty: Any = np.empty(0, np.float32)
+            nothing: ArrayT = to_tensor(empty) if "torch" in sys.modules else empty  # type: ignore[assignment]
+            return nothing
         after = _zeros(self._pending, self._padding(self._pending)[1])
         rest = after if self._orig == self._new else self._advance(self._pending, after)
         self._restart()
@@ -98,11 +99,11 @@ class StreamResampler(Generic[ArrayT]):
 
     def _advance(self, pending: ArrayT, samples: ArrayT) -> ArrayT:
         interpolate = _interpolator(self._orig, self._new, dtype_name(samples))
-        padded = _concatenate([pending, samples])
+        padded = concatenate([pending, samples])
         stop = interpolate.num_outputs(self._num_dropped + len(padded))
-        outputs = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
+        outputs: ArrayT = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
         spent = min(stop * self._orig // self._new - self._num_dropped, len(padded))
-        self._pending = _concatenate([padded[spent:]])  # a copy, so that what is spent is freed
+        self._pending = concatenate([padded[spent:]])  # a copy, so that what is spent is freed
         self._num_dropped += spent
         self._num_outputs = stop
         return outputs
@@ -169,7 +170,7 @@ def _weighted_sums(x: ArrayT, begins: ArrayT, taps: ArrayT) -> ArrayT:
 
     One tap of all outputs after the other, a product and then a sum: any other order would round differently.
     """
-    sums = _take(x, begins) * taps[0]
+    sums: ArrayT = _take(x, begins) * taps[0]
     for k in range(1, len(taps)):
         sums += _take(x[:, k:], begins) * taps[k]
     return sums
@@ -198,25 +199,15 @@ def _interpolator(orig: int, new: int, dtype: str) -> _Interpolator:
 # ---- what torch and numpy call by other names ------------------------------------------------------------------------
 
 
-def _like(array: NDArray[Any], x: Any) -> Any:
-    """`array` as what `x` is: a tensor on its device, or a numpy array."""
-    return to_tensor(array).to(x.device) if is_tensor(x) else array
+def _like(array: NDArray[Any], x: ArrayT) -> ArrayT:
+    """Return `array` as what `x` is: a tensor on its device, or a numpy array."""
+    return array if isinstance(x, np.ndarray) else to_tensor(array).to(x.device)
 
 
-def _nothing() -> Any:
-    nothing = np.empty(0, np.float32)
-    return to_tensor(nothing) if "torch" in sys.modules else nothing
+def _zeros(like: ArrayT, *shape: int) -> ArrayT:
+    return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 
-def _zeros(like: Any, *shape: int) -> Any:
-    return like.new_zeros(shape) if is_tensor(like) else np.zeros(shape, like.dtype)
-
-
-def _concatenate(parts: Sequence[Any]) -> Any:
-    """Join [..., S1], [..., S2], ... -> [..., S1 + S2 + ...]."""
-    return (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
-
-
-def _take(x: Any, places: Any) -> Any:
+def _take(x: ArrayT, places: ArrayT) -> ArrayT:
     """[B, S], [N] -> [B, N]: the columns of x at these places."""
-    return x.index_select(1, places) if is_tensor(x) else x.take(places, axis=1)
+    return x.take(places, axis=1) if isinstance(x, np.ndarray) else x.index_select(1, places)

@@ -106,7 +106,8 @@ def as_channels(waveform: object, where: str) -> AnyArray:
 
 def mix_down(channels: AnyArray) -> AnyArray:
     """[channels, S] float32 -> their mean [S], the same to the last bit for tensors and arrays."""
-    return functools.reduce(operator.add, channels) / len(channels)
+    mono: AnyArray = functools.reduce(operator.add, channels) / len(channels)
+    return mono
 
 
 def _checked(waveform: object, sample_rate: int | None, where: str) -> AnyArray:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import AnyPath
 from mimo_codec.audio.waveform import as_channels, check_finite, check_sample_rate
 from mimo_codec.common.arrays import AnyArray, to_numpy
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.files import atomic_path
 from mimo_codec.common.signals import interrupts_deferred
 

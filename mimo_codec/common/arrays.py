@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,11 @@ def dtype_name(x: AnyArray) -> str:
 
 
 def to_numpy(x: AnyArray) -> NDArray[Any]:
-    """Return a tensor as an array on the CPU, without its gradient; return an array unchanged."""
-    return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
+    """Return a tensor as an array on the CPU, without its gradient, bfloat16 as float32; return an array unchanged."""
+    if not is_tensor(x):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if dtype_name(x) == "bfloat16" else x).numpy()
 
 
 def to_tensor(x: AnyArray) -> torch.Tensor:
@@ -48,3 +52,16 @@ def to_tensor(x: AnyArray) -> torch.Tensor:
     except ImportError:
         return x  # type: ignore[return-value]
     return x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+
+
+def to_cpu(x: ArrayT) -> ArrayT:
+    """Return a tensor in the memory of the CPU; return an array unchanged."""
+    here: ArrayT = cast(Any, x).cpu() if is_tensor(x) else x
+    return here
+
+
+def concatenate(parts: Sequence[ArrayT], axis: int = -1) -> ArrayT:
+    """Join tensors or arrays, all of one kind, along an axis."""
+    library: Any = sys.modules["torch"] if is_tensor(parts[0]) else np
+    joined: ArrayT = library.concatenate(parts, axis=axis)
+    return joined

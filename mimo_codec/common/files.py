@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.temporaries import temporary_name
 
 JSON: TypeAlias = Any

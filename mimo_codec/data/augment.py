@@ -144,7 +144,8 @@ def _filter(x: Tensor, sample_rate: int, corners_hz: np.ndarray, levels_db: np.n
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     levels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(corners_hz), levels_db)
     response = torch.from_numpy(10 ** (levels / 20)).to(x)
-    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, size) * response, size)
+    return filtered[: len(x)]
 
 
 def _low_pass(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
@@ -188,4 +189,5 @@ def _in_a_room(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
     tail[0] = 1.0
     size = _fft_size(len(x) + len(tail))
     response = torch.fft.rfft(torch.from_numpy(tail).to(x), size)
-    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, size) * response, size)
+    return filtered[: len(x)]

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import MimoError, wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
+from mimo_codec.common.errors import MimoError
 from mimo_codec.data.augment import Augmentation, change_speed, mix, num_samples_before
 from mimo_codec.data.manifest import Fault, Identity, Utterance
 

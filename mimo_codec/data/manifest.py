@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_codec.audio.folders import AUDIO, find_files
-from mimo_codec.common.checks import check_integer, check_number, require
-from mimo_codec.common.errors import error_prefix, wrap_errors
+from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.files import atomic_path
 
 AnyPath = str | os.PathLike[str]

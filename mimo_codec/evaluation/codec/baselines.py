@@ -21,8 +21,8 @@ from torch import Tensor
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
 from mimo_codec.audio.writer import save_audio
-from mimo_codec.common.checks import check_choice
-from mimo_codec.common.errors import MimoError, wrap_errors
+from mimo_codec.common.checks import check_choice, wrap_errors
+from mimo_codec.common.errors import MimoError
 
 MAX_DELAY_SECONDS = 0.25
 ENVELOPE_SECONDS = 0.01

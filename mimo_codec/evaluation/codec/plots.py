@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mimo_codec.common.errors import needs_extra
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.evaluation.codec.results import Evaluation, System
 from mimo_codec.metrics import METRICS
 

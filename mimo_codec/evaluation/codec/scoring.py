@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mimo_codec.common.errors import MimoError, wrap_errors
+from mimo_codec.common.checks import wrap_errors
+from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec.baselines import Baseline
 from mimo_codec.evaluation.codec.systems import Sound
 from mimo_codec.metrics import METRICS, available_metrics, missing_packages, require_metric, speech_metrics
