@@ -1,29 +1,27 @@
 """Audio files -> waveforms, at once or piece by piece.
 
-Files are read by libsndfile: wav, flac, ogg (Vorbis), opus and mp3. Nothing here needs torch: what
-returns tensors returns numpy arrays where torch cannot be imported.
+Nothing here needs torch: what returns tensors returns numpy arrays where torch cannot be imported.
 """
 
 from __future__ import annotations
 
-import io
-import math
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile as sf
 from numpy.typing import NDArray
 
+from mimo_codec.audio.decoders import Damage, Decoder, open_decoder
 from mimo_codec.audio.resampling import StreamResampler
 from mimo_codec.audio.waveform import check_array, check_finite, check_sample_rate, mix_down
 from mimo_codec.common.arrays import AnyArray, to_numpy, to_tensor
 from mimo_codec.common.checks import check_number, require, wrap_errors
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.errors import DamageWarning, MimoError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +30,8 @@ AnyPath = str | os.PathLike[str]
 
 _LOAD_BLOCK = 2**18
 _MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS = 1e-6, 3600.0
-_CLAIMED_EXTRA_BYTES = 2**40
-_MAX_KNOWN_SAMPLES = 2**36  # a day at the highest sample rate
+MAX_SECONDS = 1e8
+"""Latest time in a file that can be asked for: three years."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class AudioInfo:
     """What a file's header says.
 
     `num_samples` is per channel, and None where the header does not say: an MP3 without a Xing,
-    Info or VBRI frame, a FLAC made as a stream. It is exact for a sound wav, flac, ogg or opus
-    file and for what common MP3 encoders write; a damaged file may hold less.
-    `format` is libsndfile's container and coding, such as "WAV/PCM_16" or "OGG/OPUS".
+    Info or VBRI frame, a FLAC made as a stream, what PyAV reads. It is exact for an undamaged wav,
+    flac, ogg or opus file and for what common MP3 encoders write; a damaged file may hold less.
+    `format` is the decoder's container and coding, such as "WAV/PCM_16" or "OGG/OPUS".
     """
 
     sample_rate: int
@@ -54,24 +52,34 @@ class AudioInfo:
 
 def audio_info(path: AnyPath) -> AudioInfo:
     """Read the header of an audio file. Raises MimoError as `load_audio` does, samples apart."""
-    with _open_audio(path) as file:
-        num_samples = file.frames if file.frames <= _MAX_KNOWN_SAMPLES else None
-        form = f"{file.format}/{file.subtype}"
-        return AudioInfo(file.samplerate, num_samples, file.channels, form)
+    with _open(path) as decoder:
+        return AudioInfo(decoder.sample_rate, decoder.num_samples, decoder.num_channels, decoder.format)
 
 
-def load_audio(path: AnyPath, start: float = 0.0, end: float | None = None) -> tuple[Tensor, int]:
+def load_audio(
+    path: AnyPath, start: float = 0.0, end: float | None = None, *, strict: bool = False
+) -> tuple[Tensor, int]:
     """Read an audio file -> (waveform [S] float32, sample rate in Hz).
 
     Integer samples are scaled to [-1, 1), channels are averaged. `start` and `end`, in seconds, cut
-    a piece out of the file; what comes before it is decoded only where the header does not tell the
-    file's length. A piece that goes beyond the file's end is shorter.
+    a piece out of the file; what comes before it is decoded only where its place cannot be found
+    exactly otherwise. A piece that goes beyond the file's end is shorter.
+
+    A file that is cut short or damaged gives what comes before that place, and a warning that names
+    the place; with `strict` it raises MimoError.
 
     Raises MimoError, which starts with `path`, when there is no such file, it is a folder, empty,
-    not audio, damaged, without samples, or has NaN or infinite samples.
+    not audio, without samples, or has NaN or infinite samples; and for impossible times.
     """
-    with _open_audio(path) as file:
-        return to_tensor(np.concatenate(list(_mono_blocks(file, path, _LOAD_BLOCK, start, end)))), file.samplerate
+    samples, count = np.zeros(0, np.float32), 0
+    with _open(path) as decoder:
+        for block in _mono_blocks(decoder, path, _LOAD_BLOCK, start, end, strict):
+            if count + len(block) > len(samples):  # in place, so that memory holds the samples once
+                samples.resize(max(count + len(block), len(samples) * 5 // 4), refcheck=False)
+            samples[count : count + len(block)] = block
+            count += len(block)
+        samples.resize(count, refcheck=False)
+        return to_tensor(samples), decoder.sample_rate
 
 
 def iter_audio(
@@ -80,14 +88,17 @@ def iter_audio(
     sample_rate: int | None = None,
     start: float = 0.0,
     end: float | None = None,
+    *,
+    strict: bool = False,
 ) -> Iterator[Tensor]:
     """Read an audio file in blocks, [S_block] float32 of about `block_seconds` each.
 
     The blocks concatenated are what `load_audio` gives, resampled to `sample_rate` if that is not
-    None, but only one block is in memory at a time. Raises what `load_audio` and `resample` do, as
-    the iteration comes to it, and MimoError for `block_seconds` that are not in (0, 3600].
+    None, but only one block is in memory at a time. Warns and raises as `load_audio` and `resample`
+    do, as the iteration comes to it, and raises MimoError for `block_seconds` that are not in
+    (0, 3600].
     """
-    return map(to_tensor, iter_arrays(path, block_seconds, sample_rate, start, end))
+    return map(to_tensor, iter_arrays(path, block_seconds, sample_rate, start, end, strict=strict))
 
 
 def iter_arrays(
@@ -96,13 +107,22 @@ def iter_arrays(
     sample_rate: int | None = None,
     start: float = 0.0,
     end: float | None = None,
+    *,
+    strict: bool = False,
 ) -> Iterator[NDArray[np.float32]]:
     """`iter_audio` in numpy arrays, without importing torch; the samples are the same."""
     check_number("block_seconds", block_seconds, _MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS)
-    with _open_audio(path) as file:
-        new_rate = file.samplerate if sample_rate is None else sample_rate
-        blocks = _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate)), start, end)
-        yield from _resampled(blocks, file.samplerate, new_rate)
+    with _open(path) as decoder:
+        rate = decoder.sample_rate
+        blocks = _mono_blocks(decoder, path, max(1, round(block_seconds * rate)), start, end, strict)
+        yield from _resampled(blocks, rate, rate if sample_rate is None else sample_rate)
+
+
+@contextmanager
+def _open(path: AnyPath) -> Iterator[Decoder]:
+    with open_decoder(path) as decoder:
+        check_sample_rate(decoder.sample_rate, os.fspath(path))
+        yield decoder
 
 
 def audio_blocks(
@@ -144,99 +164,66 @@ def _resampled(blocks: Iterable[NDArray[np.float32]], rate: int, new_rate: int) 
 
 
 def _mono_blocks(
-    file: sf.SoundFile, path: AnyPath, block_size: int, start_seconds: float, end_seconds: float | None
+    decoder: Decoder, path: AnyPath, block_size: int, start_seconds: float, end_seconds: float | None, strict: bool
 ) -> Iterator[NDArray[np.float32]]:
-    start = round(start_seconds * file.samplerate)
-    stop = math.inf if end_seconds is None else round(end_seconds * file.samplerate)
-    position = _seek(file, path, start)
-    while position < stop:
-        block = _read(file, path, position, int(min(block_size, stop - position)))
-        if not block.size:
-            break
-        mono = to_numpy(mix_down(block))
-        check_finite(mono, os.fspath(path), offset=position)
-        position += len(mono)
-        yield mono
-    require(position > start, f"{path}: holds no samples" + (f" from {start_seconds:g} s on" if start else ""))
+    """Blocks [S] of a piece of a file; what is wrong with the file is reported after the last."""
+    start = round(check_number("start", start_seconds, 0, MAX_SECONDS) * decoder.sample_rate)
+    stop = sys.maxsize
+    if end_seconds is not None:
+        stop = round(check_number("end", end_seconds, start_seconds, MAX_SECONDS) * decoder.sample_rate)
+    position, problem = 0, None
+    try:
+        position = _skip(decoder, start)
+        while position < stop:
+            mono, reason = _read_mono(decoder, min(block_size, stop - position))
+            check_finite(mono, os.fspath(path), offset=position)
+            position += len(mono)
+            if len(mono):
+                yield mono
+            if reason is not None:
+                problem = f"is damaged near sample {position} ({reason})"
+            elif not len(mono) and (lack := decoder.missing()) is not None:
+                problem = f"ends at sample {position}: {lack}"
+            if reason is not None or not len(mono):
+                break
+    except Damage as damage:
+        problem = f"is damaged before sample {start} ({damage})"
+    if position <= start:
+        nothing = "holds no samples" + (f" from {start_seconds:g} s on" if start else "")
+        raise MimoError(f"{path}: {problem or nothing}")
+    if problem is not None:
+        require(not strict, f"{path}: {problem}")
+        with wrap_errors(f"{path}: {problem}", DamageWarning):  # a filter may make it an error
+            warnings.warn(DamageWarning(f"{path}: {problem}; what comes before is used"), stacklevel=3)
 
 
-def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
-    """Go to sample `start`, or to the end if that comes first; returns the number of samples before the place."""
-    if 0 < start < file.frames <= _MAX_KNOWN_SAMPLES:
-        with wrap_errors(f"{path}: is damaged before sample {start}", sf.LibsndfileError):
-            return int(file.seek(start))
+def _skip(decoder: Decoder, start: int) -> int:
+    """Go to sample `start`, or to the end if that comes first -> the number of samples before the place."""
+    if start and decoder.seek(start):
+        return start
     position = 0
     while position < start:
-        skipped = _read(file, path, position, min(_LOAD_BLOCK, start - position)).shape[1]
+        skipped = decoder.read(min(max(1, _LOAD_BLOCK // decoder.num_channels), start - position)).shape[1]
         if not skipped:
             break
         position += skipped
     return position
 
 
-def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) -> NDArray[np.float32]:
-    """The next samples [channels, S] of a file that stands at sample `position`."""
-    with wrap_errors(f"{path}: is damaged near sample {position}", sf.LibsndfileError):
-        return np.ascontiguousarray(file.read(num_samples, dtype="float32", always_2d=True).T)
+def _read_mono(decoder: Decoder, num_samples: int) -> tuple[NDArray[np.float32], str | None]:
+    """The next samples of all channels, averaged: [S], and the reason why there are not more, if there is damage.
 
-
-@contextmanager
-def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
-    with wrap_errors(f"{path}: cannot be read", OSError):
-        _check_readable(path)
-        endless = _EndlessFile(path) if _is_mp3_of_unknown_length(path) else None
-    with endless or nullcontext():
+    However many channels there are, memory holds little more than the result.
+    """
+    size = max(1, _LOAD_BLOCK // decoder.num_channels)
+    parts: list[NDArray[np.float32]] = []
+    while num_samples > 0:
         try:
-            # By its path where possible: libsndfile reads others through callbacks, and Ctrl-C is lost in those.
-            file = _ForwardFile(path if endless is None else endless)
-        except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
-            raise MimoError(f"{path}: is not audio in a known format; wav, flac, ogg, opus and mp3 are") from error
-        with file:
-            check_sample_rate(file.samplerate, os.fspath(path))
-            yield file
-
-
-def _check_readable(path: AnyPath) -> None:
-    file = Path(path)
-    require(not file.is_dir(), f"{path}: is a folder; an audio file is needed")
-    require(file.exists(), f"{path}: there is no such file")
-    require(file.is_file(), f"{path}: is not a regular file; an audio file is needed")
-    require(file.stat().st_size, f"{path}: is empty")
-
-
-class _ForwardFile(sf.SoundFile):
-    """Reads on until the samples end.
-
-    A SoundFile that can seek stops at the header's length, which need not be true, and fails where
-    a FLAC's header gives none.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _EndlessFile(io.FileIO):
-    """Looks far longer than it is to those who seek to its end.
-
-    libsndfile guesses the length of an MP3 that does not tell it from the sizes of the file and of
-    the first frame, and reads no further than that, so that most of a file with a large first
-    frame could be lost. From an endless file it reads all that is there.
-    """
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence == os.SEEK_END and offset == 0:
-            offset = _CLAIMED_EXTRA_BYTES
-        return super().seek(offset, whence)
-
-
-def _is_mp3_of_unknown_length(path: AnyPath) -> bool:
-    """Whether the first MPEG audio frame, after an ID3v2 tag or not, announces no length."""
-    with open(path, "rb") as file:
-        head = file.read(10)
-        if head.startswith(b"ID3"):  # its size has 7 bits in each of 4 bytes
-            file.seek(10 + sum(byte << (21 - 7 * i) for i, byte in enumerate(head[6:])))
-        else:
-            file.seek(0)
-        frame = file.read(192)
-    is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] >= 0xE0
-    return is_mpeg and not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+            channels, reason = decoder.read(min(size, num_samples)), None
+        except Damage as damage:
+            channels, reason = damage.samples, str(damage)
+        parts.append(to_numpy(mix_down(channels)))
+        num_samples -= channels.shape[1]
+        if reason is not None or not channels.shape[1]:
+            return np.concatenate(parts), reason
+    return np.concatenate(parts), None

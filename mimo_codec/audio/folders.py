@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mimo_codec.common.errors import MimoError
-
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-"""Suffixes of the files in folders that count as audio."""
+from mimo_codec.audio.formats import AUDIO, AV_SUFFIXES
+from mimo_codec.common.errors import MimoError, MimoWarning
 
 
 def _refuse(error: OSError) -> None:
@@ -21,13 +20,24 @@ def find_files(
 ) -> list[Path]:
     """A file itself, or the files of a folder tree with one of these suffixes, in order.
 
-    Links to folders are followed, though no folder is read twice; what is hidden does not count. MimoError when a
-    folder holds none, and for folders in it that cannot be read, unless `on_error` takes them.
+    Links to folders are followed, though no folder is read twice; what is hidden does not count. Warns about files in
+    formats that need PyAV where that is missing. MimoError when a folder holds none, and for folders in it that cannot
+    be read, unless `on_error` takes them.
     """
     source = Path(source)
     if not os.path.isdir(source):
         return [source]
-    files = list(_walk(source, suffixes, on_error))
+    found = list(_walk(source, (*suffixes, *AV_SUFFIXES), on_error))
+    files = [path for path in found if path.suffix.lower() in suffixes]
+    if suffixes is AUDIO and len(files) < len(found):
+        left = sorted({path.suffix.lower() for path in found} - set(suffixes))
+        warnings.warn(
+            MimoWarning(
+                f"{source}: {len(found) - len(files)} files are left out: {' '.join(left)} need PyAV, pip install"
+                " 'mimo-codec[formats]'"
+            ),
+            stacklevel=2,
+        )
     if not files:
         raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
     return files

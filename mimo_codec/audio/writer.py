@@ -16,20 +16,13 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from mimo_codec.audio.files import AnyPath
+from mimo_codec.audio.formats import WRITTEN_AS
 from mimo_codec.audio.waveform import as_channels, check_finite, check_sample_rate
 from mimo_codec.common.arrays import AnyArray, to_numpy
 from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.files import atomic_path
 from mimo_codec.common.signals import interrupts_deferred
 
-# Suffix -> libsndfile's container and coding.
-_FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
 _WRITE_BLOCK = 2**16
 _MAX_WAV_BYTES = 2**32 - 2**10
 """Bytes of samples that fit into a WAV file, whose header counts them in 32 bits."""
@@ -95,9 +88,9 @@ class AudioWriter:
         self._num_channels = num_channels
         self._file: sf.SoundFile | None = None
         suffix = self._path.suffix.lower()
-        known = ", ".join(_FORMATS)
-        require(suffix in _FORMATS, f"{path}: cannot tell the format from {suffix!r}; known are {known}")
-        self._format, self._subtype = _FORMATS[suffix]
+        known = ", ".join(WRITTEN_AS)
+        require(suffix in WRITTEN_AS, f"{path}: cannot tell the format from {suffix!r}; known are {known}")
+        self._format, self._subtype = WRITTEN_AS[suffix]
         if self._format == "WAV" and self._wav_bytes(num_samples or 0) > _MAX_WAV_BYTES:
             self._format = "RF64"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimo_codec.audio.folders import AUDIO
+from mimo_codec.audio.formats import AUDIO, WRITABLE
 from mimo_codec.cli.options import (
     BatchSeconds,
     Device,
@@ -17,6 +17,7 @@ from mimo_codec.cli.options import (
     Output,
     Overwrite,
     Revision,
+    Strict,
 )
 from mimo_codec.cli.plan import CODES, plan_jobs
 
@@ -34,6 +35,7 @@ def encode(
     device: Device = None,
     dtype: Dtype = None,
     batch_seconds: BatchSeconds = 120.0,
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Encode audio files to .mimo files.
@@ -61,7 +63,7 @@ def decode(
 
     One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
     """
-    plan = plan_jobs(inputs, output, CODES, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    plan = plan_jobs(inputs, output, CODES, WRITABLE, suffix=f".{format}", overwrite=overwrite)
     from mimo_codec.cli.batch import decode_files
 
     decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
@@ -77,13 +79,14 @@ def reconstruct(
     dtype: Dtype = None,
     batch_seconds: BatchSeconds = 120.0,
     format: Format = "wav",
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Encode and decode audio files, to hear or measure the result.
 
     A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
     """
-    plan = plan_jobs([source], output, AUDIO, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    plan = plan_jobs([source], output, AUDIO, WRITABLE, suffix=f".{format}", overwrite=overwrite)
     from mimo_codec.cli.batch import reconstruct_files
 
     reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)

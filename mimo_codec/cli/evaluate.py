@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
-from mimo_codec.cli.options import Device, Dtype, Model, NumQuantizers, Overwrite, Revision
+from mimo_codec.cli.options import Device, Dtype, Model, NumQuantizers, Overwrite, Revision, Strict
 from mimo_codec.cli.plan import Job, Plan, check_new, make_folders
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
@@ -40,6 +40,7 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the scores of every file.")] = False,
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure a codec on speech, beside Opus and Codec2.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimo_codec.audio.folders import AUDIO
+from mimo_codec.audio.formats import WRITABLE
 from mimo_codec.cli.console import counter, print_error, print_line
 from mimo_codec.cli.plan import CODES, check_new
 from mimo_codec.common.errors import ContextError, MimoError
@@ -148,7 +148,7 @@ def warn_if_cut(found: Generation) -> None:
 
 
 def _is_spoken(output: str) -> bool:
-    return Path(output).suffix.lower() in (*AUDIO, *CODES)
+    return Path(output).suffix.lower() in (*WRITABLE, *CODES)
 
 
 def _check_any(output: str | None, overwrite: bool) -> bool:
@@ -157,13 +157,13 @@ def _check_any(output: str | None, overwrite: bool) -> bool:
         return False
     check_target(Path(output), overwrite)
     if not _is_spoken(output) and Path(output).suffix.lower() not in TEXT:
-        raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES, *TEXT))}")
+        raise MimoError(f"{output}: an output file ends in {' '.join((*WRITABLE, *CODES, *TEXT))}")
     return _is_spoken(output)
 
 
 def _check_spoken(output: str, overwrite: bool) -> None:
     if not _is_spoken(output):
-        raise MimoError(f"{output}: an output file ends in {' '.join((*AUDIO, *CODES))}")
+        raise MimoError(f"{output}: an output file ends in {' '.join((*WRITABLE, *CODES))}")
     check_target(Path(output), overwrite)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimo_codec.audio.folders import AUDIO
+from mimo_codec.audio.formats import AUDIO
 from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.plan import CODES
 from mimo_codec.common.checks import wrap_errors

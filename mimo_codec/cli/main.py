@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from mimo_codec import __version__
 from mimo_codec.cli.coding import decode, encode, reconstruct
-from mimo_codec.cli.console import FilesFailed, print_error
+from mimo_codec.cli.console import FilesFailed, print_error, print_line
 from mimo_codec.cli.data import data
 from mimo_codec.cli.demo import demo
 from mimo_codec.cli.evaluate import evaluate
@@ -26,7 +28,7 @@ from mimo_codec.cli.generate import generate
 from mimo_codec.cli.info import info
 from mimo_codec.cli.models import models
 from mimo_codec.cli.train import train
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.errors import MimoError, MimoWarning
 
 COMMANDS = (encode, decode, reconstruct, evaluate, info, models, demo)
 """Functions that are commands of the same name."""
@@ -77,7 +79,18 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script `mimo-codec`: run a command, then exit."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(arguments))
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _show_warning(others: Callable[..., None], message: Warning, category: type[Warning], *place: Any) -> None:
+    """Print warnings of this package as one line; leave those of others to what was there."""
+    if issubclass(category, MimoWarning):
+        print_line(f"warning: {message}")
+    else:
+        others(message, category, *place)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

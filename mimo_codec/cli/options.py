@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
+
+from mimo_codec.common.errors import DamageWarning
 
 Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="File to write, or folder for several files.")
@@ -27,4 +30,15 @@ BatchSeconds = Annotated[
 ]
 Format = Annotated[str, typer.Option(help="Format of the audio files in a folder: wav, flac, ogg, opus or mp3.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def _make_strict(strict: bool) -> bool:
+    if strict:
+        warnings.simplefilter("error", DamageWarning)
+    return strict
+
+
+Strict = Annotated[
+    bool, typer.Option(help="Refuse audio that is cut short or damaged, instead of a warning.", callback=_make_strict)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -85,7 +85,7 @@ class Reader:
 
     def _load(self, path: Path, start: float, end: float | None) -> Tensor:
         with wrap_errors(f"{path}: cannot be read", OSError):
-            return resample(*load_audio(path, start, end), self.sample_rate)
+            return resample(*load_audio(path, start, end, strict=True), self.sample_rate)
 
 
 def late_fault(utterance: Utterance, error: MimoError) -> Fault:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.audio.folders import AUDIO, find_files
+from mimo_codec.audio.folders import find_files
+from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.files import atomic_path
 

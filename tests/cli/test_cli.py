@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
-from mimo_codec.audio.folders import AUDIO
-from mimo_codec.audio.writer import _FORMATS, AudioWriter
+from mimo_codec.audio.formats import AUDIO
+from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.cli.batch import _batches
 from mimo_codec.cli.plan import Job
 
@@ -271,8 +271,10 @@ def test_progress_shows_on_a_terminal_only(run, tmp_path, tiny_folder, monkeypat
     assert f"mimo-codec: error: {bad}: is not audio" in outcome.err
 
 
-def test_the_formats_offered_are_those_that_can_be_written():
-    assert tuple(_FORMATS) == AUDIO
+def test_the_formats_offered_are_those_that_can_be_written(run):
+    assert set(WRITABLE) <= set(AUDIO)
+    offered = run("decode", "--help").out
+    assert all(suffix.removeprefix(".") in offered for suffix in WRITABLE)
 
 
 # ---- long files ------------------------------------------------------------------------------------------------------
@@ -529,3 +531,20 @@ def test_train_hands_its_arguments_over(run, monkeypatch):
 
 def test_train_needs_a_recipe_that_is_there(run):
     assert_one_line_error(run("train", "no-such-recipe"), "no-such-recipe")
+
+
+# ---- damaged audio ---------------------------------------------------------------------------------------------------
+
+
+def test_half_a_file_is_a_warning_and_with_strict_an_error(run, tmp_path, tiny_folder):
+    whole, half = speech(tmp_path / "in" / "whole.wav"), speech(tmp_path / "in" / "half.wav")
+    half.write_bytes(half.read_bytes()[:24_000])
+    done = run("encode", half.parent, "-o", tmp_path / "out", "-m", tiny_folder)
+    assert done.code == 0 and files(tmp_path / "out") == ["half.mimo", "whole.mimo"]
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"mimo-codec: warning: {half}: ends at sample 11978: ")
+    done = run("encode", half.parent, "-o", tmp_path / "strict", "-m", tiny_folder, "--strict")
+    assert done.code == 1 and files(tmp_path / "strict") == ["whole.mimo"]
+    assert f"error: {half}: ends at sample 11978" in done.err
+    assert_one_line_error(run("encode", half, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict"), half)
+    assert run("encode", whole, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict").code == 0

@@ -244,7 +244,7 @@ def test_an_mp3_that_ends_early_is_damaged(tmp_path: Path) -> None:
     path = write_speech(tmp_path / "a.mp3", 4.0, 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _, (fault,) = scan([Utterance(path)])
-    assert fault.kind == "damaged" and "announces" in fault.reason
+    assert fault.kind == "damaged" and "promises" in fault.reason
 
 
 def test_a_decoder_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

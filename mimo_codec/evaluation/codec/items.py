@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mimo_codec.audio.files import load_audio
-from mimo_codec.audio.folders import AUDIO, find_files
+from mimo_codec.audio.folders import find_files
+from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import require
 from mimo_codec.data.manifest import Utterance, read_manifest
 
