@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
-from mimo_codec.audio.formats import AUDIO
+from mimo_codec.audio.formats import AUDIO, WRITABLE
 from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.cli.batch import _batches
 from mimo_codec.cli.plan import Job
