@@ -139,7 +139,7 @@ class SpeechData(lightning.LightningDataModule):
             target = folder / f"{part}.jsonl"
             is_source = os.path.exists(target) and os.path.exists(source) and os.path.samefile(target, source)
             require(
-                not is_source, f"{source}: training would write its list over this file: choose another default_root_dir"
+                not is_source, f"{source}: training would write its own list there: choose another default_root_dir"
             )
             good, bad = self._scan(part, target)
             write_manifest(target, good)
