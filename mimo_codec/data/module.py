@@ -51,32 +51,34 @@ LONG_SCAN_SECONDS = 60.0
 class SpeechData(lightning.LightningDataModule):
     """Training crops, transcribed utterances and validation files.
 
-    Before training every file of a folder is decoded once (those of a manifest with figures are trusted), and
-    `trainer.default_root_dir`/data gets the lists: train.jsonl, validation.jsonl, and skipped.jsonl with what is not
-    used and why. A file that breaks later is replaced by another one. When training ends, what was skipped is logged.
+    Before training every file of a folder is decoded once (those of a manifest with figures are trusted), and lists are
+    written to `trainer.default_root_dir`/data: train.jsonl, validation.jsonl, and skipped.jsonl with the files that are
+    not used and why. A file that cannot be read later is replaced by another one. When training ends, all skipped files
+    are logged.
 
     Args:
         root: folder with the training audio, sub-folders included, or manifest (.jsonl).
-        validation_root: the same for held-out audio, used as whole files; none: no validation.
-        batch_size: crops per batch and device.
-        segment_seconds: length of a crop.
-        text_batch_size: transcribed utterances per batch and device, beside the crops; 0: none.
-        max_text_seconds: longest transcribed utterance.
-        optional_text: where nothing is transcribed, train without these utterances instead of refusing.
-        folder_weights: factor on the probability of files below a folder of that name, e.g. {"wakewords": 0.3}; there
-            must be some.
+        validation_root: folder or manifest of held-out audio, which is used as whole files; null: no validation.
+        batch_size: number of crops per batch and device.
+        segment_seconds: length of a crop in seconds.
+        text_batch_size: number of transcribed utterances per batch and device, beside the crops; 0: none.
+        max_text_seconds: length in seconds of the longest transcribed utterance that is used.
+        optional_text: if nothing is transcribed, train without transcribed utterances instead of stopping with an error.
+        folder_weights: factor on the probability of files below a folder of this name, e.g. {"wakewords": 0.3}; there
+            must be such files.
         augmentation: random changes of the training audio.
-        seed: makes the order of crops reproducible.
-        num_workers: processes that prepare batches, for crops and for transcribed utterances each; 0: in the training
-            process.
-        cache_gb: decoded files kept in memory (16 bit, 12 hours in 2 GB), all workers of a device together; 0: none.
-        sample_rate: of the codec.
-        num_validation_files: how many of the held-out files to use, spread evenly; 0: all.
-        split: use the rows of the manifest `root` with this "split" only.
-        validation_split: the same for `validation_root`.
-        min_seconds: shorter utterances are skipped.
-        max_clipped: largest share of samples at full scale in an utterance.
-        max_silence: largest share of blocks of 20 ms below -60 dBFS in an utterance.
+        seed: seed of the order of crops.
+        num_workers: number of processes that prepare crops, and as many for transcribed utterances; 0: the training
+            process prepares them.
+        cache_gb: memory in GB for decoded files (16 bit, 12 hours in 2 GB), for all workers of a device together; 0:
+            none.
+        sample_rate: sample rate of the codec in Hz.
+        num_validation_files: number of held-out files to use, spread evenly; 0: all.
+        split: use only the rows of the manifest `root` that have this "split".
+        validation_split: use only the rows of the manifest `validation_root` that have this "split".
+        min_seconds: shortest utterance that is used, in seconds.
+        max_clipped: largest share of samples at full scale in an utterance that is used.
+        max_silence: largest share of blocks of 20 ms below -60 dBFS in an utterance that is used.
     """
 
     def __init__(
