@@ -60,8 +60,10 @@ def page_root() -> Path:
 
 
 def find_graphs(model: str) -> Path:
-    """The folder of a codec's graphs: its own if it is an exported one, else one in the user's cache, into which the
-    codec is exported unless it is there."""
+    """The folder of a codec's graphs.
+
+    That is its own if it is an exported one, else one in the user's cache, into which it is exported on first use.
+    """
     if is_export(model):
         return Path(model).expanduser()
     from mimo_codec.codec.checkpoint import find_checkpoint

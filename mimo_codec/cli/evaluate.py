@@ -33,9 +33,9 @@ def evaluate_files(
     as_json: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Print how a codec does on the files of `reference`, or, with `decoded`, how those files do; see `find_items`,
-    `choose_metrics`, `find_baselines` and `evaluate`.
+    """Print how a codec does on the files of `reference`, or, with `decoded`, how those files do.
 
+    For the arguments see `find_items`, `choose_metrics`, `find_baselines` and `evaluate`.
     load_codec: called when all the rest is in order, and not with `decoded`. output: folder for `REPORT_FILES`.
     workers: None for one per core.
     A file that fails is reported on stderr and the others go on: FilesFailed at the end, MimoError when it is the only
