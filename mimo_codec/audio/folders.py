@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mimo_codec.audio.formats import AUDIO, AV_SUFFIXES
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError, MimoWarning
 
 
@@ -18,11 +19,11 @@ def _refuse(error: OSError) -> None:
 def find_files(
     source: str | Path, suffixes: Sequence[str], on_error: Callable[[OSError], None] = _refuse
 ) -> list[Path]:
-    """A file itself, or the files of a folder tree with one of these suffixes, in order.
+    """List the files of a folder tree that have one of these suffixes, in order; a file is listed as it is.
 
-    Links to folders are followed, though no folder is read twice; what is hidden does not count. Warns about files in
-    formats that need PyAV where that is missing. MimoError when a folder holds none, and for folders in it that cannot
-    be read, unless `on_error` takes them.
+    Links to folders are followed, but no folder is read twice; hidden files and folders are left out. Warns about files
+    in formats that need PyAV where that is missing. Raises MimoError when a folder holds no such file, and for folders
+    in it that cannot be read, unless `on_error` handles them.
     """
     source = Path(source)
     if not os.path.isdir(source):
@@ -38,8 +39,7 @@ def find_files(
             ),
             stacklevel=2,
         )
-    if not files:
-        raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
+    require(files, f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
     return files
 
 
