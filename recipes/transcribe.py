@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mimo_codec import load_audio, resample
-from mimo_codec.audio.folders import AUDIO, find_files
+from mimo_codec.audio.folders import find_files
+from mimo_codec.audio.formats import AUDIO
 from mimo_codec.metrics import words
 
 DISAGREES = 0.5

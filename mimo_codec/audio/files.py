@@ -42,8 +42,8 @@ class AudioInfo:
     """In Hz."""
     num_samples: int | None
     """Samples per channel; None if the header does not say: an MP3 without a Xing, Info or VBRI frame, a FLAC made as a
-    stream, what PyAV reads. It is exact for intact wav, flac, ogg and opus files and for those of common MP3 encoders; a damaged file
-    may hold less."""
+    stream, what PyAV reads. It is exact for intact wav, flac, ogg and opus files and for those of common MP3 encoders;
+    a damaged file may hold less."""
     num_channels: int
     format: str
     """The decoder's container and coding, such as "WAV/PCM_16" or "OGG/OPUS"."""
