@@ -19,7 +19,7 @@ from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.decoder import Decoder
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
-from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.quantizer import make_quantizer
 from mimo_codec.codec.transformer import State, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH, AudioCodes
 from mimo_codec.common.errors import MimoError
@@ -41,7 +41,7 @@ class MimoCodec(nn.Module):
         self.name = "custom"
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
-        self.quantizer = ResidualQuantizer(config.quantizer, config.d_model)
+        self.quantizer = make_quantizer(config.quantizer, config.d_model)
         self.decoder = Decoder(config) if decoder else None
 
     # ---- loading and saving --------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class MimoCodec(nn.Module):
         with torch.device("meta"):  # the weights are assigned, so never exist twice
             codec = cls(config, decoder=has_decoder)
         codec.mel = LogMel(config.mel)
-        codec.quantizer = ResidualQuantizer(config.quantizer, config.d_model)
+        codec.quantizer = make_quantizer(config.quantizer, config.d_model)
         load_state(codec, tensors, folder)
         codec.name = name
         return codec.to(place).eval()

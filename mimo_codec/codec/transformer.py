@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec.config import Window
+from mimo_codec.codec.fields import Window
 
 QUERY_BLOCK = 512
 State = dict[str, Tensor]

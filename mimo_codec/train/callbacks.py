@@ -114,7 +114,7 @@ class ExportCodec(lightning.Callback):
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not pl_module.codec.quantizer.fitted:
+        if trainer.sanity_checking or not pl_module.codec.quantizer.is_initialized:
             return
         self._export(trainer, pl_module, "export")
         score = trainer.callback_metrics.get(self.monitor)
@@ -127,7 +127,7 @@ class ExportCodec(lightning.Callback):
             self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if not pl_module.codec.quantizer.fitted:
+        if not pl_module.codec.quantizer.is_initialized:
             rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
             return
         folder = self._export(trainer, pl_module, "export")

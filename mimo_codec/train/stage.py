@@ -246,7 +246,7 @@ class CodecStage(lightning.LightningModule):
         if not features.isfinite().all():
             self._scores.append(dict.fromkeys(self.scored, math.nan))
             return
-        if codec.quantizer.fitted:
+        if codec.quantizer.is_initialized:
             codes = codec.quantizer.encode(features, min(PUBLISHED_QUANTIZERS, codec.num_quantizers))
             features = codec.quantizer.decode(codes).to(features.dtype)
             self._codes.append(codes[0].cpu())
@@ -263,7 +263,7 @@ class CodecStage(lightning.LightningModule):
         scores, self._scores = self._scores, []
         codes, self._codes = self._codes, []
         # what is not quantized yet sounds better than it soon will, and is no codec: not what to keep the best of
-        kind = "val" if self.codec.quantizer.fitted else "unquantized"
+        kind = "val" if self.codec.quantizer.is_initialized else "unquantized"
         for name in self.scored:
             values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
             sums = torch.stack((values.nansum(), values.isfinite().sum().float()))

@@ -66,7 +66,7 @@ def flat_values(config: CodecConfig) -> dict:
         f.metadata["key"]: getattr(section, name)
         for section in sections
         for name, f in section.__dataclass_fields__.items()
-        if "key" in f.metadata
+        if "rule" in f.metadata
     }
 
 
@@ -91,8 +91,11 @@ def test_defaults_are_the_released_ones():
     # beyond the released keys: nothing that would change a released model, and nothing to write
     rest = {key: value for key, value in values.items() if key not in DEFAULTS}
     assert rest == {"segment_seconds": 60, "decoder_conv_norm": "group", "swa_per_block": 1}
-    assert values.keys() == FLAT_KEYS.keys()
-    assert CodecConfig.from_dict({}).to_dict() == {}
+    config = CodecConfig.from_dict({})
+    assert (config.quantizer_type, config.vocoder_type) == ("rvq", "transformer")
+    assert config.to_dict(defaults=True).keys() == values.keys() | {"quantizer_type", "vocoder_type"}
+    assert config.to_dict(defaults=True).keys() <= FLAT_KEYS.keys()
+    assert config.to_dict() == {}
 
 
 def test_to_dict_names_what_differs_from_the_defaults():
@@ -146,6 +149,9 @@ REFUSED = [
     ("encoder_causal", "yes"),
     ("hybrid_attention", 1),
     ("swa_per_block", 0),
+    ("quantizer_type", "vq"),
+    ("quantizer_type", ["rvq"]),
+    ("vocoder_type", None),
     ("num_quantizers", 0),
     ("codebook_size", []),
     ("codebook_size", [1024, 0]),

@@ -177,7 +177,7 @@ def test_without_text_the_text_model_stays_as_it_is(speech_folder, tmp_path):
 def test_a_trained_codec_can_be_gone_on_with(small_codec):
     stage = UnifiedStage(codec=str(small_codec))
     wanted = MimoCodec.from_pretrained(small_codec)
-    assert stage.codec.quantizer.fitted
+    assert stage.codec.quantizer.is_initialized
     assert torch.equal(stage.codec.quantizer.codebook(1), wanted.quantizer.codebook(1))
 
 
@@ -244,7 +244,7 @@ def test_codebooks_with_more_entries_than_vectors_are_kept_for_others_start(spee
     monkeypatch.setattr(module, "FIT_VECTORS", 30)
     stage = make_unified(quantizer_start=1)  # 64 entries; a batch has 4 x 13 vectors
     fit(stage, speech_folder, tmp_path, 4)
-    assert stage.codec.quantizer.fitted
+    assert stage.codec.quantizer.is_initialized
 
 
 def test_accumulated_batches_are_one_to_the_codebooks(speech_folder, small_codec, tmp_path):

@@ -385,7 +385,7 @@ def test_two_processes_start_their_codebooks_together(speech_folder, small_codec
         "--model.init_args.quantizer_start",
         "2",
     )
-    assert MimoCodec.from_pretrained(root / "export").quantizer.fitted
+    assert MimoCodec.from_pretrained(root / "export").quantizer.is_initialized
 
 
 SAME_CODEBOOKS = """
@@ -393,14 +393,14 @@ import os, sys, torch
 from torch import distributed
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 from mimo_codec import CodecConfig
-from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.residual_vq import ResidualVQ
 threshold = float(sys.argv[3])
 config = CodecConfig.preset("tiny").replace(codebook_size=[64, 32], num_quantizers=2, threshold_ema_dead_code=threshold)
-quantizer = ResidualQuantizer(config.quantizer, 8, decay=0.5)
+quantizer = ResidualVQ(config.quantizer, 8, decay=0.5)
 everything = torch.randn(5, 2, 60, 8, generator=torch.Generator().manual_seed(0))
 own = everything[:, int(sys.argv[2])]
 torch.manual_seed(100 + int(sys.argv[2]))  # k-means may draw different vectors
-quantizer.fit(own[0], 120)
+quantizer.initialize(own[0], 120)
 start = {k: v.clone() for k, v in quantizer.state_dict().items()}
 def learn(quantizer, batch, step):
     torch.manual_seed(100 * step + int(sys.argv[2]))
@@ -417,7 +417,7 @@ if threshold > 0:
     assert not torch.allclose(quantizer.codebook(0), start["vq.layers.0._codebook.embed"][0]), "nothing has moved"
 distributed.destroy_process_group()
 if sys.argv[2] == "0" and threshold == 0:  # alone, from the same start, with both halves of every batch
-    alone = ResidualQuantizer(config.quantizer, 8, decay=0.5)
+    alone = ResidualVQ(config.quantizer, 8, decay=0.5)
     alone.load_state_dict(start)
     for step in range(1, 5):
         learn(alone, everything[step], step)

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec.config import MelConfig, Window
+from mimo_codec.codec.config import MelConfig
 from mimo_codec.codec.decoder import UpsampleConv
+from mimo_codec.codec.fields import Window
 from mimo_codec.codec.mel import LOG_FLOOR, mel_filters
 from mimo_codec.codec.model import MimoCodec
-from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.quantizer import Quantizer
 from mimo_codec.codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
 from mimo_codec.codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 from mimo_codec.onnx.fourier import Analysis, Synthesis
@@ -214,32 +215,28 @@ class MelGraph(nn.Module):
 
 
 class QuantizerGraph(nn.Module):
-    """As ResidualQuantizer, all codebooks in one table."""
+    """A quantizer with the entries of all codebooks in one table, to decode codes of any number of codebooks."""
 
     table: Tensor
     starts: Tensor
 
-    def __init__(self, quantizer: ResidualQuantizer, num_quantizers: int):
+    def __init__(self, quantizer: Quantizer, num_quantizers: int):
         super().__init__()
-        codebooks = [quantizer.codebook(i).detach().clone() for i in range(num_quantizers)]
-        self.sizes = [len(codebook) for codebook in codebooks]
+        self.quantizer, self.num_quantizers = quantizer, num_quantizers
+        codebooks = [quantizer.codebook(index).detach().clone() for index in range(num_quantizers)]
+        sizes = [len(codebook) for codebook in codebooks]
         self.register_buffer("table", torch.cat(codebooks))
-        self.register_buffer("starts", torch.tensor([sum(self.sizes[:i]) for i in range(num_quantizers)]))
+        self.register_buffer("starts", torch.tensor([sum(sizes[:index]) for index in range(num_quantizers)]))
 
     def encode(self, features: Tensor) -> Tensor:
         """features [B, T, D] -> codes [B, Q, T]."""
-        residual, codes = features.float(), []
-        for entries in self.table.split(self.sizes):
-            distance = entries.square().sum(-1) - 2 * residual @ entries.T
-            chosen = distance.argmin(-1)
-            residual = residual - F.embedding(chosen, entries)
-            codes.append(chosen)
-        return torch.stack(codes, dim=1)
+        codes, _ = self.quantizer.approximate(self.quantizer.project_in(features.float()), self.num_quantizers)
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, q, T] of the first q codebooks -> [B, T, D]."""
         rows = codes + self.starts[: codes.shape[1], None]
-        return F.embedding(rows, self.table).sum(1)
+        return self.quantizer.project_out(F.embedding(rows, self.table).sum(1))
 
 
 class EncoderGraph(nn.Module):

@@ -141,7 +141,7 @@ class UnifiedStage(_Reconstruction):
     ):
         if codec is None:
             model = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
-            model.quantizer.forget()
+            model.quantizer.reset()
         else:
             model = MimoCodec.from_pretrained(codec, device="cpu").train()
         check_number("mel_power", mel_power, 0, 2)
@@ -183,13 +183,13 @@ class UnifiedStage(_Reconstruction):
 
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
         h, crops, quantizer = self.options, batch["crops"], self.codec.quantizer
-        if not quantizer.fitted and self.batches_seen >= h.quantizer_start * self.accumulate:
+        if not quantizer.is_initialized and self.batches_seen >= h.quantizer_start * self.accumulate:
             self._fit_quantizer(len(crops.waveform) * self.codec.config.num_frames(crops.waveform.shape[1]))
         features, num_frames = self.encode(crops)
         quantized, terms, output = features, {}, None
-        if quantizer.fitted:
+        if quantizer.is_initialized:
             output = quantizer(features, self.random_prefix())
-            terms["commitment"] = h.commitment_weight * commitment_loss(features, output.partial, num_frames)
+            terms["commitment"] = h.commitment_weight * commitment_loss(output.latents, output.partial, num_frames)
             quantized = output.quantized.to(features.dtype)
             self.log_usage(output.codes, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
@@ -223,7 +223,7 @@ class UnifiedStage(_Reconstruction):
         The codebooks do not follow them: they see every utterance in crops.
         """
         features, num_frames = self.encode(spoken)
-        if self.codec.quantizer.fitted:
+        if self.codec.quantizer.is_initialized:
             features = self.codec.quantizer(features).quantized.to(features.dtype)
         return features, num_frames.tolist(), [self.tokenizer.encode(text) for text in spoken.texts]
 
@@ -246,7 +246,7 @@ class UnifiedStage(_Reconstruction):
         enough = len(self.features_seen) >= max(self.codec.codebook_sizes)
         if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
             num_batches = self.accumulate * self.trainer.world_size
-            self.codec.quantizer.fit(self.features_seen.to(self.device), num_per_step * num_batches)
+            self.codec.quantizer.initialize(self.features_seen.to(self.device), num_per_step * num_batches)
             self.features_seen = self.features_seen[:0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -331,7 +331,7 @@ class AdversarialStage(_Reconstruction):
             raise MimoError(f"trained = {trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
-        if not model.quantizer.fitted:
+        if not model.quantizer.is_initialized:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
         check_number("mel_power", mel_power, 0, 2)
         super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
