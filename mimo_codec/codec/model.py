@@ -384,7 +384,10 @@ class MimoCodec(nn.Module):
         0.001 after the eighth.
         """
         decoder = self.require_decoder()
-        if any(window[1] != 0 for window in self.config.decoder.layer_windows()) or self.config.vocoder.window[1] < 0:
+        if (
+            any(window[1] != 0 for window in self.config.decoder.layer_windows())
+            or self.config.vocoder.look_ahead is None
+        ):
             raise MimoError(f"{self.name}: its decoder needs the whole future, so it cannot decode a stream")
         ids = self._code_tensor(codes)
         initial = decoder.initial_state(1)

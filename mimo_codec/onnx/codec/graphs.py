@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ BLOCK = 64
 """Queries that look at the same keys where attention has a window."""
 HIDDEN = -1e4
 """The score of keys that a query may not see: nothing remains after the softmax, in float16 too."""
+Module = TypeVar("Module", bound=nn.Module)
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, valid: Tensor) -> Te
 
 
 class LayerGraph(nn.Module):
-    """As TransformerLayer."""
+    """A TransformerLayer with attention in blocks, and queries that its weights have scaled already."""
 
     def __init__(self, layer: TransformerLayer):
         super().__init__()
@@ -105,7 +107,7 @@ class LayerGraph(nn.Module):
         return self._finish(x, attend(q, k, v, self.window, valid))
 
     def step(self, x: Tensor, cache: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        """As TransformerLayer.step, for limited windows, with start and end as tensors []."""
+        """TransformerLayer.step for limited windows, with start and end as tensors []."""
         left, right = self.window
         num_new = x.shape[1]
         waiting = torch.cat((cache["x"], x), dim=1) if right else x
@@ -123,7 +125,7 @@ class LayerGraph(nn.Module):
 
 
 class StackGraph(nn.ModuleList):
-    """As Transformer."""
+    """A Transformer, to be called as one, with the lengths of all items and with positions as tensors []."""
 
     def __init__(self, stack: Transformer):
         super().__init__(LayerGraph(layer) for layer in stack.layers)
@@ -131,18 +133,19 @@ class StackGraph(nn.ModuleList):
 
     @property
     def layers(self) -> list[LayerGraph]:
+        """The layers, the first one first."""
         return [layer for layer in self if isinstance(layer, LayerGraph)]
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
-        skipped = None
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x [B, T, D], lengths [B] frames -> [B, T, D]."""
+        valid, skipped = length_mask(lengths, x.shape[1]), None
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, valid)
             skipped = x if number == self.skip_layer else skipped
         return x if skipped is None else x + skipped
 
     def step(self, x: Tensor, state: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        """As Transformer.step, with start and end as tensors []."""
+        """Transformer.step with start and end as tensors []."""
         new_state: State = {}
         skipped = None
         for number, layer in enumerate(self.layers, start=1):
@@ -151,6 +154,15 @@ class StackGraph(nn.ModuleList):
             start = start - layer.window[1]
             skipped = x if number == self.skip_layer else skipped
         return (x if skipped is None else x + skipped), new_state
+
+
+def with_stack_graphs(module: Module) -> Module:
+    """A copy that shares the weights of a module, and in which every Transformer is a StackGraph."""
+    copied = copy.copy(module)
+    copied._modules = {
+        name: StackGraph(part) if isinstance(part, Transformer) else part for name, part in module._modules.items()
+    }
+    return copied
 
 
 def after(position: Tensor, count: int) -> Tensor:
@@ -171,7 +183,7 @@ def present(state: State) -> State:
 
 
 class MelGraph(nn.Module):
-    """As LogMel, for waveforms of different lengths in one batch."""
+    """LogMel of waveforms of different lengths in one batch."""
 
     filters: Tensor
 
@@ -192,7 +204,8 @@ class MelGraph(nn.Module):
         real, imaginary = self.fourier(samples.double().unflatten(1, (-1, self.config.hop_length)), num_frames)
         real, imaginary = real.float(), imaginary.float()  # what follows only adds what is positive
         mel = self.filters @ (real * real + imaginary * imaginary).sqrt()
-        return mel.clamp(min=LOG_FLOOR).log()
+        log_mel: Tensor = mel.clamp(min=LOG_FLOOR).log()
+        return log_mel
 
     def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
@@ -258,7 +271,7 @@ class EncoderGraph(nn.Module):
         mel = (mel * length_mask(num_mels, mel.shape[1])[..., None]).to(encoder.conv1.weight.dtype)
         x = encoder._convolve(mel, True, True, num_mels)
         num_hidden = (num_mels - 1) // encoder.stride + 1
-        x = self.layers(x, length_mask(num_hidden, x.shape[1]))
+        x = self.layers(x, num_hidden)
         num_frames = (num_hidden + encoder.pool - 1) // encoder.pool
         codes = self.quantizer.encode(encoder._pool(x, num_hidden))
         return codes * length_mask(num_frames, codes.shape[2])[:, None], num_frames
@@ -283,8 +296,10 @@ class EncoderStepGraph(nn.Module):
         return present({"num_frames": torch.zeros((), dtype=torch.int64), **scope(layers, "layers")})
 
     def forward(self, waveform: Tensor, num_mels: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """waveform [B, (s n + 4 - stride + r) hop] samples of n frames, as above; num_mels []: mel frames of the whole
-        stream, or any large number as long as they are not known -> codes [B, Q, n] and the new state."""
+        """Samples of n frames, waveform [B, (s n + 4 - stride + r) hop] as above -> codes [B, Q, n] and the new state.
+
+        num_mels []: mel frames of the whole stream, or any large number as long as they are not known.
+        """
         encoder, hop = self.encoder, self.mel.config.hop_length
         per_frame = encoder.stride * encoder.pool
         count = waveform.shape[1] // hop - self.mel.num_hops + 1
@@ -307,7 +322,7 @@ class EncoderStepGraph(nn.Module):
 
 
 def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
-    """As UpsampleConv.forward: x [B, T, D], input frames [B] -> [B, stride T, D_out]."""
+    """UpsampleConv.forward without loops over items: x [B, T, D], input frames [B] -> [B, stride T, D_out]."""
     x = x * length_mask(lengths, x.shape[1])[..., None]
     y = block.conv(x.transpose(1, 2)).transpose(1, 2)
     if block.per_frame:
@@ -324,7 +339,7 @@ def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class HeadGraph(nn.Module):
-    """As SpectrumHead and InverseSTFT: hidden frames -> waveform."""
+    """SpectrumHead and InverseSTFT in real numbers: hidden frames -> waveform."""
 
     weight: Tensor
     bias: Tensor
@@ -364,10 +379,10 @@ class _DecoderParts(nn.Module):
     def __init__(self, codec: MimoCodec, num_quantizers: int):
         super().__init__()
         self.decoder = codec.require_decoder()
-        self.vocoder = self.decoder.vocoder
         self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
-        self.layers, self.vocoder_layers = StackGraph(self.decoder.layers), StackGraph(self.vocoder.layers)
-        self.head = HeadGraph(self.vocoder)
+        self.layers = StackGraph(self.decoder.layers)
+        self.vocoder = with_stack_graphs(self.decoder.vocoder)
+        self.head = HeadGraph(self.decoder.vocoder)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """codes [B, q, T] -> [B, T, D] in the dtype of the decoder."""
@@ -382,15 +397,14 @@ class DecoderGraph(_DecoderParts):
 
         Samples beyond the end of an item are 0.
         """
-        decoder, vocoder = self.decoder, self.vocoder
+        decoder = self.decoder
         x, frames = self.dequantize(codes), lengths
         if decoder.pool > 1:
             x, frames = upsample(decoder.dconv1, x, frames), frames * decoder.pool
-        x = self.layers(x, length_mask(frames, x.shape[1]))
+        x = self.layers(x, frames)
         mel = upsample(decoder.dconv2, decoder.layer_norm(x), frames)
         num_mels = lengths * decoder.mels_per_frame
-        x = self.vocoder_layers(vocoder.embeddings(mel), length_mask(num_mels, mel.shape[1]))
-        waveform = self.head(vocoder.layer_norm(x), num_mels)
+        waveform = self.head(self.vocoder.hidden(mel, num_mels), num_mels)
         num_samples = num_mels * self.head.hop
         return waveform * length_mask(num_samples, waveform.shape[1]), num_samples
 
@@ -406,8 +420,11 @@ class DecoderStepGraph(_DecoderParts):
         return present(self.decoder.initial_state(1))
 
     def forward(self, codes: Tensor, num_valid: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """codes [B, q, n], num_valid []: how many of the n frames belong to the stream -> waveform [B, n frames] and
-        the new state. Sample i of the first chunk is number i - delay of the stream; those before 0 are silence."""
+        """codes [B, q, n] -> waveform [B, n samples_per_frame] and the new state.
+
+        num_valid []: how many of the n frames belong to the stream. Sample i of the first chunk is number i - delay of
+        the stream; those before 0 are silence.
+        """
         decoder, start = self.decoder, state["num_frames"]
         x, new_state = self.dequantize(codes), {"num_frames": after(start, codes.shape[2])}
         if decoder.pool > 1:
@@ -423,22 +440,21 @@ class DecoderStepGraph(_DecoderParts):
         return waveform, new_state | scope(part, "vocoder")
 
     def _step_vocoder(self, mel: Tensor, state: State, start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        layers, hop = self.vocoder_layers, self.head.hop
-        x, part = layers.step(self.vocoder.embeddings(mel), scoped(state, "layers"), start, end)
-        positions = start - layers.look_ahead + torch.arange(mel.shape[1], device=mel.device)
+        hidden, part = self.vocoder.step_hidden(mel, scoped(state, "layers"), start, end)
+        positions = start - self.vocoder.look_ahead + torch.arange(mel.shape[1], device=mel.device)
         valid = ((positions >= 0) & (positions < end)).float().expand(mel.shape[0], -1)
-        parts = self.head.overlap_add(self.vocoder.layer_norm(x), valid)
+        parts = self.head.overlap_add(hidden, valid)
         signal, envelope = (
             torch.cat((new[:, : old.shape[1]] + old, new[:, old.shape[1] :]), dim=1)
             for new, old in zip(parts, (state["signal"], state["envelope"]), strict=True)
         )
-        done = mel.shape[1] * hop
+        done = mel.shape[1] * self.head.hop
         waveform = signal[:, :done] / envelope[:, :done].clamp(min=ENVELOPE_FLOOR)
         return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **scope(part, "layers")}
 
 
 def _step_upsample(block: UpsampleConv, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """As UpsampleConv.step with norms of each frame."""
+    """UpsampleConv.step with norms of each frame."""
     joined = torch.cat((state["x"], x), dim=1) if block.extra else x
     y = block.conv(joined.transpose(1, 2)).transpose(1, 2)
     y = y[:, (joined.shape[1] - x.shape[1]) * block.stride : joined.shape[1] * block.stride]
