@@ -75,25 +75,25 @@ class Quantizer(Float32Module, ABC):
         """False for codebooks that still have to be initialized before anything can be quantized."""
         return True
 
-    def reset(self) -> None:  # noqa: B027
+    def reset(self) -> None:
         """Mark the codebooks as not initialized, before training them from scratch."""
 
-    def initialize(self, features: Tensor, num_per_step: int) -> None:  # noqa: B027
+    def initialize(self, features: Tensor, num_per_step: int) -> None:
         """Initialize the codebooks from features [N, D] of this process.
 
         num_per_step: vectors that a training step will bring, all processes together.
         """
 
-    def collect(self, features: Tensor, output: QuantizerOutput, mask: Tensor | None = None) -> None:  # noqa: B027
+    def collect(self, features: Tensor, output: QuantizerOutput, mask: Tensor | None = None) -> None:
         """Add a batch to what the next `update` counts: features [B, T, D] and what `forward` gave for them.
 
         mask: bool [B, T], False on padding. Neither padding nor values that are not finite count.
         """
 
-    def update(self) -> None:  # noqa: B027
+    def update(self) -> None:
         """Move the codebooks by one step, to all that was collected since the last one in all processes."""
 
-    def discard(self) -> None:  # noqa: B027
+    def discard(self) -> None:
         """Drop what was collected since the last `update`."""
 
     # ---- written once --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
-from mimo_codec.onnx.codec.graphs import HIDDEN
+from mimo_codec.onnx.codec.stacks import HIDDEN
 
 State = dict[str, Tensor]
 
