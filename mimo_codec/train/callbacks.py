@@ -137,7 +137,8 @@ class ExportCodec(lightning.Callback):
         folder = Path(trainer.default_root_dir) / name
         codec: MimoCodec = stage.validated_codec
         # every process takes part: shards are put together here
-        trained = {key for key, parameter in stage.codec.named_parameters() if parameter.requires_grad}
+        parameters = stage.codec.named_parameters()
+        trained = {key for key, p in parameters if p.requires_grad and not key.startswith("quantizer.")}
         state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
             save_checkpoint(folder, codec.config, state)

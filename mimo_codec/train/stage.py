@@ -73,11 +73,6 @@ class CodecStage(lightning.LightningModule):
         self._codes: list[Tensor] = []
 
     @property
-    def options(self) -> Any:
-        """The arguments of __init__, as saved in checkpoints."""
-        return self.hparams
-
-    @property
     def validated_codec(self) -> MimoCodec:
         """The codec to validate and to export."""
         return self.codec

@@ -241,7 +241,7 @@ def test_codebooks_with_more_entries_than_vectors_are_kept_for_others_start(spee
     """As codebooks of more than 20,000 entries: the number of vectors that are kept follows the largest codebook."""
     import mimo_codec.train.codec.stages as module
 
-    monkeypatch.setattr(module, "FIT_VECTORS", 30)
+    monkeypatch.setattr(module, "KEPT_VECTORS", 30)
     stage = make_unified(quantizer_start=1)  # 64 entries; a batch has 4 x 13 vectors
     fit(stage, speech_folder, tmp_path, 4)
     assert stage.codec.quantizer.is_initialized
