@@ -7,6 +7,7 @@ with `VOCODERS`. Nothing here imports torch: a configuration can be read without
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -106,9 +107,45 @@ class ResidualVQConfig(QuantizerConfig):
         return (self.codebook_size + self.codebook_size[-1:] * max(missing, 0))[: self.num_quantizers]
 
 
+@dataclass(frozen=True)
+class ResidualFSQConfig(QuantizerConfig):
+    """Residual finite scalar quantization: fixed grids of a few numbers, each finer than the one before."""
+
+    fsq_levels: tuple[int, ...] = key(
+        "fsq_levels",
+        (4, 4, 4, 4, 4),
+        "rfsq: levels of each number that a codebook rounds; their product is the size of every codebook",
+        Rule(
+            lambda value: (
+                isinstance(value, tuple)
+                and bool(value)
+                and all(is_integer(levels, 2, MAX_CODEBOOK_SIZE) for levels in value)
+                and math.prod(value) <= MAX_CODEBOOK_SIZE
+            ),
+            f"a list of integers from 2 on with a product of at most {MAX_CODEBOOK_SIZE}",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finest, most = max(self.fsq_levels), 1
+        while finest ** (most + 1) <= FSQ_RESOLUTION:
+            most += 1
+        need = f"at most {most} codebooks of {finest} levels; more would code the rounding of the features"
+        require(self.num_quantizers <= most, "num_quantizers", self.num_quantizers, need)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook, one number per quantizer."""
+        return (math.prod(self.fsq_levels),) * self.num_quantizers
+
+
+FSQ_RESOLUTION = 2**12
+"""Steps of each number that all codebooks together may tell apart, so that a stream has the codes of the whole."""
 QUANTIZERS: Table = MappingProxyType(
     {
         "rvq": Choice(ResidualVQConfig, "mimo_codec.codec.residual_vq", "ResidualVQ"),
+        "rfsq": Choice(ResidualFSQConfig, "mimo_codec.codec.residual_fsq", "ResidualFSQ"),
     }
 )
 

@@ -5,6 +5,8 @@ import torch
 import vector_quantize_pytorch
 
 from mimo_codec import CodecConfig
+from mimo_codec.codec.quantizer import Quantizer
+from mimo_codec.codec.residual_fsq import ResidualFSQ
 from mimo_codec.codec.residual_vq import ResidualVQ
 
 
@@ -15,7 +17,7 @@ def clustered(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
     return centres[chosen] + 0.1 * torch.randn(num_vectors, dim, generator=generator)
 
 
-def learn(quantizer: ResidualVQ, *batches: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+def learn(quantizer: Quantizer, *batches: torch.Tensor, mask: torch.Tensor | None = None) -> None:
     """One step of the codebooks over batches [B, T, D]."""
     for batch in batches:
         quantizer.collect(batch, quantizer(batch), mask)
@@ -177,3 +179,65 @@ def test_gradients_pass_straight_through(quantizer):
     assert torch.allclose(output.quantized, quantizer.decode(output.codes), atol=1e-5)
     assert torch.allclose(output.partial[1], quantizer.decode(output.codes[..., :2, :]), atol=1e-5)
     assert torch.equal(output.codes, quantizer.encode(features, 3))
+
+
+# ---- finite scalar quantization --------------------------------------------------------------------------------------
+
+
+def make_fsq(levels: tuple[int, ...] = (8, 5, 3, 2), num_quantizers: int = 3) -> ResidualFSQ:
+    torch.manual_seed(0)
+    changes = {"quantizer_type": "rfsq", "fsq_levels": list(levels), "num_quantizers": num_quantizers}
+    return ResidualFSQ(CodecConfig.preset("tiny").replace(**changes).quantizer, 16)
+
+
+@pytest.mark.parametrize(("levels", "count"), [((8, 5, 3, 2), 4), ((2,), 12), ((5, 5, 5, 5, 5, 5), 1), ((16, 9), 3)])
+def test_codes_and_their_meaning_are_those_of_the_library(levels, count):
+    """Against ResidualFSQ of vector-quantize-pytorch, with features far beyond its range too."""
+    ours = make_fsq(levels, count)
+    library = vector_quantize_pytorch.ResidualFSQ(levels=list(levels), num_quantizers=count, dim=16).eval()
+    for name in ("weight", "bias"):
+        getattr(library.project_in, name).data = getattr(ours.in_proj, name).data
+        getattr(library.project_out, name).data = getattr(ours.out_proj, name).data
+    features = torch.cat((clustered(500, 16), 30 * clustered(100, 16, seed=1)))[None]
+    quantized, codes = library(features)
+    assert torch.equal(ours.encode(features, count), codes.mT)
+    torch.testing.assert_close(ours.decode(codes.mT), quantized, atol=1e-5, rtol=1e-5)
+    used = [len(row.unique()) for row in codes.mT[0]]
+    assert max(used) > ours.config.codebook_sizes[0] / 4 or max(used) > 200
+
+
+def test_levels_by_hand():
+    """Five levels of one number: -1, -0.5, 0, 0.5, 1; a second codebook has them five times finer."""
+    fsq = make_fsq((5,), 2)
+    assert fsq.codebook(0)[:, 0].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert fsq.codebook(1)[:, 0].tolist() == pytest.approx([-0.2, -0.1, 0, 0.1, 0.2])
+    codes, sums = fsq.approximate(torch.tensor([[-2.0], [-0.76], [-0.74], [0.2], [0.3], [0.87], [1.1]]), 2)
+    assert codes.tolist() == [[0, 0, 1, 2, 3, 4, 4], [0, 4, 0, 4, 0, 1, 3]]
+    assert sums[1, :, 0].tolist() == pytest.approx([-1.2, -0.8, -0.7, 0.2, 0.3, 0.9, 1.1])
+
+
+def test_projections_learn_and_fixed_codebooks_do_not_commit():
+    fsq = make_fsq()
+    features = clustered(100, 16)[None].requires_grad_()
+    output = fsq(features, 2)
+    assert output.codes.shape == (1, 2, 100) and output.partial.shape == (2, 1, 100, 4)
+    torch.testing.assert_close(output.quantized, fsq.decode(output.codes))
+    assert torch.equal(output.codes, fsq.encode(features, 2)) and not output.latents.requires_grad
+    (output.quantized.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fsq.parameters())
+    assert features.grad.abs().sum() > 0
+    smooth = fsq.project_out(fsq.project_in(features))  # the gradient as if nothing were rounded
+    straight = torch.autograd.grad((2 * output.quantized.detach() * smooth).sum(), features)[0]
+    torch.testing.assert_close(features.grad, straight)
+
+
+def test_fixed_codebooks_need_no_start_and_do_not_move():
+    fsq = make_fsq()
+    before = fsq.fingerprint()
+    fsq.reset()
+    assert fsq.is_initialized
+    learn(fsq, clustered(100, 16)[None])
+    assert fsq.fingerprint() == before
+    with torch.no_grad():
+        fsq.out_proj.bias += 1  # codes now mean something else
+    assert fsq.fingerprint() != before
