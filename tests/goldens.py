@@ -19,6 +19,8 @@ DECODING_CODECS = ("codec_base", "codec_variant")
 CASES = ("short", "odd", "long")
 KINDS: dict[str, dict[str, Any]] = {
     "rfsq": {"quantizer_type": "rfsq", "fsq_levels": [8, 5, 5, 5], "num_quantizers": 3},
+    "convnext": {"vocoder_type": "convnext", "vocoder_causal": True},
+    "convnext-centred": {"vocoder_type": "convnext", "vocoder_causal": False},
 }
 """Codecs like "tiny" with another quantizer or vocoder than the released one: name -> changes to that preset."""
 each_kind = pytest.mark.parametrize("kind", KINDS)

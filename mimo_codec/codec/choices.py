@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from mimo_codec.codec.fields import (
+    FLAG,
     MAX_CODEBOOK_SIZE,
     MAX_LAYERS,
     MAX_QUANTIZERS,
@@ -196,9 +197,32 @@ class TransformerVocoderConfig(VocoderConfig):
         return min(self.window) >= 0
 
 
+@dataclass(frozen=True)
+class ConvNeXtVocoderConfig(VocoderConfig):
+    """Vocos' own backbone: ConvNeXt layers over seven frames each."""
+
+    causal: bool = key(
+        "vocoder_causal",
+        True,
+        "convnext: layers see no later frames; false: three of them each, which a stream has to wait for",
+        FLAG,
+    )
+
+    @property
+    def look_ahead(self) -> int | None:
+        """Mel frames after an output frame on which it depends; None: all there are."""
+        return 0 if self.causal else 3 * (1 + self.num_layers)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether an output frame depends on a limited number of mel frames, so that a stream needs limited memory."""
+        return True
+
+
 VOCODERS: Table = MappingProxyType(
     {
         "transformer": Choice(TransformerVocoderConfig, "mimo_codec.codec.transformer_vocoder", "TransformerVocoder"),
+        "convnext": Choice(ConvNeXtVocoderConfig, "mimo_codec.codec.convnext_vocoder", "ConvNeXtVocoder"),
     }
 )
 
