@@ -18,7 +18,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 
 from conftest import ROOT, SMALL, make_speech
 
-from mimo_codec import MimoCodec, MimoError
+from mimo_codec import CodecConfig, MimoCodec, MimoError
 from mimo_codec.train.run import cpu_processes, find_recipe, shipped_recipes, train
 
 RECIPES = ROOT / "recipes"
@@ -516,6 +516,26 @@ def test_fsdp_by_its_name_alone(recipe, speech_folder, small_codec, tmp_path):
     )
     done = subprocess.run(resumed, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_projections_of_a_quantizer_are_shared_out_too(speech_folder, tmp_path):
+    """Their gradients are those of all processes, and they are whole again where codes are made and exported."""
+    torch.manual_seed(0)
+    changes = {key: value for key, value in SMALL.items() if key != "codebook_size"}
+    MimoCodec(
+        CodecConfig.preset("tiny").replace(**changes, quantizer_type="rfsq", fsq_levels=[8, 5, 5])
+    ).save_pretrained(tmp_path / "codec")
+    codec = tmp_path / "codec"
+    more = [*SAME_RUN, "--model.init_args.codec", str(codec), "--trainer.val_check_interval", "2"]
+    more += ["--data.validation_root", str(speech_folder), "--data.num_validation_files", "2"]
+    one = run_processes(tmp_path / "one", speech_folder, codec, 1, 4, "nano_stage1", *more)
+    two = run_processes(
+        tmp_path / "two", speech_folder, codec, 2, 2, "nano_stage1", *more, "--trainer.strategy", "fsdp"
+    )
+    assert_same_run(one, two)
+    before, after = (MimoCodec.from_pretrained(path).quantizer.fingerprint() for path in (codec, two / "export"))
+    assert before != after
 
 
 def test_fsdp_and_muon_do_not_go_together(speech_folder, small_codec, tmp_path):
