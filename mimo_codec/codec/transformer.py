@@ -256,7 +256,7 @@ class Transformer(nn.ModuleList):
             cache = {name: state[f"{i}.{name}"] for name in ("k", "v", "x")}
             x, cache = layer.step(x, cache, start, end)
             new_state.update({f"{i}.{name}": value for name, value in cache.items()})
-            start -= layer.self_attn.window[1]
+            start = start - layer.self_attn.window[1]
             if i + 1 == self.skip_layer:
                 skipped = x
         return (x if skipped is None else x + skipped), new_state
