@@ -26,6 +26,16 @@ KINDS: dict[str, dict[str, Any]] = {
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def log_mel(codec: MimoCodec, waveform: Tensor) -> Tensor:
+    """waveform [S] -> [M, n_mels]."""
+    return codec.mel(waveform[None])[0]
+
+
+def encoder_output(codec: MimoCodec, waveform: Tensor) -> Tensor:
+    """waveform [S] -> encoder output [T, D], before quantization."""
+    return codec.encoder(codec.mel(waveform[None]).to(codec.dtype))[0]
+
+
 @cache
 def golden_codec(name: str) -> MimoCodec:
     """Shared by all tests: copy it to change it."""
@@ -58,7 +68,7 @@ def streaming_codec(preset: str = "tiny", shallow: bool = False) -> MimoCodec:
     if shallow:
         config = config.replace(encoder_layers=1, decoder_layers=1, vocoder_num_layers=1, num_quantizers=3)
     codec = MimoCodec(config).eval()
-    spread_codes(codec.quantizer, codec.features(make_speech(10.0, seed=1)))
+    spread_codes(codec.quantizer, encoder_output(codec, make_speech(10.0, seed=1)))
     return codec
 
 

@@ -25,6 +25,7 @@ ROOMS = {
     "evaluation": {"common", "audio", "codes", "codec", "data", "metrics"},
     "lm": {"common", "audio", "codes", "hub"},
     "onnx": {"common", "audio", "codes", "codec", "hub", "lm"},
+    "loading": {"common", "codec", "onnx"},
     "cli": {
         "common",
         "audio",
@@ -35,6 +36,7 @@ ROOMS = {
         "evaluation",
         "hub",
         "lm",
+        "loading",
         "metrics",
         "onnx",
         "train",
@@ -42,8 +44,13 @@ ROOMS = {
     "benchmarks": {"common", "codec", "lm", "onnx", "train"},
 }
 """What each folder, or file beside the folders, may import from the package, besides itself."""
-BESIDES = {"lm.pipeline": {"codec"}, "__init__": {"common"}, "__main__": {"cli"}}
-"""What single files may import too: the language model's pipeline alone knows the codec."""
+BESIDES = {
+    "lm.pipeline": {"codec", "loading"},
+    "onnx.lm.runtime": {"loading"},
+    "__init__": {"common"},
+    "__main__": {"cli"},
+}
+"""What single files may import too: of the language model, only what users load knows the codec."""
 TORCH_FREE = (
     "common.lazy",
     "common.errors",
@@ -61,6 +68,9 @@ TORCH_FREE = (
     "codec.fields",
     "codec.presets",
     "codec.base",
+    "codec.pieces",
+    "codec.streaming",
+    "loading",
     "cli.plan",
     "onnx.cuda_graphs",
     "onnx.session",

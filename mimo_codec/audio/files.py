@@ -96,7 +96,7 @@ def iter_arrays(
     start: float = 0.0,
     end: float | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """`iter_audio` in numpy arrays, without importing torch; resampled ones differ by float32's rounding."""
+    """`iter_audio` in numpy arrays, without importing torch."""
     return _resampled_blocks(path, block_seconds, sample_rate, start, end, convert=np.asarray)
 
 
@@ -362,8 +362,9 @@ def check_waveform(waveform: np.ndarray | Tensor, sample_rate: int | None, where
 
 
 def check_array(waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform") -> NDArray[np.float32]:
-    """`check_waveform` -> mono [S] float32 as a numpy array, without importing torch."""
-    return to_numpy(_mono(waveform, sample_rate, where))
+    """`check_waveform` -> mono [S] float32 as a numpy array, computed by numpy whatever it is."""
+    array: NDArray[np.float32] = _mono(to_numpy(waveform) if is_tensor(waveform) else waveform, sample_rate, where)
+    return array
 
 
 def _mono(waveform: object, sample_rate: int | None, where: str) -> Any:

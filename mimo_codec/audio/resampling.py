@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsIndex
@@ -17,7 +16,16 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.common.arrays import (
+    FLOAT_DTYPES,
+    ArrayT,
+    concatenate,
+    dtype_name,
+    is_array,
+    is_tensor,
+    to_numpy,
+    to_tensor,
+)
 from mimo_codec.common.errors import MimoError
 
 MIN_SAMPLE_RATE = 1_000
@@ -49,7 +57,7 @@ def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
     interpolate = _interpolator(orig, new, dtype_name(waveform))
     rows = waveform.reshape(-1, waveform.shape[-1])
     before, after = (_zeros(rows, len(rows), count) for count in interpolate.padding)
-    padded = _concatenate([before, rows, after])
+    padded = concatenate([before, rows, after])
     num_outputs = interpolate.num_outputs(padded.shape[-1])
     return interpolate(padded, 0, 0, num_outputs).reshape(*waveform.shape[:-1], num_outputs)
 
@@ -101,11 +109,11 @@ class StreamResampler:
 
     def _advance(self, pending: ArrayT, samples: ArrayT) -> ArrayT:
         interpolate = _interpolator(self._orig, self._new, dtype_name(samples))
-        padded = _concatenate([pending, samples])
+        padded = concatenate([pending, samples])
         stop = interpolate.num_outputs(self._num_dropped + len(padded))
         outputs = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
         spent = min(stop * self._orig // self._new - self._num_dropped, len(padded))
-        self._pending = _concatenate([padded[spent:]])  # a copy, so that what is spent is freed
+        self._pending = concatenate([padded[spent:]])  # a copy, so that what is spent is freed
         self._num_dropped += spent
         self._num_outputs = stop
         return outputs
@@ -191,7 +199,7 @@ class _Interpolator:
             step = min(max_step, self.new - phase, stop - n)
             phases = slice(phase, phase + step)
             gathered = windows[:, starts[phases] + (cycle * self.orig - offset)]
-            outputs[:, n - first : n - first + step] = _weighted_sums(gathered, taps[phases])
+            outputs[:, n - first : n - first + step] = _sum(gathered * taps[phases])
             n += step
         return outputs
 
@@ -216,6 +224,15 @@ def _interpolator(orig: int, new: int, dtype: str) -> _Interpolator:
     return _Interpolator(orig * repeats, new * repeats, starts, np.tile(taps, (repeats, 1)))
 
 
+def _sum(x: Any) -> Any:
+    """[..., K] -> [...]: sums in pairs, always in the same order, so that tensors and arrays give the same bits."""
+    while (size := x.shape[-1]) > 1:
+        half = size // 2
+        pairs = x[..., :half] + x[..., half : 2 * half]
+        x = concatenate([pairs, x[..., 2 * half :]]) if size % 2 else pairs
+    return x[..., 0]
+
+
 # ---- what torch and numpy call by other names ------------------------------------------------------------------------
 
 
@@ -228,16 +245,6 @@ def _zeros(like: Any, *shape: int) -> Any:
     return like.new_zeros(shape) if is_tensor(like) else np.zeros(shape, like.dtype)
 
 
-def _concatenate(parts: Sequence[Any]) -> Any:
-    """[..., S1], [..., S2], ... -> [..., S1 + S2 + ...]"""
-    return (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
-
-
 def _windows(x: Any, size: int) -> Any:
     """[B, S] -> [B, S - size + 1, size], without a copy"""
     return x.unfold(-1, size, 1) if is_tensor(x) else sliding_window_view(x, size, axis=-1)
-
-
-def _weighted_sums(windows: Any, taps: Any) -> Any:
-    """[B, N, K] and [N, K] -> [B, N]"""
-    return (windows * taps).sum(dim=-1) if is_tensor(windows) else np.einsum("bnk,nk->bn", windows, taps)

@@ -9,15 +9,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any, TypeVar
 
 from mimo_codec.audio.files import AudioWriter, audio_info
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
 from mimo_codec.cli.plan import Job, Plan, make_folders
-from mimo_codec.codec.model import MimoCodec
+from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.errors import MimoError
 
@@ -25,17 +22,21 @@ Result = TypeVar("Result")
 
 
 def encode_files(
-    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+    codec: Codec[Any],
+    plan: Plan,
+    num_quantizers: int | None = None,
+    batch_seconds: float = 120.0,
+    overwrite: bool = False,
 ) -> None:
     """Audio files -> .mimo files.
 
     batch_seconds: most audio, padding included, that goes through the model at a time; longer files go alone.
     Raises FilesFailed when some of many files failed, MimoError when the only one did.
     """
-    codec.quantizer.check_count(num_quantizers)
+    count = codec.check_num_quantizers(num_quantizers)
 
     def encode(sources: Sequence[Path]) -> list[AudioCodes]:
-        return _encode(codec, sources, num_quantizers, batch_seconds)
+        return _encode(codec, sources, count, batch_seconds)
 
     def save(codes: AudioCodes, target: Path) -> None:
         codes.save(target, overwrite)
@@ -43,35 +44,39 @@ def encode_files(
     _run("encode", plan, _audio_seconds, batch_seconds, encode, save)
 
 
-def decode_files(codec: MimoCodec, plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
+def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
     """.mimo files -> audio files of the original length; the rest as in `encode_files`."""
-    codec.require_decoder()
+    codec.check_decodes()
 
-    def decode(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
+    def decode(sources: Sequence[Path]) -> list[Iterable[Any]]:
         return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
 
-    def save(pieces: Iterable[Tensor], target: Path) -> None:
+    def save(pieces: Iterable[Any], target: Path) -> None:
         _save_audio(target, pieces, codec.sample_rate, overwrite)
 
     _run("decode", plan, _codes_seconds, batch_seconds, decode, save)
 
 
 def reconstruct_files(
-    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+    codec: Codec[Any],
+    plan: Plan,
+    num_quantizers: int | None = None,
+    batch_seconds: float = 120.0,
+    overwrite: bool = False,
 ) -> None:
     """Audio files -> what is left of them after encoding and decoding; the rest as in `encode_files`.
 
     Prints duration, codes, bitrate and speed when there is a single file.
     """
-    codec.quantizer.check_count(num_quantizers)
-    codec.require_decoder()
+    count = codec.check_num_quantizers(num_quantizers)
+    codec.check_decodes()
     codes: list[AudioCodes] = []
 
-    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
-        codes[:] = _encode(codec, sources, num_quantizers, batch_seconds)
+    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Any]]:
+        codes[:] = _encode(codec, sources, count, batch_seconds)
         return _decode(codec, codes, batch_seconds)
 
-    def save(pieces: Iterable[Tensor], target: Path) -> None:
+    def save(pieces: Iterable[Any], target: Path) -> None:
         _save_audio(target, pieces, codec.sample_rate, overwrite)
 
     started = time.perf_counter()
@@ -80,19 +85,19 @@ def reconstruct_files(
         print(_summary(codes[0], time.perf_counter() - started))
 
 
-def _encode(codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batch_seconds: float) -> list[AudioCodes]:
+def _encode(codec: Codec[Any], sources: Sequence[Path], count: int, batch_seconds: float) -> list[AudioCodes]:
     if len(sources) == 1:
-        return [codec.encode(sources[0], num_quantizers=num_quantizers)]
-    return codec.encode_batch(sources, num_quantizers=num_quantizers, batch_seconds=batch_seconds)
+        return [codec.encode(sources[0], num_quantizers=count)]
+    return codec.encode_batch(sources, num_quantizers=count, batch_seconds=batch_seconds)
 
 
-def _decode(codec: MimoCodec, codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Tensor]]:
+def _decode(codec: Codec[Any], codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Any]]:
     if len(codes) == 1:
         return [codec.decode_pieces(codes[0])]
     return [[waveform] for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
 
 
-def _save_audio(target: Path, pieces: Iterable[Tensor], sample_rate: int, overwrite: bool) -> None:
+def _save_audio(target: Path, pieces: Iterable[Any], sample_rate: int, overwrite: bool) -> None:
     with AudioWriter(target, sample_rate, overwrite) as writer:
         for piece in pieces:
             writer.write(piece)
@@ -168,7 +173,9 @@ def _compute_all(
     """The results of a batch; where one file makes it fail, those of each alone, with the error in its place."""
     try:
         return compute([job.source for job in batch])
-    except (MimoError, MemoryError, torch.OutOfMemoryError) as error:
+    except (MimoError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MimoError, MemoryError)) and type(error).__name__ != "OutOfMemoryError":  # of torch
+            raise
         if len(batch) == 1:
             return [error if isinstance(error, MimoError) else MimoError("out of memory")]
         return [result for job in batch for result in _compute_all(compute, [job])]

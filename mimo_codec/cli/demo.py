@@ -17,6 +17,7 @@ from mimo_codec import __version__
 from mimo_codec.cli.console import print_line
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import cache_folder
+from mimo_codec.loading import is_export
 
 HOST = "127.0.0.1"
 GRAPHS = ("encoder.onnx", "decoder.onnx")
@@ -38,12 +39,12 @@ HEADERS = {
 }
 
 
-def serve(graphs: str | Path | None = None, port: int = 8000, open_page: bool = False) -> None:
-    """Serve until interrupted. graphs: folder of an exported codec; None: nano, exported on first use. port: 0: any.
+def serve(model: str = "nano", port: int = 8000, open_page: bool = False) -> None:
+    """Serve until interrupted. model: as for `load_codec`; exported on first use unless it is. port: 0 for any.
 
-    Raises MimoError for a folder without graphs and for a port that cannot be had.
+    Raises MimoError for a model that cannot be found and for a port that cannot be had.
     """
-    files = served_files(page_root(), nano_graphs() if graphs is None else Path(graphs))
+    files = served_files(page_root(), find_graphs(model))
     with make_server(files, port) as server:
         url = f"http://{HOST}:{server.server_port}/"
         print(f"{url} (Ctrl-C ends it)", flush=True)
@@ -58,25 +59,30 @@ def page_root() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "examples" / "web"
 
 
-def nano_graphs() -> Path:
-    """The folder of nano's graphs in the user's cache, exported unless they are there."""
-    from mimo_codec.codec.checkpoint import shipped_models
-    from mimo_codec.hub import WEIGHTS
+def find_graphs(model: str) -> Path:
+    """The folder of a codec's graphs: its own if it is an exported one, else one in the user's cache, into which the
+    codec is exported unless it is there."""
+    if is_export(model):
+        return Path(model).expanduser()
+    from mimo_codec.codec.checkpoint import find_checkpoint
+    from mimo_codec.hub import weight_files
 
-    weights = shipped_models()["nano"] / WEIGHTS
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    folder = cache_folder() / f"nano-{__version__}-{digest}"
-    if not all((folder / name).is_file() for name in GRAPHS):
-        print_line(f"exporting nano to {folder}; this takes a minute, once")
-        _export_nano(folder)
-    return folder
+    folder, name = find_checkpoint(model)
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        digest.update(path.read_bytes())
+    graphs = cache_folder() / f"{name}-{__version__}-{digest.hexdigest()[:8]}"
+    if not all((graphs / name).is_file() for name in GRAPHS):
+        print_line(f"exporting {model} to {graphs}; this takes a minute, once")
+        _export(model, graphs)
+    return graphs
 
 
-def _export_nano(folder: Path) -> None:
+def _export(model: str, folder: Path) -> None:
     from mimo_codec.codec.model import MimoCodec
     from mimo_codec.onnx.codec.export import export_codec
 
-    export_codec(MimoCodec.from_pretrained("nano", device="cpu"), folder, graphs=("encoder", "decoder"), overwrite=True)
+    export_codec(MimoCodec.from_pretrained(model, device="cpu"), folder, graphs=("encoder", "decoder"), overwrite=True)
 
 
 def served_files(page: Path, graphs: Path) -> dict[str, Path]:

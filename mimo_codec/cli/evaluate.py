@@ -6,25 +6,26 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
 from mimo_codec.cli.plan import Job, Plan, check_new, make_folders
+from mimo_codec.codec.base import Codec
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec import plots, tables
 from mimo_codec.evaluation.codec.baselines import find_baselines
 from mimo_codec.evaluation.codec.items import find_items
 from mimo_codec.evaluation.codec.run import evaluate
 from mimo_codec.evaluation.codec.scoring import choose_metrics
-from mimo_codec.evaluation.codec.systems import Codec
 
 
 def evaluate_files(
-    load_codec: Callable[[], Codec],
+    load_codec: Callable[[], Codec[Any]],
     reference: str,
     decoded: str | None = None,
     output: str | None = None,
     *,
-    num_quantizers: int = 8,
+    num_quantizers: int | None = None,
     codebooks: Sequence[int] = (),
     metrics: Sequence[str] | None = None,
     baselines: Sequence[str] = (),

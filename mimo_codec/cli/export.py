@@ -24,7 +24,10 @@ def codec(
     output: Folder,
     dtype: Annotated[str, typer.Option(help="float32, float16 (for GPUs) or int8 (for CPUs).")] = "float32",
     num_quantizers: Annotated[
-        int | None, typer.Option("--num-quantizers", "-q", help="Codebooks in the graphs.  [default: all]")
+        int | None,
+        typer.Option(
+            "--num-quantizers", "-q", help="Codebooks in the graphs, all of a model with fewer.  [default: 8]"
+        ),
     ] = None,
     opset: Opset = 20,
     check: Check = True,

@@ -52,7 +52,7 @@ AnyOutput = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Language model: folder or Hugging Face hub id.")]
 Codec = Annotated[
-    str | None, typer.Option(help="What hears and speaks: shipped name, folder or hub id.  [default: what MODEL names]")
+    str | None, typer.Option(help="Codec to hear and speak with, as for encode --model.  [default: what MODEL names]")
 ]
 Voice = Annotated[
     str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.", callback=_readable)

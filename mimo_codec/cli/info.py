@@ -1,4 +1,4 @@
-"""What `mimo-codec info` tells of a .mimo file, an audio file or a model, without loading any weights."""
+"""What `mimo-codec info` tells of a .mimo file, an audio file or a model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mimo_codec.common.errors import MimoError
 if TYPE_CHECKING:
     from torch import nn
 
+    from mimo_codec.codec.model import MimoCodec
+
 UNITS = {"seconds": "s", "hz": "Hz", "kbps": "kbit/s", "bytes": "B"}
 """Last word of a fact's name -> unit of its value."""
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -23,7 +25,7 @@ def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     """Facts by name, all of them fit for JSON; None for what is not known or not there.
 
     A file is told from a model by being one, or by its suffix. Raises MimoError as `AudioCodes.load`, `audio_info` and
-    `MimoCodec.from_pretrained` do.
+    `load_codec` do.
     """
     path = Path(name_or_path)
     suffix = path.suffix.lower()
@@ -93,35 +95,55 @@ def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
     import torch
 
     from mimo_codec.bitstream import code_widths
+    from mimo_codec.codec.base import Codec
+    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.loading import is_export, load_codec
+
+    codec: Codec[Any]
+    if is_export(name_or_path):
+        exported = load_codec(name_or_path, device="cpu", revision=revision)
+        with torch.device("meta"):
+            weights = MimoCodec(exported.config, decoder=exported.decode_delay is not None)
+        codec, folder, dtype = exported, Path(name_or_path), str(exported.dtype)
+    else:
+        codec, folder, dtype = _without_weights(name_or_path, revision)
+        weights = codec
+    decodes, widths = codec.decode_delay is not None, code_widths(codec.codebook_sizes)
+    return {
+        "model": codec.name,
+        "folder": str(folder),
+        "sample_rate_hz": codec.sample_rate,
+        "frame_rate_hz": codec.frame_rate,
+        "quantizer": codec.config.quantizer_type,
+        "vocoder": codec.config.vocoder_type if decodes else None,
+        "codebooks": codec.num_quantizers,
+        "codebook_sizes": list(codec.codebook_sizes),
+        "nominal_bitrate_kbps": sum(widths) * codec.frame_rate / 1000,
+        "encoder_parameters": _num_parameters(weights.encoder),
+        "quantizer_parameters": weights.quantizer.num_weights,
+        "decoder_parameters": _num_parameters(weights.decoder) if weights.decoder else None,
+        "streams_encode": codec.encodes_streams,
+        "streams_decode": codec.decodes_streams and codec.config.streams_decode,
+        "encode_latency_seconds": codec.encode_latency,
+        "decode_latency_seconds": codec.decode_latency if decodes else None,
+        "dtype": dtype,
+    }
+
+
+def _without_weights(name_or_path: str, revision: str | None) -> tuple[MimoCodec, Path, str]:
+    """A model in PyTorch, its folder, and the precision of its files."""
+    import torch
+
     from mimo_codec.codec.checkpoint import CONFIG, find_checkpoint
     from mimo_codec.codec.config import CodecConfig
     from mimo_codec.codec.model import MimoCodec
 
     folder, name = find_checkpoint(name_or_path, revision)
-    config = CodecConfig.load(folder / CONFIG)
-    dtypes = _stored_dtypes(folder)
-    decodes = any(key.startswith("decoder.") for key in dtypes)
+    config, dtypes = CodecConfig.load(folder / CONFIG), _stored_dtypes(folder)
     with torch.device("meta"):
-        codec = MimoCodec(config, decoder=decodes)
-    return {
-        "model": name,
-        "folder": str(folder),
-        "sample_rate_hz": codec.sample_rate,
-        "frame_rate_hz": codec.frame_rate,
-        "quantizer": config.quantizer_type,
-        "vocoder": config.vocoder_type if decodes else None,
-        "codebooks": codec.num_quantizers,
-        "codebook_sizes": list(codec.codebook_sizes),
-        "nominal_bitrate_kbps": sum(code_widths(codec.codebook_sizes)) * codec.frame_rate / 1000,
-        "encoder_parameters": _num_parameters(codec.encoder),
-        "quantizer_parameters": codec.quantizer.num_weights,
-        "decoder_parameters": _num_parameters(codec.decoder) if codec.decoder else None,
-        "streams_encode": config.streams_encode,
-        "streams_decode": decodes and config.streams_decode,
-        "encode_latency_seconds": codec.encode_latency,
-        "decode_latency_seconds": codec.decode_latency if decodes else None,
-        "dtype": "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES})),
-    }
+        codec = MimoCodec(config, decoder=any(key.startswith("decoder.") for key in dtypes))
+    codec.name = name
+    return codec, folder, "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES}))
 
 
 def _num_parameters(module: nn.Module) -> int:

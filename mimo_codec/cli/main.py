@@ -27,7 +27,7 @@ from mimo_codec.common.files import check_target
 
 if TYPE_CHECKING:
     from mimo_codec.codec.model import MimoCodec
-    from mimo_codec.onnx import OnnxCodec
+    from mimo_codec.onnx.codec.runtime import OnnxCodec
 
 app = typer.Typer(
     add_completion=False,
@@ -43,8 +43,14 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="File, or folder for several files.")]
-NumQuantizers = Annotated[int, typer.Option("--num-quantizers", "-q", help="Codebooks to use, from the first on.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name, folder or Hugging Face hub id.")]
+NumQuantizers = Annotated[
+    int | None,
+    typer.Option("--num-quantizers", "-q", help="Number of codebooks to use, all of a model with fewer.  [default: 8]"),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Shipped name, folder (of an exported codec too) or Hugging Face hub id."),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1.  [default: cuda if there is one]")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.  [default: float32]")]
@@ -75,7 +81,7 @@ def start(
 def encode(
     inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files and folders of them.")],
     output: Output,
-    num_quantizers: NumQuantizers = 8,
+    num_quantizers: NumQuantizers = None,
     model: Model = "nano",
     revision: Revision = None,
     device: Device = None,
@@ -119,7 +125,7 @@ def decode(
 def reconstruct(
     source: Annotated[str, typer.Argument(metavar="IN", help="Audio file, or folder of them.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file, or folder.")],
-    num_quantizers: NumQuantizers = 8,
+    num_quantizers: NumQuantizers = None,
     model: Model = "nano",
     revision: Revision = None,
     device: Device = None,
@@ -147,17 +153,14 @@ def evaluate(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write report.json, report.md and plots.")
     ] = None,
-    num_quantizers: NumQuantizers = 8,
+    num_quantizers: NumQuantizers = None,
     codebooks: Annotated[str, typer.Option(help="Fewer codebooks to measure too, such as 1,2,4.")] = "",
     baselines: Annotated[str, typer.Option(help="To measure too, where their programs are; or none.")] = "opus,codec2",
     metrics: Annotated[
         str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-w", help="Processes.  [default: one per core]")] = None,
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="As for encode; or folder of an exported codec."),
-    ] = "nano",
+    model: Model = "nano",
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -173,7 +176,7 @@ def evaluate(
     from mimo_codec.cli.evaluate import evaluate_files
 
     evaluate_files(
-        lambda: _load_or_exported(model, revision, device, dtype),
+        lambda: _load(model, revision, device, dtype),
         reference,
         decoded,
         output,
@@ -217,9 +220,9 @@ def models() -> None:
 @app.command()
 def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8000,
-    graphs: Annotated[
-        str | None, typer.Option(metavar="DIR", help="An exported codec.  [default: nano, exported on first use]")
-    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", "--graphs", metavar="MODEL", help="As for encode; exported on first use.")
+    ] = "nano",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Try a codec in the browser: record or open speech, hear and see what is left of it.
@@ -228,7 +231,7 @@ def demo(
     """
     from mimo_codec.cli.demo import serve
 
-    serve(graphs, port, open_page)
+    serve(model, port, open_page)
 
 
 @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
@@ -299,20 +302,10 @@ def _integer(option: str, word: str) -> int:
         raise MimoError(f"{option}: {word!r} is not a number") from None
 
 
-def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:
-    from mimo_codec.codec.model import MimoCodec
+def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:
+    from mimo_codec.loading import load_codec
 
-    return MimoCodec.from_pretrained(model, device=device, dtype=dtype, revision=revision)
-
-
-def _load_or_exported(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:
-    if not Path(model, "encoder.onnx").is_file():
-        return _load(model, revision, device, dtype)
-    from mimo_codec.onnx import OnnxCodec
-
-    if dtype or revision:
-        raise MimoError(f"{model}: --dtype and --revision are chosen when a model is exported")
-    return OnnxCodec(model, None if device is None else [device])
+    return load_codec(model, device=device, dtype=dtype, revision=revision)
 
 
 class _Terminated(BaseException):

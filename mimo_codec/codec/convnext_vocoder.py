@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.choices import ConvNeXtVocoderConfig
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import ACTIVATIONS, Position, State, length_mask, make_norm
+from mimo_codec.codec.streaming import State
+from mimo_codec.codec.transformer import ACTIVATIONS, Position, length_mask, make_norm
 from mimo_codec.codec.vocoder import SpectrumHead, Vocoder
 
 KERNEL_SIZE = 7

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.choices import TransformerVocoderConfig
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import Position, State, Transformer, make_norm
+from mimo_codec.codec.streaming import State
+from mimo_codec.codec.transformer import Position, Transformer, make_norm
 from mimo_codec.codec.vocoder import SpectrumHead, Vocoder
 
 

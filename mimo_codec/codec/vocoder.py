@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.choices import VOCODERS, find_class
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import Position, State, length_mask, scope, scoped
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import Position, length_mask
 
 MAX_LOG_MAGNITUDE = math.log(100.0)
 ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,11 @@ def dtype_name(x: torch.Tensor | NDArray[Any]) -> str:
 
 
 def to_numpy(x: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
-    """A tensor without its gradient, in the memory of the CPU; an array itself."""
-    return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
+    """A tensor without its gradient, in the memory of the CPU, bfloat16 as float32; an array itself."""
+    if not is_tensor(x):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if dtype_name(x) == "bfloat16" else x).numpy()
 
 
 def to_tensor(x: torch.Tensor | NDArray[Any]) -> Any:
@@ -44,3 +48,16 @@ def to_tensor(x: torch.Tensor | NDArray[Any]) -> Any:
     except ImportError:
         return x
     return x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+
+
+def to_cpu(x: ArrayT) -> ArrayT:
+    """A tensor in the memory of the CPU; an array itself."""
+    here: ArrayT = cast(Any, x).cpu() if is_tensor(x) else x
+    return here
+
+
+def concatenate(parts: Sequence[ArrayT], axis: int = -1) -> ArrayT:
+    """Tensors or arrays, all of one kind, one after the other along an axis."""
+    library: Any = sys.modules["torch"] if is_tensor(parts[0]) else np
+    joined: ArrayT = library.concatenate(parts, axis=axis)
+    return joined

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mimo_codec.codes import AudioCodes
-from mimo_codec.common.arrays import is_tensor, to_numpy
+from mimo_codec.common.arrays import to_numpy
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Patches, Position, Request, find_stop
@@ -114,9 +114,9 @@ class Writer:
         codec = self.lm.codec
         if codec is None:
             return None
-        waveform, self.state = codec.decode_chunk(self.lm.own(patch), self.state, last=last)
+        waveform, self.state = codec.decode_chunk(patch, self.state, last=last)
         self.sound.append(to_numpy(waveform))
-        return _on_cpu(waveform)
+        return self.lm.own(self.sound[-1])
 
     def _generation(self, end: int | str) -> Generation:
         lm = self.lm
@@ -129,7 +129,7 @@ class Writer:
         if self.sound:  # what was streamed is not decoded again
             waveform = lm.own(np.concatenate(self.sound))
         elif codes is not None and lm.codec is not None:
-            waveform = lm.codec.decode(codes)
+            waveform = lm.own(to_numpy(lm.codec.decode(codes)))
         thoughts, text = (part.strip() for part in self.text.whole())
         ids = lm.own(np.concatenate(self.columns, axis=1))
         return Generation(ids, text, thoughts or None, codes, waveform, reason)
@@ -142,10 +142,6 @@ class Writer:
         num_samples = codes.shape[1] * round(SAMPLE_RATE / FRAME_RATE)
         name = lm.codec.model_id if lm.codec is not None else None
         return AudioCodes(lm.own(codes), num_samples, SAMPLE_RATE, FRAME_RATE, lm.config.codebook_sizes, name)
-
-
-def _on_cpu(waveform: Array | None) -> Array | None:
-    return waveform.cpu() if is_tensor(waveform) else waveform
 
 
 class _Text:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mimo_codec.codec.model import MimoCodec, check_device, check_dtype
+from mimo_codec.codec.base import Codec
+from mimo_codec.codec.model import check_device, check_dtype
 from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.base import AudioLM, Grids, as_array, named
 from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
@@ -21,6 +23,7 @@ from mimo_codec.lm.model import Output, SpeechLanguageModel
 from mimo_codec.lm.prompts import PROMPTS, WORDINGS, Wording, find_wording
 from mimo_codec.lm.request import Position, Request
 from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.loading import load_codec
 
 
 class MimoAudioLM(AudioLM):
@@ -31,7 +34,7 @@ class MimoAudioLM(AudioLM):
         model: SpeechLanguageModel,
         tokenizer: TextTokenizer,
         *,
-        codec: MimoCodec | None = None,
+        codec: Codec[Any] | None = None,
         wording: Wording | None = None,
         compile: bool | None = None,
     ):
@@ -45,7 +48,7 @@ class MimoAudioLM(AudioLM):
         cls,
         name_or_path: str | Path,
         *,
-        codec: MimoCodec | str | Path | None = None,
+        codec: Codec[Any] | str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
@@ -57,7 +60,8 @@ class MimoAudioLM(AudioLM):
         """Load a model, in evaluation mode.
 
         name_or_path: a folder with config.json, safetensors and a text tokenizer, or a Hugging Face hub id.
-        codec: one to hear and speak with, or its name; without it audio goes in and comes out as codes.
+        codec: one to hear and speak with, or its name (see `load_codec`); without it audio goes in and comes out as
+        codes.
         device: None for CUDA where there is one, else the CPU. dtype: None keeps that of the files. quantize: "int8" or
         "int4" weights (by torchao), for little memory. device_map: "auto", or a device for each module, to spread the
         layers of the backbone over several devices (by accelerate). wording: of the instructions, or a language ("en",
@@ -72,7 +76,7 @@ class MimoAudioLM(AudioLM):
         elif wording is None and (folder / PROMPTS).is_file():
             wording = Wording.load(folder / PROMPTS)
         if isinstance(codec, (str, Path)):
-            codec = _load_codec(codec, place)
+            codec = _load_codec(codec, device)
         spread = device_map is not None
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
         return cls(model, tokenizer, codec=codec, wording=wording, compile=False if spread else compile)
@@ -125,11 +129,11 @@ class MimoAudioLM(AudioLM):
         return torch.randint(2**31, (count,)).tolist()
 
 
-def _load_codec(name: str | Path, device: torch.device) -> MimoCodec:
+def _load_codec(name: str | Path, device: str | torch.device | None) -> Codec[Any]:
     try:
-        return MimoCodec.from_pretrained(name, device=device)
+        return load_codec(name, device=device)
     except torch.OutOfMemoryError:
         raise MimoError(
-            f"codec: not enough memory on {device} for {name}: give MimoCodec.from_pretrained(...) another"
-            " device or dtype, and its codec to this model"
+            f"codec: not enough memory on {check_device(device)} for {name}: give load_codec(...) another device or"
+            " dtype, and its codec to this model"
         ) from None

@@ -13,7 +13,7 @@ from mimo_codec.codec.model import MimoCodec
 def show_sound(loggers: Iterable[Any], name: str, waveform: Tensor, codec: MimoCodec, step: int) -> None:
     """A waveform [S] to listen to, and its log-mel spectrogram to look at, low frequencies at the bottom."""
     waveform = waveform.clamp(-1, 1)
-    mel = codec.log_mel(waveform).T.flip(0)
+    mel = codec.mel(waveform[None].to(codec.device))[0].T.flip(0)
     picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
     for logger in loggers:
         board = logger.experiment

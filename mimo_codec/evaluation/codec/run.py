@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from mimo_codec.codec.base import Codec
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec.baselines import Baseline
 from mimo_codec.evaluation.codec.items import Item
 from mimo_codec.evaluation.codec.results import Evaluation, System
 from mimo_codec.evaluation.codec.scoring import Job, Scored, scorer
-from mimo_codec.evaluation.codec.systems import Codec, Coder, DecodedFiles, Model
+from mimo_codec.evaluation.codec.systems import Coder, DecodedFiles, Model
 from mimo_codec.metrics import CORE_METRICS, require_metric
 
 FILES_PER_WORKER = 4
@@ -22,18 +24,18 @@ FILES_PER_WORKER = 4
 
 
 def evaluate(
-    codec: Codec | None,
+    codec: Codec[Any] | None,
     items: Sequence[Item],
     *,
-    num_quantizers: int = 8,
+    num_quantizers: int | None = None,
     codebooks: Sequence[int] = (),
     metrics: Sequence[str] = CORE_METRICS,
     baselines: Sequence[Baseline] = (),
     workers: int = 1,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> Evaluation:
-    """Score what a codec makes of each original with its first `num_quantizers` codebooks, or, without a codec, the
-    decoded files of the items; and what the baselines make of it.
+    """Score what a codec makes of each original with its first `num_quantizers` codebooks (None: 8, or all if fewer),
+    or, without a codec, the decoded files of the items; and what the baselines make of it.
 
     codebooks: smaller numbers of codebooks to score too, decoded from the same codes. metrics: see `speech_metrics`.
     workers: processes that score; a script that wants more than one keeps its own work under `if __name__ ==

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimo_codec.audio.files import load_audio
+from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import to_numpy
 from mimo_codec.common.checks import check_integer
@@ -23,19 +24,6 @@ Sound = tuple[NDArray[np.float32], int]
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """system -> file -> metric -> value"""
 Value = TypeVar("Value")
-
-
-class Codec(Protocol):
-    """A MimoCodec or an OnnxCodec."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...
-    def encode(self, audio: Any, sample_rate: int | None, num_quantizers: int) -> AudioCodes: ...
-    def decode(self, codes: AudioCodes) -> Any: ...
 
 
 class Coder(Protocol):
@@ -71,7 +59,8 @@ class DecodedFiles:
 class Model:
     """A codec that counts what it uses: time and entries of its codebooks."""
 
-    def __init__(self, codec: Codec, num_quantizers: int, codebooks: Sequence[int]):
+    def __init__(self, codec: Codec[Any], num_quantizers: int | None, codebooks: Sequence[int]):
+        num_quantizers = codec.check_num_quantizers(num_quantizers)
         silence = np.zeros(codec.sample_rate, np.float32)  # so that what happens on first use is not timed
         codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
         for number in codebooks:

@@ -16,7 +16,8 @@ from mimo_codec.codec.decoder import UpsampleConv
 from mimo_codec.codec.mel import LOG_FLOOR, mel_filters
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.quantizer import Quantizer
-from mimo_codec.codec.transformer import State, length_mask, scope, scoped
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import length_mask
 from mimo_codec.codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
 from mimo_codec.onnx.codec.stacks import StackGraph, with_stack_graphs
 from mimo_codec.onnx.fourier import Analysis, Synthesis

@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mimo_codec.codec.fields import Window
-from mimo_codec.codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import Transformer, TransformerLayer, length_mask, rotate
 
 BLOCK = 64
 """Queries that look at the same keys where attention has a window."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_codec.codec.base import Codec
 from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.config import LMConfig
@@ -15,6 +16,7 @@ from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.prompts import PROMPTS, Wording, find_wording
 from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
 from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.loading import is_export, load_codec
 from mimo_codec.onnx.codec.runtime import OnnxCodec
 from mimo_codec.onnx.lm.sampling import penalised, sample
 from mimo_codec.onnx.session import Provider, Session
@@ -37,16 +39,16 @@ class OnnxAudioLM(AudioLM):
         self,
         folder: str | Path,
         *,
-        codec: OnnxCodec | str | Path | None = None,
+        codec: Codec[Any] | str | Path | None = None,
         providers: Sequence[Provider] | None = None,
         num_threads: int | None = None,
         cuda_graphs: bool = False,
         wording: Wording | str | None = None,
     ):
-        """folder: what `mimo-codec export lm` wrote. codec: one to hear and speak with, or its folder; without it
-        audio goes in and comes out as codes. providers, num_threads: as in OnnxCodec. cuda_graphs: replay the steps of
-        patches as CUDA graphs, as OnnxCodec does chunks, and those of a codec that is loaded here. wording: of the
-        instructions, or a language ("en", "zh"); None for that of the model.
+        """folder: what `mimo-codec export lm` wrote. codec: one to hear and speak with, or its name (see
+        `load_codec`); without it audio goes in and comes out as codes. providers, num_threads: as in OnnxCodec.
+        cuda_graphs: replay the steps of patches as CUDA graphs, as OnnxCodec does chunks, and those of an exported
+        codec that is loaded here. wording: of the instructions, or a language ("en", "zh"); None for that of the model.
 
         Raises MimoError for a folder in which something is missing, for graphs of different exports, and for
         cuda_graphs without CUDA.
@@ -68,7 +70,10 @@ class OnnxAudioLM(AudioLM):
         elif wording is None and (self.folder / PROMPTS).is_file():
             wording = Wording.load(self.folder / PROMPTS)
         if isinstance(codec, (str, Path)):
-            codec = OnnxCodec(codec, providers, num_threads=num_threads, cuda_graphs=cuda_graphs)
+            if is_export(codec):
+                codec = OnnxCodec(codec, providers, num_threads=num_threads, cuda_graphs=cuda_graphs)
+            else:
+                codec = load_codec(codec)
         tokenizer = TextTokenizer.load(self.folder)
         super().__init__(LMConfig.from_dict(self.metadata["config"]), tokenizer, codec, wording)
 
