@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mimo_codec.codec.choices import QUANTIZERS, QuantizerConfig, find_class
 from mimo_codec.codec.precision import Float32Module
+from mimo_codec.common.checks import check_count
 from mimo_codec.common.errors import MimoError
 
 
@@ -115,8 +116,9 @@ class Quantizer(Float32Module, ABC):
     def encode(self, features: Tensor, num_quantizers: int) -> Tensor:
         """features [..., T, D] -> codes [..., q, T] int64 of the first `num_quantizers` codebooks.
 
-        Raises MimoError for features that are not finite.
+        Raises MimoError for features that are not finite, and for more codebooks than there are.
         """
+        check_count(num_quantizers, self.config.num_quantizers)
         if not bool(features.isfinite().all()):
             raise MimoError("features: NaN or infinite values; the samples are too large or the weights damaged")
         with torch.autocast(features.device.type, enabled=False):
