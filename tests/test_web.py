@@ -24,8 +24,8 @@ import torch
 from conftest import ROOT, assert_one_line_error
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, resample, save_audio
-from mimo_codec.cli import demo as demo_module
-from mimo_codec.cli.demo import GRAPHS, HOST, MIME_TYPES, find_graphs, make_server, page_root, served_files
+from mimo_codec.cli import demo_server
+from mimo_codec.cli.demo_server import GRAPHS, HOST, MIME_TYPES, find_graphs, make_server, page_root, served_files
 
 SPEECH = ROOT / "examples" / "speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -128,7 +128,7 @@ def test_nano_is_exported_on_first_use_only(monkeypatch, tmp_path, capsys):
             (folder / name).touch()
         exported.append(folder)
 
-    monkeypatch.setattr(demo_module, "_export", export)
+    monkeypatch.setattr(demo_server, "_export", export)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert [find_graphs("nano"), find_graphs("nano")] == 2 * exported
     assert exported[0].is_relative_to(tmp_path / "mimo-codec")

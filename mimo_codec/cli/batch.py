@@ -16,6 +16,7 @@ from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
 from mimo_codec.cli.plan import Job, Plan, make_folders
 from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 
 Result = TypeVar("Result")
@@ -28,7 +29,7 @@ def encode_files(
     batch_seconds: float = 120.0,
     overwrite: bool = False,
 ) -> None:
-    """Audio files -> .mimo files.
+    """Encode audio files to .mimo files.
 
     batch_seconds: most audio, padding included, that goes through the model at a time; longer files go alone.
     Raises FilesFailed when some of many files failed, MimoError when the only one did.
@@ -45,7 +46,7 @@ def encode_files(
 
 
 def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
-    """.mimo files -> audio files of the original length; the rest as in `encode_files`."""
+    """Decode .mimo files to audio files of the original length; arguments and errors are those of `encode_files`."""
     codec.check_decodes()
 
     def decode(sources: Sequence[Path]) -> list[Iterable[Any]]:
@@ -64,7 +65,7 @@ def reconstruct_files(
     batch_seconds: float = 120.0,
     overwrite: bool = False,
 ) -> None:
-    """Audio files -> what is left of them after encoding and decoding; the rest as in `encode_files`.
+    """Encode and decode audio files; arguments and errors are those of `encode_files`.
 
     Prints duration, codes, bitrate and speed when there is a single file.
     """
@@ -110,7 +111,7 @@ def _summary(codes: AudioCodes, elapsed: float) -> str:
 
 
 def _audio_seconds(path: Path) -> float:
-    """As the header says; infinite where it does not, or cannot be read: the file goes alone, and fails on its own."""
+    """Read the duration from the header; infinite if it is not there, so that the file is processed alone."""
     try:
         info = audio_info(path)
     except MimoError:
@@ -133,9 +134,8 @@ def _run(
     compute: Callable[[Sequence[Path]], Sequence[Result]],
     save: Callable[[Result, Path], None],
 ) -> None:
-    """`compute` on batches of sources, `save` on each result."""
-    if not batch_seconds > 0:
-        raise MimoError(f"batch_seconds = {batch_seconds}: a number above 0 is needed")
+    """Run `compute` on batches of sources and `save` on each result."""
+    require(batch_seconds > 0, f"batch_seconds = {batch_seconds}: a number above 0 is needed")
     make_folders(plan)
     lengths = {job: seconds(job.source) for job in plan.jobs}
     num_failed = 0
@@ -157,7 +157,7 @@ def _run(
 
 
 def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
-    """Jobs of similar length, longest first: those of a batch, padded, take at most `most` seconds, or there is one."""
+    """Yield jobs of similar length, longest first: a batch, padded, takes at most `most` seconds, or is one job."""
     batch: list[Job] = []
     for job in sorted(lengths, key=lambda job: lengths[job], reverse=True):
         if batch and (len(batch) + 1) * lengths[batch[0]] > most:
@@ -170,7 +170,7 @@ def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
 def _compute_all(
     compute: Callable[[Sequence[Path]], Sequence[Result]], batch: Sequence[Job]
 ) -> Sequence[Result | MimoError]:
-    """The results of a batch; where one file makes it fail, those of each alone, with the error in its place."""
+    """Compute the results of a batch; if it fails, those of each file alone, with errors in place of results."""
     try:
         return compute([job.source for job in batch])
     except (MimoError, MemoryError, RuntimeError) as error:
@@ -182,6 +182,6 @@ def _compute_all(
 
 
 def _named(error: MimoError, job: Job) -> MimoError:
-    """With the name of the file, which errors on its content lack."""
+    """Return the error with the name of the file, which errors about a file's content lack."""
     text = str(error)
     return error if text.startswith((str(job.source), str(job.target))) else MimoError(f"{job.source}: {text}")

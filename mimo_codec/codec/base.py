@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.audio.files import check_array, iter_arrays
-from mimo_codec.audio.resampling import resample
+from mimo_codec.audio.files import audio_blocks
+from mimo_codec.audio.waveform import check_array
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.pieces import check_batch, each_rate, groups, padded, pieces, segments, with_last
 from mimo_codec.codec.streaming import mel_look_ahead
@@ -61,7 +61,7 @@ class Codec(ABC, Generic[ArrayT]):
     @property
     @abstractmethod
     def model_id(self) -> str:
-        """ "name@fingerprint": what the codes of this model are marked with. The fingerprint names its codebooks."""
+        """Mark of the codes of this model: "name@fingerprint", where the fingerprint names its codebooks."""
 
     @property
     @abstractmethod
@@ -145,8 +145,11 @@ class Codec(ABC, Generic[ArrayT]):
 
     @property
     def decode_latency(self) -> float:
-        """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once:
-        the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT. MimoError without a decoder."""
+        """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once.
+
+        These are the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT. Raises MimoError
+        without a decoder.
+        """
         return (self.config.samples_per_frame + self._delay()) / self.sample_rate
 
     def check_num_quantizers(self, num_quantizers: int | None) -> int:
@@ -189,13 +192,9 @@ class Codec(ABC, Generic[ArrayT]):
 
     def _blocks(self, audio: AudioLike, sample_rate: int | None, where: str) -> Iterator[Samples]:
         """Blocks [S] float32 at the codec's rate."""
-        if isinstance(audio, (str, os.PathLike)):
-            for block in iter_arrays(audio, BLOCK_SECONDS, self.sample_rate):
-                yield _check_level(block, str(audio))
-            return
-        waveform = _check_level(check_array(audio, sample_rate, where), where)
-        assert sample_rate is not None
-        yield from pieces(resample(waveform, sample_rate, self.sample_rate), round(BLOCK_SECONDS * self.sample_rate))
+        where = str(audio) if isinstance(audio, (str, os.PathLike)) else where
+        for block in audio_blocks(audio, sample_rate, self.sample_rate, where=where, block_seconds=BLOCK_SECONDS):
+            yield _check_level(block, where)
 
     def _encode_blocks(self, blocks: Iterable[Samples], count: int) -> Iterator[ArrayT]:
         """Blocks of one waveform -> codes [count, n], in as many pieces as bounded memory needs."""

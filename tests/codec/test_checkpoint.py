@@ -202,7 +202,7 @@ def test_bad_indices(tmp_path, index):
 def test_an_index_that_is_not_json(tmp_path):
     write_shards(tmp_path / "m", golden_tensors())
     (tmp_path / "m" / "model.safetensors.index.json").write_bytes(b"\xff{")
-    refused(tmp_path / "m", "index.json: not a valid index")
+    refused(tmp_path / "m", "index.json: not valid JSON")
 
 
 # ---- tensors that do not fit -----------------------------------------------------------------------------------------

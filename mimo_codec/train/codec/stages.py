@@ -23,7 +23,7 @@ from mimo_codec.codec.quantizer import QuantizerOutput
 from mimo_codec.codec.transformer import length_mask
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.processes import gather_from_processes
-from mimo_codec.data.module import Batch
+from mimo_codec.data.batch import Batch
 from mimo_codec.train.codec.discriminators import Discriminators
 from mimo_codec.train.codec.losses import (
     adversarial_loss,
