@@ -1,76 +1,93 @@
-"""Generation: prompts of a batch -> new positions, each item as if it were alone.
+"""The PyTorch backend of generation, eager or compiled.
 
-Prompts are padded on the left; every item has its own sampling settings, generator and end. A position is a text token,
-or `<|empty|>` and a patch. All randomness is drawn outside the networks, so that what runs inside can be compiled.
+All randomness is drawn outside the networks, so that what runs inside can be compiled.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mimo_codec.lm.cache import KeyValueCache
-from mimo_codec.lm.layout import Layout
+from mimo_codec.lm.generate import Backend, Batch, Numbers, Patches, Tokens
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
-from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
+from mimo_codec.lm.request import Request, forbidden_tokens
 from mimo_codec.lm.sampling import Settings, penalised, sample
 
 logger = logging.getLogger(__name__)
 BLOCK = 128
 """Cache sizes are multiples of it, so that compiled graphs serve prompts of many lengths."""
+Step = TypeVar("Step", bound=Callable[..., tuple[Tensor, Tensor]])
 
 
-class Steps:
-    """The three things that are done over and over, eager or compiled."""
+class TorchBackend(Backend):
+    """Computes the steps of generation by a SpeechLanguageModel, eager or compiled."""
 
     def __init__(self, model: SpeechLanguageModel, compiled: bool = False):
+        """With `compiled` steps run by torch.compile, on CUDA as CUDA graphs."""
         self.model, self.compiled = model, compiled
-        self.advance: Callable[..., tuple[Tensor, Tensor]] = self._advance
-        self.patch_step: Callable[..., tuple[Tensor, Tensor]] = self._patch_step
+        self.advance, self.patch_step = self._advance, self._patch_step
         self._graphs = compiled and model.device.type == "cuda"
         self._spare: dict[str, KeyValueCache] = {}
         if compiled:
             self.advance = self._replayed(self._compiled(self._advance))
             self.patch_step = self._replayed(self._compiled(self._patch_step))
 
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """By torch.compile, or as it is where that finds no compiler: a step that was begun can be repeated."""
+    def batch(self, requests: Sequence[Request], num_positions: int) -> TorchBatch:
+        """Begin a batch whose items have at most `num_positions` positions."""
+        return TorchBatch(self, requests, num_positions)
+
+    def random_numbers(self, seed: int) -> Callable[[int], Numbers]:
+        """Return a function that gives so many random numbers more at every call, from torch's generator."""
+        generator = torch.Generator().manual_seed(seed)
+        return lambda count: torch.rand(count, generator=generator).numpy()
+
+    def new_seeds(self, count: int) -> list[int]:
+        """Return seeds drawn from torch's default generator."""
+        return cast("list[int]", torch.randint(2**31, (count,)).tolist())
+
+    def _compiled(self, function: Step) -> Step:
+        """Compile a function; it stays as it is where torch.compile finds no compiler."""
         from torch._dynamo.exc import TorchDynamoException  # takes a second
 
         best = torch.compile(function, mode="reduce-overhead" if self._graphs else None)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any) -> tuple[Tensor, Tensor]:
             nonlocal best
             try:
                 return best(*arguments)
-            except TorchDynamoException as error:
+            except TorchDynamoException as error:  # a step that was begun can be repeated
                 logger.warning("generation goes on without torch.compile: %s", str(error).partition("\n")[0])
                 best = function
                 return function(*arguments)
 
-        return call
+        return cast(Step, call)
 
-    def _replayed(self, function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-        """CUDA graphs write every result where the one before was: it is copied before the next call."""
+    def _replayed(self, function: Step) -> Step:
+        """Copy results before the next call: CUDA graphs write each where the one before was."""
         if not self._graphs:
             return function
 
         def call(*arguments: Any) -> tuple[Tensor, Tensor]:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             one, other = function(*arguments)
             return one.clone(), other.clone()
 
-        return call
+        return cast(Step, call)
 
     # ---- caches --------------------------------------------------------------------------------------------------
 
     def take_cache(self, name: str, batch_size: int, size: int) -> KeyValueCache:
-        """A cache for the stack of this name: the one that was given back last if it fits, so that graphs find their
-        memory again and runs side by side have each their own."""
+        """Return a cache of `size` slots for the stack of this name, empty.
+
+        It is the one that was given back last if that fits, so that graphs find their memory again; batches side by
+        side have each their own.
+        """
         spare = self._spare.pop(name, None)
         if spare is not None and (spare.batch_size, spare.size) == (batch_size, size):
             spare.reset()
@@ -86,7 +103,7 @@ class Steps:
         return cache
 
     def give_back(self, name: str, cache: KeyValueCache) -> None:
-        """Keep a cache for the next run."""
+        """Keep a cache for the next batch."""
         self._spare[name] = cache
 
     # ---- backbone ------------------------------------------------------------------------------------------------
@@ -103,7 +120,7 @@ class Steps:
         forbidden: Tensor | None,
         uniform: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """A position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
+        """Read a position of every item, tokens [B] and patches [B, C, G]; return the next tokens [B], seeds [B, D]."""
         cache.positions = slot
         embeddings = self.model.embed(tokens[:, None], patches[:, None])
         hidden = self.model.run_backbone(embeddings, mask, positions[:, None], cache)[:, 0]
@@ -112,7 +129,7 @@ class Steps:
     def choose(
         self, hidden: Tensor, settings: Settings | None, forbidden: Tensor | None, uniform: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, H] -> text tokens [B], seeds of the patch decoder [B, D]."""
+        """Draw from hidden states [B, H] the text tokens [B]; return them and seeds of the patch decoder [B, D]."""
         logits = self.model.lm_head(hidden).float()
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
@@ -132,9 +149,18 @@ class Steps:
         uniform: Tensor,
         recent: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """inputs [N, D] at step [1] -> codes [N, C], and the next inputs [N, D] from those of the active channels [C].
+        """Draw from inputs [N, D] at step [1] the codes [N, C]; return them and the next inputs [N, D].
 
-        channels: those that are worked out; the others are zero. uniform: [N, C].
+        Args:
+            inputs: seeds, or the embedding of the codes of the step before.
+            step: which of `num_steps` it is.
+            mask: which steps can be seen.
+            active: the channels [C] whose codes go into the next inputs.
+            channels: those that are worked out; the others are zero.
+            cache: of the patch decoder.
+            settings: how to draw; None for the likeliest codes.
+            uniform: random numbers [N, C].
+            recent: codes [N, C, WINDOW] to which the repetition penalty applies, if any.
         """
         model = self.model
         cache.positions = step
@@ -152,7 +178,7 @@ class Steps:
     def decode_patches(
         self, seeds: Tensor, cache: KeyValueCache, settings: Settings | None, uniform: Tensor, recent: Tensor | None
     ) -> Tensor:
-        """Seeds [N, D] -> patches [N, C, G], channel r at steps delay r <= t < delay r + G; uniform: [N, C, G]."""
+        """Seeds [N, D] -> patches [N, C, G], channel r at steps delay r <= t < delay r + G, by numbers [N, C, G]."""
         c = self.model.config
         group, num_steps, device = c.group_size, self.model.num_steps, seeds.device
         cache.reset()
@@ -179,111 +205,76 @@ def _draw(logits: Tensor, settings: Settings | None, uniform: Tensor) -> Tensor:
     return logits.argmax(-1) if settings is None else sample(logits, settings, uniform)
 
 
-def generate(steps: Steps, layout: Layout, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
-    """Yields, step by step, the new position of every item; None for those that have ended."""
-    with torch.inference_mode():
-        run = _Run(steps, layout, requests)
-        run.prefill()
-    try:
-        while True:
-            with torch.inference_mode():  # never across a yield, where it would hold in the caller's code too
-                new = run.positions()
-            yield new
-            if run.ended:
-                return
-            with torch.inference_mode():
-                run.advance()
-    finally:
-        steps.give_back("model", run.cache)
-        steps.give_back("local_transformer", run.patch_cache)
+class TorchBatch(Batch):
+    """One batch: its caches, its settings, and what was computed last."""
 
-
-class _Run:
-    """A batch on its way."""
-
-    def __init__(self, steps: Steps, layout: Layout, requests: Sequence[Request]):
-        self.steps, self.model = steps, steps.model
-        self.progress = Progress(requests, layout)
-        c, device = self.model.config, self.model.device
-        size = self.progress.longest + max(request.max_new for request in requests)
-        self.cache = steps.take_cache("model", len(requests), -(-size // BLOCK) * BLOCK)
-        self.patch_cache = steps.take_cache("local_transformer", len(requests), self.model.num_steps)
+    def __init__(self, backend: TorchBackend, requests: Sequence[Request], num_positions: int):
+        """Take the caches and put the settings on the device."""
+        self.backend, self.model = backend, backend.model
+        config, device = self.model.config, self.model.device
+        self.cache = backend.take_cache("model", len(requests), -(-num_positions // BLOCK) * BLOCK)
+        self.patch_cache = backend.take_cache("local_transformer", len(requests), self.model.num_steps)
         texts, audios = [r.text for r in requests], [r.audio for r in requests]
-        draws = steps.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings
+        draws = backend.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings
         self.text = Settings.of(texts, device) if draws else None
-        penalises = steps.compiled or any(s.repetition_penalty != 1 for s in audios)
-        draws = penalises or any(s.temperature > 0 for s in audios)
+        self.penalises = backend.compiled or any(s.repetition_penalty != 1 for s in audios)
+        draws = self.penalises or any(s.temperature > 0 for s in audios)
         self.audio = Settings.of(audios, device) if draws else None
-        shape = (len(requests), c.audio_channels, WINDOW)
-        self.recent = torch.full(shape, -1, device=device) if penalises else None
-        forbidden = forbidden_tokens(texts, c.vocab_size)
+        forbidden = forbidden_tokens(texts, config.vocab_size)
         self.forbidden = None if forbidden is None else torch.from_numpy(forbidden).to(device)
-        self.empty = torch.from_numpy(self.progress.empty_patches(len(requests))).to(device)
-        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        self.keys = torch.arange(self.cache.size, device=device)
+        self.slot = 0
+        """Where in the cache the next position goes."""
 
-    @property
-    def ended(self) -> bool:
-        return self.progress.ended
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.model.device)
 
-    def prefill(self) -> None:
-        """All prompts through the backbone, and the first token of every item."""
-        device, longest = self.model.device, self.progress.longest
-        tokens, patches = (torch.from_numpy(array).to(device) for array in self.progress.prompts())
-        pads = torch.from_numpy(self.progress.pads).to(device)
-        slots, keys = torch.arange(longest, device=device), torch.arange(self.cache.size, device=device)
-        visible = (keys[None] <= slots[:, None])[None] & (keys[None, None] >= pads[:, None, None])
-        visible |= (keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
-        self.pads, self.keys = pads, keys
+    @torch.inference_mode()
+    def read_prompts(self, tokens: Tokens, patches: Patches, pads: np.ndarray, uniform: Numbers) -> Tokens:
+        """Read all prompts at once and draw the first tokens; see `Batch`."""
+        self.slot, self.pads = tokens.shape[1], self._on_device(pads)
+        slots = torch.arange(self.slot, device=self.model.device)
+        visible = (self.keys[None] <= slots[:, None])[None] & (self.keys[None, None] >= self.pads[:, None, None])
+        visible |= (self.keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
         self.cache.positions = slots
-        embeddings = self.model.embed(tokens, patches)
-        positions = (slots[None] - pads[:, None]).clamp(min=0)
+        embeddings = self.model.embed(self._on_device(tokens), self._on_device(patches))
+        positions = (slots[None] - self.pads[:, None]).clamp(min=0)
         hidden = self.model.run_backbone(embeddings, visible[:, None], positions, self.cache)[:, -1]
-        self.uniform = self._draw_uniform()
-        self.tokens, self.seeds = self.steps.choose(hidden, self.text, self.forbidden, self.uniform[:, 0])
+        drawn, self.seeds = self.backend.choose(hidden, self.text, self.forbidden, self._on_device(uniform))
+        return drawn.cpu().numpy()
 
-    def _draw_uniform(self) -> Tensor:
-        """[B, 1 + C G] numbers of this position, of which text uses the first; the same whatever they are used for."""
-        c = self.model.config
-        count = 1 + c.audio_channels * c.group_size
-        rows = [torch.rand(count, generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.model.device)
-
-    def positions(self) -> list[Position | None]:
-        """Tokens that were drawn -> patches where they are audio, and what has come to its end."""
-        tokens = self.tokens.tolist()
-        self.patches = self.empty.clone()
-        if speaking := self.progress.speaking(tokens):
-            self._decode(speaking)
-        return self.progress.add(tokens, self.patches.cpu().numpy())
-
-    def _decode(self, speaking: list[int]) -> None:
-        c = self.model.config
-        uniform = self.uniform[:, 1:].reshape(-1, c.audio_channels, c.group_size)
-        rows = torch.tensor(speaking, device=self.model.device)
-        if self.steps.compiled:  # graphs want the same shape every time
-            decoded = self.steps.decode_patches(self.seeds, self.patch_cache, self.audio, uniform, self.recent)[rows]
-        else:
-            settings = None if self.audio is None else self.audio.rows(rows)
-            recent = None if self.recent is None else self.recent[rows]
-            decoded = self.steps.decode_patches(self.seeds[rows], self.patch_cache, settings, uniform[rows], recent)
-        self.patches[rows] = decoded
-        if self.recent is not None:
-            self.recent[rows] = torch.cat((self.recent[rows], decoded), dim=2)[:, :, c.group_size :]
-
-    def advance(self) -> None:
-        """The new positions into the backbone, and the next token out."""
-        slot = self.progress.longest + self.progress.num_new - 1
-        self.uniform = self._draw_uniform()
-        slots = torch.tensor([slot], device=self.model.device)
+    @torch.inference_mode()
+    def read_position(self, tokens: Tokens, patches: Patches, uniform: Numbers) -> Tokens:
+        """Read one position of every item and draw the next tokens; see `Batch`."""
+        slot, self.slot = self.slot, self.slot + 1
         mask = ((self.keys <= slot)[None] & (self.keys[None] >= self.pads[:, None]))[:, None, None]
-        self.tokens, self.seeds = self.steps.advance(
-            self.tokens,
-            self.patches,
-            slots,
+        drawn, self.seeds = self.backend.advance(
+            self._on_device(tokens),
+            self._on_device(patches),
+            torch.tensor([slot], device=self.model.device),
             slot - self.pads,
             mask,
             self.cache,
             self.text,
             self.forbidden,
-            self.uniform[:, 0],
+            self._on_device(uniform),
         )
+        return drawn.cpu().numpy()
+
+    @torch.inference_mode()
+    def decode_patches(self, items: list[int], uniform: Numbers, recent: Patches) -> Patches:
+        """Draw the patches of some items; see `Batch`."""
+        settings, seeds, numbers = self.audio, self.seeds, self._on_device(uniform)
+        codes = self._on_device(recent) if self.penalises else None
+        rows = torch.tensor(items, device=self.model.device)
+        if self.backend.compiled:  # graphs want the same shape every time
+            return self.backend.decode_patches(seeds, self.patch_cache, settings, numbers, codes)[rows].cpu().numpy()
+        settings = None if settings is None else settings.rows(rows)
+        codes = None if codes is None else codes[rows]
+        decoded = self.backend.decode_patches(seeds[rows], self.patch_cache, settings, numbers[rows], codes)
+        return decoded.cpu().numpy()
+
+    def close(self) -> None:
+        """Keep the caches for the next batch."""
+        self.backend.give_back("model", self.cache)
+        self.backend.give_back("local_transformer", self.patch_cache)

@@ -1,115 +1,111 @@
-"""What is asked for, and what has come of it: the part of generation that is the same whatever computes the networks.
+"""Generation: prompts of a batch -> new positions, each item as if it were alone, whatever computes the networks.
 
-Needs numpy only.
+Prompts are padded on the left; every item has its own sampling settings, random numbers and end. A position is a text
+token, or `<|empty|>` and a patch. There is one loop, `generate_positions`; a `Backend` computes for it, with PyTorch
+(`backend.py`) or ONNX Runtime (`mimo_codec.onnx.lm.runtime`). Needs numpy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer, check_number
-from mimo_codec.common.errors import MimoError
-from mimo_codec.lm.layout import Grid, Layout
-from mimo_codec.lm.tokenizer import NAMES
+from mimo_codec.lm.layout import Layout
+from mimo_codec.lm.request import WINDOW, Request, find_stop
 
-FRAME_RATE, SAMPLE_RATE = 25.0, 24000
-"""Of the codecs whose codes the language model reads."""
-WINDOW = 24
-"""Frames (about a second) that the repetition penalty looks back."""
+Tokens = NDArray[np.int64]
+"""One text token for each item [B]."""
 Patches = NDArray[np.int64]
+"""Codes of one patch for each item [B, C, G]."""
+Numbers = NDArray[np.float32]
+"""Random numbers in [0, 1)."""
 
 
-# ---- what is asked for -----------------------------------------------------------------------------------------------
+# ---- what a backend computes -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. The default is greedy: the likeliest token, always."""
+class Batch(ABC):
+    """The networks at work on one batch. Random numbers come in as arguments, so that what runs can be compiled."""
 
-    temperature: float = 0.0
-    """0 for the likeliest token; 1 leaves the probabilities as they are."""
-    top_k: int = 0
-    """Draw among so many likeliest tokens; 0 for all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Audio only: above 1, codes that the channel had in the last `WINDOW` frames become less likely."""
-    forbidden: tuple[int, ...] = ()
-    """Text only: ids that are never drawn."""
+    @abstractmethod
+    def read_prompts(self, tokens: Tokens, patches: Patches, pads: NDArray[np.int64], uniform: Numbers) -> Tokens:
+        """Read all prompts and draw the first token of every item.
 
-    def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_integer("top_k", self.top_k, 0, 2**24)
-        check_number("top_p", self.top_p, 1e-6, 1)
-        check_number("repetition_penalty", self.repetition_penalty, 0.1, 10)
-        if not isinstance(self.forbidden, tuple):
-            raise MimoError(f"forbidden: a tuple of ids is needed, not {self.forbidden!r}")
-        for token in self.forbidden:
-            check_integer("forbidden", token, 0, 2**24)
+        Args:
+            tokens: text tokens [B, P].
+            patches: codes [B, P, C, G].
+            pads: positions of padding [B] in front of each prompt.
+            uniform: random numbers [B].
+        """
 
+    @abstractmethod
+    def read_position(self, tokens: Tokens, patches: Patches, uniform: Numbers) -> Tokens:
+        """Read one more position of every item, tokens [B] and patches [B, C, G], and draw the next tokens [B]."""
 
-GREEDY = Sampling()
+    @abstractmethod
+    def decode_patches(self, items: list[int], uniform: Numbers, recent: Patches) -> Patches:
+        """Draw the patches [N, C, G] that belong to the last tokens of N items.
 
+        Args:
+            items: which of the batch.
+            uniform: random numbers [B, C, G].
+            recent: the last `WINDOW` frames of every item [B, C, WINDOW], -1 where there are none.
+        """
 
-def forbidden_tokens(samplings: Sequence[Sampling], vocab_size: int) -> NDArray[np.bool_] | None:
-    """True at [B, V] where an item may not draw a token; None where all may draw all."""
-    if not any(sampling.forbidden for sampling in samplings):
-        return None
-    forbidden = np.zeros((len(samplings), vocab_size), bool)
-    for i, sampling in enumerate(samplings):
-        for token in sampling.forbidden:
-            if token >= vocab_size:
-                raise MimoError(f"forbidden: {token} is no text token; there are {vocab_size}")
-            forbidden[i, token] = True
-    return forbidden
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the batch has used; nothing is asked of it afterwards."""
 
 
-@dataclass(frozen=True)
-class Stop:
-    """What ends an item, besides the number of positions that was asked for."""
+class Backend(ABC):
+    """What computes the networks of a language model."""
 
-    tokens: tuple[str, ...] = (NAMES["end_of_text"], NAMES["turn_end"], NAMES["speech_end"])
-    """Text tokens by name; the one that is drawn is the last position."""
-    max_seconds: float | None = None
-    """Of new audio."""
-    text: tuple[str, ...] = ()
-    """Strings: an answer ends before the first of them, once it has begun."""
+    @abstractmethod
+    def batch(self, requests: Sequence[Request], num_positions: int) -> Batch:
+        """Begin a batch whose items have at most `num_positions` positions, prompt and answer."""
 
-    def __post_init__(self) -> None:
-        for name, value in (("token names", self.tokens), ("strings", self.text)):
-            if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
-                raise MimoError(f"stop: a tuple of {name} is needed, not {value!r}")
-        if self.max_seconds is not None:
-            check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
+    @abstractmethod
+    def random_numbers(self, seed: int) -> Callable[[int], Numbers]:
+        """Return a function that gives so many random numbers more at every call, the same ones for the same seed."""
+
+    @abstractmethod
+    def new_seeds(self, count: int) -> list[int]:
+        """Return seeds for items for which the caller gave none."""
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One item of a batch."""
+def generate_positions(
+    backend: Backend, requests: Sequence[Request], layout: Layout
+) -> Iterator[list[Position | None]]:
+    """Yield, step by step, the new position of every item; None for those that have ended."""
+    progress = Progress(requests, layout)
+    num_channels, group = layout.num_channels, layout.group_size
+    streams = [backend.random_numbers(request.seed) for request in requests]
+    recent = np.full((len(requests), num_channels, WINDOW), -1)
 
-    grid: Grid
-    """The prompt [1 + C, G P]."""
-    max_new: int
-    """Most new positions."""
-    text: Sampling = GREEDY
-    audio: Sampling = GREEDY
-    stop_ids: tuple[int, ...] = ()
-    stop_text: tuple[str, ...] = ()
-    decode: Callable[[Sequence[int]], str] | None = None
-    """Text tokens -> text, where there is stop_text."""
-    max_patches: int | None = None
-    seed: int = 0
+    def draw() -> Numbers:
+        """Numbers of one position [B, 1 + C G], of which text uses the first; the same whatever they are used for."""
+        return np.stack([stream(1 + num_channels * group) for stream in streams])
 
-
-def find_stop(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
-    """Where in a text that has begun the first of the strings stands, and which it is; None without any."""
-    begin = len(text) - len(text.lstrip())
-    return min(((text.find(string, begin), string) for string in strings if string in text[begin:]), default=None)
+    batch = backend.batch(requests, progress.num_positions)
+    uniform = draw()
+    tokens = batch.read_prompts(*progress.prompts(), progress.pads, uniform[:, 0])
+    try:
+        while True:
+            patches = progress.empty_patches(len(requests))
+            if items := progress.speaking(tokens):
+                patches[items] = batch.decode_patches(items, uniform[:, 1:].reshape(patches.shape), recent)
+                recent[items] = np.concatenate((recent[items], patches[items]), axis=2)[:, :, group:]
+            yield progress.add(tokens, patches)
+            if progress.ended:
+                return
+            uniform = draw()
+            tokens = batch.read_position(tokens, patches, uniform[:, 0])
+    finally:
+        batch.close()
 
 
 # ---- what has come of it ---------------------------------------------------------------------------------------------
@@ -126,11 +122,12 @@ class Position(NamedTuple):
 
 
 class Progress:
-    """A batch on its way: its prompts, padded on the left, and which items have come to their end."""
+    """How far a batch has come: its prompts, padded on the left, and which items have come to their end."""
 
     def __init__(self, requests: Sequence[Request], layout: Layout):
+        """Begin with nothing generated."""
         self.requests, self.layout = requests, layout
-        lengths = [request.grid.shape[1] // layout.group_size for request in requests]
+        lengths = [layout.num_positions(request.grid) for request in requests]
         self.longest = max(lengths)
         self.pads = np.array([self.longest - length for length in lengths])
         """[B], positions of padding in front of each prompt."""
@@ -140,15 +137,21 @@ class Progress:
 
     @property
     def ended(self) -> bool:
+        """Whether every item has come to its end."""
         return all(self.is_over)
 
+    @property
+    def num_positions(self) -> int:
+        """Most positions of an item, prompt and answer."""
+        return self.longest + max(request.max_new for request in self.requests)
+
     def empty_patches(self, *shape: int) -> Patches:
-        """[*shape, C, G] of empty codes."""
+        """Return patches [*shape, C, G] of empty codes."""
         empty = np.array(self.layout.empty_codes)[:, None]
-        return np.broadcast_to(empty, (*shape, len(empty), self.layout.group_size)).copy()
+        return np.tile(empty, (*shape, 1, self.layout.group_size))
 
     def prompts(self) -> tuple[NDArray[np.int64], Patches]:
-        """Text tokens [B, P] and patches [B, P, C, G]."""
+        """Return the text tokens [B, P] and patches [B, P, C, G] of all prompts, padded on the left."""
         tokens = np.zeros((len(self.requests), self.longest), np.int64)
         patches = self.empty_patches(len(self.requests), self.longest)
         for i, (request, pad) in enumerate(zip(self.requests, self.pads, strict=True)):
@@ -156,16 +159,19 @@ class Progress:
             patches[i, pad:] = self.layout.patches(request.grid)
         return tokens, patches
 
-    def speaking(self, tokens: Sequence[int]) -> list[int]:
-        """The items of which the next position is audio."""
-        return [i for i, token in enumerate(tokens) if token == self.layout.empty_id and not self.is_over[i]]
+    def speaking(self, tokens: Tokens) -> list[int]:
+        """Return the items of which the next position is audio."""
+        return [i for i, token in enumerate(tokens.tolist()) if token == self.layout.empty_id and not self.is_over[i]]
 
-    def add(self, tokens: Sequence[int], patches: Patches) -> list[Position | None]:
-        """The next tokens [B] and patches [B, C, G] -> the new position of every item; None for those that ended."""
+    def add(self, tokens: Tokens, patches: Patches) -> list[Position | None]:
+        """Take the next tokens [B] and patches [B, C, G], and return the new position of every item.
+
+        It is None for items that have ended before.
+        """
         self.num_new += 1
         speaking = set(self.speaking(tokens))
         new: list[Position | None] = []
-        for i, token in enumerate(tokens):
+        for i, token in enumerate(tokens.tolist()):
             if self.is_over[i]:
                 new.append(None)
                 continue

@@ -1,0 +1,143 @@
+"""What a caller asks of generation: how to draw tokens, where to stop, and one item of a batch. Needs numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.fields import check_fields, integer, integers, number
+from mimo_codec.common.require import require
+from mimo_codec.lm.config import FRAME_RATE
+from mimo_codec.lm.layout import Grid
+from mimo_codec.lm.tokenizer import NAMES
+
+WINDOW = 24
+"""Frames (about a second) that the repetition penalty looks back."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. The default is greedy: always the likeliest token."""
+
+    temperature: float = number(0.0, low=0, high=100)
+    """0 for the likeliest token; 1 leaves the probabilities as they are."""
+    top_k: int = integer(0)
+    """Draw among so many likeliest tokens; 0 for all."""
+    top_p: float = number(1.0, low=1e-6, high=1)
+    """Draw among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = number(1.0, low=0.1, high=10)
+    """Audio only: above 1, codes that the channel had in the last `WINDOW` frames become less likely."""
+    forbidden: tuple[int, ...] = integers(())
+    """Text only: ids that are never drawn."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+
+    @property
+    def greedy(self) -> Sampling:
+        """A copy that draws the likeliest of the tokens that are allowed."""
+        return replace(self, temperature=0.0, repetition_penalty=1.0)
+
+
+GREEDY = Sampling()
+
+
+def forbidden_tokens(samplings: Sequence[Sampling], vocab_size: int) -> NDArray[np.bool_] | None:
+    """Return True at [B, V] where an item may not draw a token; None where all may draw all."""
+    if not any(sampling.forbidden for sampling in samplings):
+        return None
+    forbidden = np.zeros((len(samplings), vocab_size), bool)
+    for i, sampling in enumerate(samplings):
+        forbidden[i, list(sampling.forbidden)] = True
+    return forbidden
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends an item, besides the number of positions that was asked for."""
+
+    tokens: tuple[str, ...] = (NAMES["end_of_text"], NAMES["turn_end"], NAMES["speech_end"])
+    """Text tokens by name; the one that is drawn is the last position."""
+    max_seconds: float | None = None
+    """Longest new audio."""
+    text: tuple[str, ...] = ()
+    """Strings: an answer ends before the first of them, once it has begun."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name, value in (("token names", self.tokens), ("strings", self.text)):
+            valid = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+            require(valid, f"stop: a tuple of {name} is needed, not {value!r}")
+        if self.max_seconds is not None:
+            check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One item of a batch; its values are valid."""
+
+    grid: Grid
+    """The prompt [1 + C, G P]."""
+    max_new: int
+    """Most new positions."""
+    text: Sampling = GREEDY
+    audio: Sampling = GREEDY
+    stop_ids: tuple[int, ...] = ()
+    stop_text: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Turns text tokens into text, where there is `stop_text`."""
+    max_patches: int | None = None
+    seed: int = 0
+
+
+# ---- what callers pass -----------------------------------------------------------------------------------------------
+
+Samplings = Sampling | Sequence[Sampling] | None
+"""One for all items, or one each."""
+
+
+class Options(TypedDict, total=False):
+    """Options of `generate` and `stream`, explained there."""
+
+    greedy: bool
+    text_sampling: Samplings
+    audio_sampling: Samplings
+    stop: Stop | None
+    seed: int | Sequence[int] | None
+    progress: Callable[[], None] | None
+
+
+class TaskOptions(Options, total=False):
+    """Options of every task: those of `generate`, and how long an answer may be."""
+
+    max_new_patches: int
+
+
+def sampling_for_each(name: str, value: Samplings, default: Sampling, count: int) -> list[Sampling]:
+    """Return one Sampling for each of `count` items; MimoError, which calls the value `name`, for anything else."""
+    given: Sequence[object] = value if isinstance(value, Sequence) else [default if value is None else value] * count
+    samplings = [item for item in given if isinstance(item, Sampling)]
+    valid = len(samplings) == len(given) == count
+    require(valid, f"{name}: a Sampling is needed for all items, or one for each of {count}, not {value!r}")
+    return samplings
+
+
+def seed_for_each(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return one seed for each of `count` items: those given, or the numbers from a single one on."""
+    if not isinstance(seed, Sequence):
+        first = check_integer("seed", seed, 0, 2**62)
+        return [first + i for i in range(count)]
+    require(len(seed) == count, f"seed: {len(seed)} were given for {count} items")
+    return [check_integer("seed", item, 0, 2**63 - 1) for item in seed]
+
+
+def find_stop(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
+    """Find the first of the strings in a text that has begun: where it stands and which it is; None without any."""
+    begin = len(text) - len(text.lstrip())
+    return min(((text.find(string, begin), string) for string in strings if string in text[begin:]), default=None)
