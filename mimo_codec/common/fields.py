@@ -61,7 +61,8 @@ def _declared(default: object, check: Callable[[str, object], None]) -> object:
 
 
 def _check_range(name: str, value: Any, *, kind: tuple[type, ...], what: str, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+    is_kind = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_kind or not low <= value <= high:
         limits = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
         raise MimoError(f"{name} must be {what} {limits}, not {reprlib.repr(value)}")
 

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from mimo_codec.common.errors import MimoError
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 
 def require(condition: object, message: str) -> None:
-    """Raise MimoError with `message` unless `condition` is true."""
+    """Raise MimoError with `message` unless the condition holds."""
     if not condition:
         raise MimoError(message)
 
 
-def check_choice(name: str, value: object, choices: Collection[str]) -> str:
-    """Return `value` if it is one of `choices`; MimoError lists them otherwise."""
-    if not isinstance(value, str) or value not in choices:
-        raise MimoError(f"{name}: {value!r} is not known; there is {', '.join(choices)}")
+def check_choice(name: str, value: Value, choices: Iterable[Value]) -> Value:
+    """Return `value`; raise MimoError, which lists the choices, unless it is one of them."""
+    known = list(choices)
+    if value not in known:
+        raise MimoError(f"{name} {value!r} is not known; choose one of {', '.join(map(str, known))}")
     return value
 
 
-def check_type(name: str, value: object, kind: type[T], what: str) -> T:
-    """Return `value` if it is an instance of `kind`, which the message calls `what` ("a Stop")."""
+def check_type(name: str, value: object, kind: type[Value], what: str) -> Value:
+    """Return `value`; raise MimoError unless it is an instance of `kind`, which the message calls `what` ("a list")."""
     if not isinstance(value, kind):
-        raise MimoError(f"{name}: {what} is needed, not {value!r}")
+        raise MimoError(f"{name} must be {what}, not {reprlib.repr(value)}")
     return value
-
-
-def check_text(name: str, value: object) -> str:
-    """Return `value` if it is a string with more than white space in it."""
-    if not check_type(name, value, str, "text").strip():
-        raise MimoError(f"{name}: is empty")
-    return str(value)
 
 
 @contextmanager
@@ -48,9 +43,13 @@ def error_prefix(where: object) -> Iterator[None]:
 
 
 @contextmanager
-def needs_extra(purpose: str, extra: str) -> Iterator[None]:
-    """Turn an ImportError inside into a MimoError that says which extra of this package brings what is missing."""
+def needs_extra(package: str, install: str) -> Iterator[None]:
+    """Turn an ImportError inside into a MimoError that says how to install `package`.
+
+    install: an extra of this package ("lm"), or a whole command.
+    """
     try:
         yield
-    except ImportError as error:
-        raise MimoError(f"{purpose} needs {error.name}: pip install 'mimo-codec[{extra}]'") from None
+    except ImportError:
+        command = install if " " in install else f"pip install 'mimo-codec[{install}]'"
+        raise MimoError(f"{package} is not installed: {command}") from None

@@ -73,8 +73,10 @@ class TorchBackend(Backend):
         if not self._graphs:
             return function
 
+        begin_step: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+
         def call(*arguments: Any) -> tuple[Tensor, Tensor]:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            begin_step()
             one, other = function(*arguments)
             return one.clone(), other.clone()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.checks import check_integer
 from mimo_codec.common.errors import ContextError
-from mimo_codec.common.require import check_type, require
+from mimo_codec.common.require import require
 from mimo_codec.lm.audio import Audio, AudioReader, SpeechCodec
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.generate import Backend, Position, generate_positions
@@ -28,6 +28,7 @@ from mimo_codec.lm.request import (
     Samplings,
     Stop,
     TaskOptions,
+    as_stop,
     sampling_for_each,
     seed_for_each,
 )
@@ -198,7 +199,7 @@ class AudioLM(TaskMethods[Generation[ArrayT]], Generic[ArrayT]):
         size, highest = self.config.vocab_size, max((token for s in texts for token in s.forbidden), default=0)
         require(highest < size, f"forbidden: {highest} is no text token; there are {size}")
         seeds = self.backend.new_seeds(count) if seed is None else seed_for_each(seed, count)
-        stop = check_type("stop", Stop() if stop is None else stop, Stop, "a Stop")
+        stop = as_stop(stop)
         stop_ids = tuple(self.tokenizer.token_id(token) for token in stop.tokens)
         patches = None if stop.max_seconds is None else max(1, self.layout.patches_in(stop.max_seconds))
         rooms = [self._room(grid, where, max_new) for where, grid in grids]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
-from mimo_codec.common.require import check_choice, needs_extra, require
+from mimo_codec.common.require import needs_extra, require
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
@@ -164,7 +164,7 @@ def _spread(
     expected: Mapping[str, list[int]],
 ) -> SpeechLanguageModel:
     """Load the model with its layers where a device map says, by accelerate."""
-    with needs_extra("device_map", "lm"):
+    with needs_extra("accelerate", "lm"):
         from accelerate import load_checkpoint_and_dispatch
     found: list[str] = []
     for path in weight_files(folder):
@@ -200,7 +200,8 @@ def _places(model: SpeechLanguageModel, device_map: DeviceMap) -> Mapping[str, A
     """Return a device for each module; "auto" spreads the backbone's layers evenly, the first device has the rest."""
     if not isinstance(device_map, str):
         return device_map
-    check_choice("device_map", device_map, ["auto", "a dictionary with a device for each module"])
+    known = device_map == "auto"
+    require(known, f'device_map: {device_map!r} is not known; there is "auto", or a device for each module')
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory, get_max_memory
 

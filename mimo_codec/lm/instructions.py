@@ -94,6 +94,6 @@ Wording, WORDINGS = Instructions, INSTRUCTIONS
 """Their names in version 0.1."""
 
 
-def find_instructions(language: object) -> Instructions:
+def find_instructions(language: str) -> Instructions:
     """Return this project's instructions in a language; MimoError lists the languages there are."""
     return INSTRUCTIONS[check_choice("language", language, INSTRUCTIONS)]

@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import check_type
 from mimo_codec.lm.audio import Audio
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.prompts import Example, Turn
-from mimo_codec.lm.request import Stop, TaskOptions
+from mimo_codec.lm.request import TaskOptions, as_stop
 from mimo_codec.lm.tasks import as_items
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class TaskMethods(ABC, Generic[AnswerT]):
 
     def continue_speech(self, audio: Audio, seconds: float = 10.0, **options: Unpack[TaskOptions]) -> AnswerT:
         """Go on with `audio` for at most so many seconds: an answer with `waveform` and `codes` of what is new."""
-        stop = check_type("stop", options.get("stop") or Stop(), Stop, "a Stop")
+        stop = as_stop(options.get("stop"))
         stop = replace(stop, tokens=(*stop.tokens, "<|eosp|>"), max_seconds=min(seconds, stop.max_seconds or seconds))
         positions = 2 * self.layout.patches_in(seconds) + 16  # text may come in between
         given: TaskOptions = {"max_new_patches": positions, **options, "stop": stop}

@@ -193,7 +193,7 @@ class SpeechLanguageModel(nn.Module):
 def _qwen2(
     config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocabulary: int
 ) -> Any:
-    with needs_extra("the language model", "lm"):
+    with needs_extra("transformers", "lm"):
         from transformers import AttentionInterface, Qwen2Config, Qwen2Model
     AttentionInterface.register(ATTENTION, _attend)
     shape: dict[str, Any] = dict(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimo_codec.common.require import check_choice, check_text, require
+from mimo_codec.common.require import check_choice, check_type, require
 from mimo_codec.lm.audio import Audio as AnyAudio
 from mimo_codec.lm.layout import Audio, Codes, Layout, Run, Text
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -80,6 +80,13 @@ def render(segments: Sequence[Segment], tokenizer: TextTokenizer, layout: Layout
                 runs += [Text((special.speech_start,)), *turns, Text((special.speech_end,))]
     flush()
     return [run for run in runs if not isinstance(run, Text) or run.ids]
+
+
+def check_text(name: str, value: object) -> str:
+    """Return `value`; raise MimoError unless it is a string with more than white space in it."""
+    text = check_type(name, value, str, "text")
+    require(text.strip(), f"{name}: is empty")
+    return text
 
 
 # ---- turns and examples ----------------------------------------------------------------------------------------------

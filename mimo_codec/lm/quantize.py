@@ -25,7 +25,7 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
     if kind is None:
         return None
     check_choice("quantize", kind, KINDS)
-    with needs_extra("quantize", "lm,quantize"):
+    with needs_extra("torchao", "lm,quantize"):
         from torchao import quantization
     config = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
 

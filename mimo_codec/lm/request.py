@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mimo_codec.common.checks import check_integer, check_number
 from mimo_codec.common.fields import check_fields, integer, integers, number
-from mimo_codec.common.require import require
+from mimo_codec.common.require import check_type, require
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Grid
 from mimo_codec.lm.tokenizer import NAMES
@@ -117,6 +117,11 @@ class TaskOptions(Options, total=False):
     """Options of every task: those of `generate`, and how long an answer may be."""
 
     max_new_patches: int
+
+
+def as_stop(stop: object) -> Stop:
+    """Return `stop`, or the default for None; MimoError for anything else."""
+    return Stop() if stop is None else check_type("stop", stop, Stop, "a Stop")
 
 
 def sampling_for_each(name: str, value: Samplings, default: Sampling, count: int) -> list[Sampling]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import check_choice, check_text, check_type, error_prefix, require
+from mimo_codec.common.require import check_choice, check_type, error_prefix, require
 from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.layout import Codes
@@ -28,6 +28,7 @@ from mimo_codec.lm.prompts import (
     Segment,
     Turn,
     assistant,
+    check_text,
     dialogue,
     example,
     message,

@@ -68,7 +68,7 @@ class TextTokenizer:
         """Read tokenizer.json, or what older checkpoints have instead (vocab.json, merges.txt)."""
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        with needs_extra("the language model", "lm"):
+        with needs_extra("tokenizers", "lm"):
             from tokenizers import Tokenizer
         found = path.is_file() or (folder / "vocab.json").is_file()
         require(found, f"{folder}: there is neither tokenizer.json nor vocab.json and merges.txt in this folder")

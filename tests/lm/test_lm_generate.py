@@ -344,19 +344,19 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.chat([{"role": "user", "txt": "a"}]), r"turns\[0\].*txt"),
         (lambda: speaking.chat(["hello"]), r"turns\[0\]"),
         (lambda: speaking.chat([{"role": "user", "text": "a"}], thinking=True), "speak=False"),
-        (lambda: speaking.run("singing", {}), "task: 'singing' is not known; there is asr, "),
+        (lambda: speaking.run("singing", {}), "task 'singing' is not known; choose one of asr, "),
         (lambda: speaking.run("asr", {}), "asr: missing"),
         (lambda: speaking.transcribe(None), "audio: is a NoneType; a file, codes or"),
         (lambda: speaking.transcribe(7), "audio: is a int; a file, codes or"),
         (lambda: speaking.chat(None, speak=False), "turns: a list"),
         (lambda: speaking.few_shot("Do it.", None, codes), "examples: a list is needed, not None"),
-        (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop: a Stop is needed"),
-        (lambda: speaking.continue_speech(codes, stop=("<|im_end|>",)), "stop: a Stop is needed"),
+        (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop must be a Stop"),
+        (lambda: speaking.continue_speech(codes, stop=("<|im_end|>",)), "stop must be a Stop"),
         (lambda: speaking.transcribe(codes, text_sampling=0.5), "text_sampling: a Sampling is needed .* not 0.5"),
         (lambda: speaking.speak("Hello", audio_sampling=[Sampling()] * 2), "audio_sampling: a Sampling is needed"),
         (lambda: Sampling(forbidden=5), "forbidden: a tuple of integers"),  # type: ignore[arg-type]
         (lambda: Stop(5), "token names"),  # type: ignore[arg-type]
-        (lambda: speaking.chat([{"role": "user", "text": "a"}], system=5, speak=False), "system: text is needed, not 5"),
+        (lambda: speaking.chat([{"role": "user", "text": "a"}], system=5, speak=False), "system must be text, not 5"),
         (lambda: speaking.run("tts", {"text": "a", "instruction": ""}), "instruction: is empty"),
         (lambda: recorded.transcribe(other), "codes of other@00000000; this model's codec is nano@aaaaaaaa"),
         (lambda: speaking.speak("Hello", stop=Stop((5,))), "token names"),  # type: ignore[arg-type]

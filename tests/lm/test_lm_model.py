@@ -274,7 +274,7 @@ def test_layers_on_several_devices(lm) -> None:
     assert torch.equal(found.ids, EXPECTED["generated.asr"].long())
     even = MimoAudioLM.from_pretrained(FOLDER, device_map="auto")
     assert torch.equal(even.forward(prompt).text_logits.cpu(), lm.forward(prompt).text_logits)
-    with pytest.raises(MimoError, match="there is auto"):
+    with pytest.raises(MimoError, match='there is "auto"'):
         MimoAudioLM.from_pretrained(FOLDER, device_map="everywhere", device="cpu")
     with pytest.raises(MimoError, match="device_map"):
         MimoAudioLM.from_pretrained(FOLDER, device_map={"lm_head": "cpu"}, device="cpu")

@@ -135,7 +135,7 @@ def test_chinese_instructions_and_some_of_them(tmp_path) -> None:
     assert loaded.transcribe == "Say it." and loaded.speak == INSTRUCTIONS["zh"].speak
     for content, words in [
         ('{"speek": "a"}', "speek"),
-        ('{"speak": 3}', "speak: text is needed, not 3"),
+        ('{"speak": 3}', "speak must be text, not 3"),
         ("[]", "object"),
         ("{", "JSON"),
         ('{"language": "xx"}', "en, zh"),
@@ -154,8 +154,8 @@ def test_chinese_instructions_and_some_of_them(tmp_path) -> None:
         ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
         ([{"role": "user"}], r"turns\[0\]: has neither text nor audio"),
         ([{"role": "user", "text": " "}], r"turns\[0\]: text: is empty"),
-        ([{"role": "user", "text": 5}], r"turns\[0\]: text: text is needed, not 5"),
-        ([{"role": "owner", "text": "a"}], r"turns\[0\]: role: 'owner' is not known; there is user, assistant"),
+        ([{"role": "user", "text": 5}], r"turns\[0\]: text must be text, not 5"),
+        ([{"role": "owner", "text": "a"}], r"turns\[0\]: role 'owner' is not known; choose one of user, assistant"),
         ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
         ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
     ],
@@ -176,7 +176,11 @@ def test_turns_in_a_wrong_order(turns: list, words: str) -> None:
         ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
         ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
         ("few_shot", {"instruction": "a", "examples": [{"output_text": "b"}], "audio": VOICE}, "input_audio or"),
-        ("few_shot", {"instruction": "a", "examples": [{"output_text": None, "input_text": "c"}], "audio": VOICE}, "output_text"),
+        (
+            "few_shot",
+            {"instruction": "a", "examples": [{"output_text": None, "input_text": "c"}], "audio": VOICE},
+            "output_text",
+        ),
         ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
         ("tts", {"text": "\udcff"}, "no Unicode text"),
     ],

@@ -8,8 +8,8 @@ the range of float16.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +93,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def _unflatten(x: Tensor, dim: int, *sizes: int) -> Tensor:
-    """Tensor.unflatten, which has no types."""
-    return cast(Tensor, x.unflatten(dim, sizes))  # type: ignore[no-untyped-call]
+    """Split a dimension of x into several."""
+    split: Callable[..., Tensor] = x.unflatten  # it has no types
+    return split(dim, sizes)
 
 
 class LayerGraph(nn.Module):
