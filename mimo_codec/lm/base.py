@@ -66,7 +66,7 @@ class AudioLM(TaskMethods[Generation[ArrayT]], Generic[ArrayT]):
 
     @abstractmethod
     def from_numpy(self, array: NDArray[Any]) -> ArrayT:
-        """Return an array in the kind that this model gives to its users and to its codec."""
+        """Return an array in the kind that this model gives to its users."""
 
     # ---- prompts -------------------------------------------------------------------------------------------------
 

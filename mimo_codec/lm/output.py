@@ -76,7 +76,7 @@ class WritingModel(Protocol[ArrayOut]):
     codec: SpeechCodec | None
 
     def from_numpy(self, array: NDArray[Any]) -> ArrayOut:
-        """Return an array in the kind that the model gives to its users and to its codec."""
+        """Return an array in the kind that the model gives to its users."""
 
 
 class Writer(Generic[ArrayT]):
@@ -121,7 +121,7 @@ class Writer(Generic[ArrayT]):
         lm = self.lm
         if lm.codec is None:
             return None
-        waveform, self.state = lm.codec.decode_chunk(lm.from_numpy(patch), self.state, last=last)
+        waveform, self.state = lm.codec.decode_chunk(patch, self.state, last=last)
         self.waveforms.append(to_numpy(waveform))
         return lm.from_numpy(self.waveforms[-1])
 
