@@ -6,7 +6,8 @@
 
 Symbols, everywhere in this package: B batch, S samples, M mel frames (100 Hz), T code frames (25 Hz), Q codebooks,
 D width. The folders are rooms, each of which may use those before it: common; audio, bitstream, hub; codes; codec; data
-and metrics; train and evaluation. lm and onnx stand on codes and codec, cli and benchmarks on all.
+and metrics; train and evaluation. lm and onnx stand on codes and codec, loading on codec and onnx, cli and benchmarks
+on all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mimo_codec.codec.model import MimoCodec
     from mimo_codec.codes import AudioCodes
     from mimo_codec.common.errors import MimoError
+    from mimo_codec.loading import load_codec
 
 _HOMES = {
     "AudioCodes": "codes",
@@ -31,9 +33,10 @@ _HOMES = {
     "MimoCodec": "codec.model",
     "MimoError": "common.errors",
     "load_audio": "audio.files",
+    "load_codec": "loading",
     "resample": "audio.resampling",
     "save_audio": "audio.files",
 }
-__all__ = ["AudioCodes", "CodecConfig", "MimoCodec", "MimoError", "load_audio", "resample", "save_audio"]
+__all__ = ["AudioCodes", "CodecConfig", "MimoCodec", "MimoError", "load_audio", "load_codec", "resample", "save_audio"]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -35,8 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_integer, require, wrap_errors
 
 MAGIC = b"MIMO"
 VERSION = 1
@@ -59,9 +58,9 @@ def encode(
     codebook_sizes: Sequence[int],
     model: str | None,
 ) -> bytes:
-    """The fields of an AudioCodes, `codes` [Q, T] -> a .mimo file.
+    """Turn the fields of an AudioCodes, `codes` [Q, T], into a .mimo file.
 
-    Raises MimoError above 2**27 codes; all else is taken as AudioCodes has checked it.
+    Raises MimoError above 2**27 codes; all other values are trusted, as AudioCodes has checked them.
     """
     num_frames = codes.shape[1]
     _check_code_count(len(codebook_sizes), num_frames)
@@ -80,30 +79,23 @@ def encode(
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """A .mimo file -> the fields of an AudioCodes, `codes` int64 [Q, T].
+    """Read a .mimo file -> the fields of an AudioCodes, `codes` int64 [Q, T].
 
     Magic, version, checksum, header, codes: each is looked at only when those before it hold, and
     memory is asked for only when the header describes exactly the bytes that are there. Raises
     MimoError for anything else. Values that do not matter here are left to AudioCodes.
     """
-    if not data:
-        raise MimoError("empty; a .mimo file is expected")
-    if data[: len(MAGIC)] != MAGIC:
-        raise MimoError("not a .mimo file (it does not begin with MIMO)")
-    if len(data) < _PREFIX.size + _CHECKSUM.size:
-        raise MimoError("cut short")
+    require(data, "empty; a .mimo file is expected")
+    require(data[: len(MAGIC)] == MAGIC, "not a .mimo file (it does not begin with MIMO)")
+    require(len(data) >= _PREFIX.size + _CHECKSUM.size, "cut short")
     _, version, header_size = _PREFIX.unpack_from(data)
-    if version > VERSION:
-        reads = f"this release reads up to {VERSION}"
-        raise MimoError(f"version {version}; {reads}: upgrade mimo-codec")
-    if version < 1:
-        raise MimoError(f"damaged: there is no version {version}")
+    require(version <= VERSION, f"version {version}; this release reads up to {VERSION}: upgrade mimo-codec")
+    require(version >= 1, f"damaged: there is no version {version}")
     body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
-    if _CHECKSUM.pack(zlib.crc32(body)) != checksum:
-        raise MimoError("damaged, cut short or has bytes added: the checksum does not match")
+    matches = _CHECKSUM.pack(zlib.crc32(body)) == checksum
+    require(matches, "damaged, cut short or has bytes added: the checksum does not match")
     payload_start = _PREFIX.size + header_size
-    if payload_start > len(body):
-        raise MimoError(f"malformed: it cannot hold a header of {header_size} bytes")
+    require(payload_start <= len(body), f"malformed: it cannot hold a header of {header_size} bytes")
     header = _parse_header(body[_PREFIX.size : payload_start])
     sizes = _expand_runs(header["codebooks"])
     return {
@@ -117,34 +109,31 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def code_widths(codebook_sizes: Sequence[int]) -> list[int]:
-    """Bits that one code of each codebook takes."""
+    """Return how many bits one code of each codebook takes."""
     return [(size - 1).bit_length() for size in codebook_sizes]
 
 
 def _check_code_count(num_codebooks: int, num_frames: int) -> None:
-    if num_codebooks * num_frames > MAX_CODES:
-        asked = f"{num_codebooks} codebooks x {num_frames} frames"
-        raise MimoError(f"{asked} are too many for one file, which holds {MAX_CODES} codes")
+    asked = f"{num_codebooks} codebooks x {num_frames} frames"
+    require(
+        num_codebooks * num_frames <= MAX_CODES, f"{asked} are too many for one file, which holds {MAX_CODES} codes"
+    )
 
 
 def _parse_header(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise MimoError("malformed: the header is not JSON") from error
-    if not isinstance(header, dict):
-        raise MimoError("malformed: the header is not a JSON object")
+    with wrap_errors("malformed: the header is not JSON", ValueError, RecursionError):
+        header: dict[str, Any] = json.loads(text.decode())
+    require(isinstance(header, dict), "malformed: the header is not a JSON object")
     missing, unknown = _FIELDS - header.keys(), header.keys() - _FIELDS
-    if missing or unknown:
-        difference = f"missing {sorted(missing)}, unknown {reprlib.repr(sorted(unknown))}"
-        raise MimoError(f"malformed: the header has other fields: {difference}")
+    difference = f"missing {sorted(missing)}, unknown {reprlib.repr(sorted(unknown))}"
+    require(not missing and not unknown, f"malformed: the header has other fields: {difference}")
     return header
 
 
-def _expand_runs(runs: object) -> list[int]:
+def _expand_runs(runs: Any) -> list[int]:
     """[[1024, 2], [128, 3]] -> [1024, 1024, 128, 128, 128]."""
-    if not isinstance(runs, list) or not all(isinstance(r, list) and len(r) == 2 for r in runs):
-        raise MimoError("malformed: codebooks must be a list of [size, count]")
+    are_runs = isinstance(runs, list) and all(isinstance(run, list) and len(run) == 2 for run in runs)
+    require(are_runs, "malformed: codebooks must be a list of [size, count]")
     sizes: list[int] = []
     for size, count in runs:
         checked_size = check_integer("a codebook size", size, 1, MAX_CODEBOOK_SIZE)
@@ -159,11 +148,10 @@ def _read_codes(payload: bytes, sizes: Sequence[int], frames: object) -> NDArray
     widths = code_widths(sizes)
     num_bits = num_frames * sum(widths)
     num_bytes = (num_bits + 7) // 8
-    if len(payload) != num_bytes:
-        expected = f"{num_frames} frames take {num_bytes} bytes"
-        raise MimoError(f"malformed: {expected}, there are {len(payload)}")
-    if payload and payload[-1] & ((1 << 8 * num_bytes - num_bits) - 1):
-        raise MimoError("malformed: the bits after the last code are not zero")
+    expected = f"{num_frames} frames take {num_bytes} bytes"
+    require(len(payload) == num_bytes, f"malformed: {expected}, there are {len(payload)}")
+    padding = payload[-1] & ((1 << 8 * num_bytes - num_bits) - 1) if payload else 0
+    require(not padding, "malformed: the bits after the last code are not zero")
     return _unpack(payload, widths, num_frames)
 
 

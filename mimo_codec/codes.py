@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mimo_codec import bitstream
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
 from mimo_codec.common.arrays import dtype_name, is_array, is_tensor, to_numpy, to_tensor
-from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 
@@ -55,6 +55,7 @@ class AudioCodes:
     """The model that made the codes, "name@fingerprint"; None when unknown."""
 
     def __post_init__(self) -> None:
+        """Check every field and store it in its own type."""
         sizes = _check_sizes(self.codebook_sizes)
         codes = _check_codes(self.codes, sizes)
         sample_rate = check_integer("sample_rate", self.sample_rate, 1, MAX_SAMPLE_RATE)
@@ -92,10 +93,11 @@ class AudioCodes:
         return sum(code_widths(self.codebook_sizes)) * self.frame_rate
 
     def __len__(self) -> int:
+        """Return T, the number of code frames."""
         return self.num_frames
 
     def __eq__(self, other: object) -> bool:
-        """All fields equal; the codes by value, be they a tensor or a numpy array."""
+        """Compare all fields; the codes by value, whether they are a tensor or a numpy array."""
         if not isinstance(other, AudioCodes):
             return NotImplemented
         names = [field.name for field in fields(self) if field.name != "codes"]
@@ -104,6 +106,7 @@ class AudioCodes:
         )
 
     def __repr__(self) -> str:
+        """Describe the size of the codes, not their values."""
         return (
             f"AudioCodes({self.num_quantizers} codebooks x {self.num_frames} frames, "
             f"{self.duration:.3f} s at {self.sample_rate} Hz, {self.bitrate / 1000:.2f} kbit/s, "
@@ -111,7 +114,7 @@ class AudioCodes:
         )
 
     def __getitem__(self, seconds: slice) -> AudioCodes:
-        """The frames that cover an interval, e.g. `codes[0.5:2.0]`, `codes[-1:]`; in seconds.
+        """Cut out the frames that cover an interval in seconds, e.g. `codes[0.5:2.0]` or `codes[-1:]`.
 
         The start is rounded down to a frame, the stop up; negative times count from the end, and
         times outside the audio are clamped to it. `num_samples` is what these frames cover: cuts
@@ -126,9 +129,9 @@ class AudioCodes:
         stop_frame = math.ceil(stop * self.frame_rate - _FRAME_TOLERANCE)
         stop_sample = min(stop_frame * self.samples_per_frame, self.num_samples)
         num_samples = stop_sample - start_frame * self.samples_per_frame
-        if start >= stop or num_samples < 1:
-            interval = f"from {seconds.start} to {seconds.stop} s"
-            raise MimoError(f"no codes {interval}: the audio is {self.duration:.3f} s long")
+        interval = f"from {seconds.start} to {seconds.stop} s"
+        is_empty = start >= stop or num_samples < 1
+        require(not is_empty, f"no codes {interval}: the audio is {self.duration:.3f} s long")
         if stop_sample == self.num_samples:
             stop_frame = self.num_frames
         return replace(self, codes=self.codes[:, start_frame:stop_frame], num_samples=num_samples)
@@ -139,19 +142,18 @@ class AudioCodes:
         return min(max(time + self.duration if time < 0 else time, 0.0), self.duration)
 
     def first(self, num_quantizers: int) -> AudioCodes:
-        """The same audio with the first `num_quantizers` codebooks only."""
+        """Return the same audio with the first `num_quantizers` codebooks only."""
         count = check_integer("num_quantizers", num_quantizers, 1, MAX_CODEBOOKS)
-        if count > self.num_quantizers:
-            present = self.num_quantizers
-            raise MimoError(f"AudioCodes has {present} codebooks, {count} were asked for")
+        present = self.num_quantizers
+        require(count <= present, f"AudioCodes has {present} codebooks, {count} were asked for")
         return replace(self, codes=self.codes[:count], codebook_sizes=self.codebook_sizes[:count])
 
     def to_numpy(self) -> NDArray[np.int64]:
-        """A copy of the codes, int64 [Q, T]."""
+        """Return a copy of the codes, int64 [Q, T]."""
         return np.array(to_numpy(self.codes), dtype=np.int64)
 
     def to_bytes(self) -> bytes:
-        """The content of a .mimo file. Raises MimoError above 2**27 codes."""
+        """Return the content of a .mimo file; raise MimoError above 2**27 codes."""
         return bitstream.encode(
             codes=to_numpy(self.codes),
             num_samples=self.num_samples,
@@ -163,18 +165,16 @@ class AudioCodes:
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "data") -> AudioCodes:
-        """The inverse; `codes` is a CPU tensor where torch can be imported, else a numpy array.
+        """Read the content of a .mimo file; `codes` is a CPU tensor where torch can be imported, else a numpy array.
 
-        Raises MimoError, naming `source`, for anything but an undamaged .mimo file.
+        Raises MimoError, which names `source`, for anything but an undamaged .mimo file.
         """
-        try:
+        with error_prefix(source):
             content = bitstream.decode(data)
             return cls(**content | {"codes": to_tensor(content["codes"])})
-        except MimoError as error:
-            raise MimoError(f"{source}: {error}") from None
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Write a .mimo file, whole or not at all; raises MimoError when it cannot be written."""
+        """Write a .mimo file, whole or not at all; raise MimoError when it cannot be written."""
         data = self.to_bytes()
         with atomic_path(path, overwrite) as temporary:
             temporary.write_bytes(data)
@@ -186,52 +186,45 @@ class AudioCodes:
         Raises MimoError, naming the path, when there is no such file, and when it is not a .mimo
         file, of a newer version, cut short or damaged.
         """
-        try:
-            with open(path, "rb") as file:
-                data = file.read(len(MAGIC))
-                if data == MAGIC:  # any other file may be huge, and is refused by its first bytes
-                    data += file.read()
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            raise MimoError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        # ValueError: a null character in the name
+        with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open(path, "rb") as file:
+            data = file.read(len(MAGIC))
+            if data == MAGIC:  # any other file may be huge, and is refused by its first bytes
+                data += file.read()
         return cls.from_bytes(data, source=str(path))
 
 
 def _check_sizes(sizes: object) -> tuple[int, ...]:
     if not isinstance(sizes, (tuple, list)) or not 1 <= len(sizes) <= MAX_CODEBOOKS:
-        got = reprlib.repr(sizes)
-        raise MimoError(f"codebook_sizes must be 1 to {MAX_CODEBOOKS} integers, not {got}")
+        raise MimoError(f"codebook_sizes must be 1 to {MAX_CODEBOOKS} integers, not {reprlib.repr(sizes)}")
     return tuple(check_integer("a codebook size", s, 1, MAX_CODEBOOK_SIZE) for s in sizes)
 
 
 def _check_frame_rate(value: object, sample_rate: int) -> float:
     frame_rate = check_number("frame_rate", value, MIN_FRAME_RATE, sample_rate)
     samples_per_frame = sample_rate / frame_rate
-    if not math.isclose(samples_per_frame, round(samples_per_frame)):
-        raise MimoError(f"frame_rate {frame_rate} does not divide sample_rate {sample_rate}")
+    divides = math.isclose(samples_per_frame, round(samples_per_frame))
+    require(divides, f"frame_rate {frame_rate} does not divide sample_rate {sample_rate}")
     return frame_rate
 
 
-def _check_model(model: object) -> str | None:
+def _check_model(model: Any) -> str | None:
     if model is None:
         return None
-    if isinstance(model, str) and 1 <= len(model) <= MAX_MODEL_LENGTH and model.isprintable():
-        return str(model)
-    got = reprlib.repr(model)
-    raise MimoError(f"model must be 1 to {MAX_MODEL_LENGTH} printable characters, not {got}")
+    is_name = isinstance(model, str) and 1 <= len(model) <= MAX_MODEL_LENGTH and model.isprintable()
+    require(is_name, f"model must be 1 to {MAX_MODEL_LENGTH} printable characters, not {reprlib.repr(model)}")
+    return str(model)
 
 
 def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArray[np.int64]:
     """int64 [Q, T] of the same kind, every value inside its codebook."""
     if not is_array(codes):
-        got = type(codes).__name__
-        raise MimoError(f"codes must be a torch tensor or a numpy array, not {got}")
-    if dtype_name(codes) not in _INTEGER_DTYPES:
-        raise MimoError(f"codes must be integers, not {codes.dtype}")
+        raise MimoError(f"codes must be a torch tensor or a numpy array, not {type(codes).__name__}")
+    require(dtype_name(codes) in _INTEGER_DTYPES, f"codes must be integers, not {codes.dtype}")
     shape = tuple(codes.shape)
-    if len(shape) != 2 or 0 in shape:
-        raise MimoError(f"codes must be [Q, T], at least one codebook and frame, not {shape}")
-    if shape[0] != len(sizes):
-        raise MimoError(f"codes has {shape[0]} codebooks, codebook_sizes has {len(sizes)}")
+    is_filled = len(shape) == 2 and 0 not in shape
+    require(is_filled, f"codes must be [Q, T], at least one codebook and frame, not {shape}")
+    require(shape[0] == len(sizes), f"codes has {shape[0]} codebooks, codebook_sizes has {len(sizes)}")
     values = to_numpy(codes)
     bad = (values < 0) | (values >= np.array(sizes)[:, None])
     if bad.any():

@@ -1,43 +1,48 @@
-"""Where the weights of a model are: its safetensors files, and the Hugging Face hub."""
+"""Where the weights of a model are: its safetensors files in a folder, and the Hugging Face hub."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model; MimoError when there are none or its index names what is not there."""
+    """List the safetensors files of a model.
+
+    Raises MimoError when there are none, and when its index is not valid or names a file that is not there.
+    """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise MimoError(f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
-    try:
-        shards = list(dict.fromkeys(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise MimoError(f"{folder / INDEX}: not a valid index of shards") from None
+    index = folder / INDEX
+    require(index.is_file(), f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise MimoError(f"{index}: not a valid index of shards")
+    shards = list(dict.fromkeys(map(str, weight_map.values())))
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
-            raise MimoError(f"{folder / INDEX} names {shard}, which is not in the folder")
+        is_there = Path(shard).name == shard and (folder / shard).is_file()
+        require(is_there, f"{index} names {shard}, which is not in the folder")
     return [folder / shard for shard in shards]
 
 
 def listed(what: str, entries: Iterable[str], most: int = 20) -> list[str]:
-    """No entries -> nothing; else one line that lists them, for an error message."""
+    """Return one line that lists the entries, for an error message; no line when there are none."""
     found = list(entries)
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return [f"{what}: {', '.join(found[:most])}{more}"] if found else []
 
 
 def download(repo: str, revision: str | None, *patterns: str) -> Path:
-    """The folder in the local hub cache with the files of a repository that match, fetched where they are missing.
+    """Fetch the files of a repository that match -> their folder in the local hub cache.
 
-    MimoError says whether the repository is unknown or the hub cannot be reached.
+    Raises MimoError, which says whether the repository is unknown or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError

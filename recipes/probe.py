@@ -17,7 +17,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jiwer
 import torch
@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mimo_codec import MimoCodec
+from mimo_codec import load_codec
+from mimo_codec.codec.base import Codec
 from mimo_codec.codec.transformer import Transformer
 from mimo_codec.data.manifest import read_manifest
 
@@ -68,12 +69,13 @@ def letters(text: str) -> str:
     return " ".join(re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'")))
 
 
-def encode(codec: MimoCodec, manifest: Path, num_quantizers: int) -> list[Example]:
+def encode(codec: Codec[Any], manifest: Path, num_quantizers: int) -> list[Example]:
     """The transcribed utterances of a manifest as codes."""
     spoken = [(u, letters(u.text)) for u in read_manifest(manifest) if u.text]
     paths = [str(u.path) for u, text in spoken if text]
     codes = codec.encode_batch(paths, num_quantizers=num_quantizers)
-    return [Example(c.codes, text) for c, text in zip(codes, (t for _, t in spoken if t), strict=True)]
+    texts = [text for _, text in spoken if text]
+    return [Example(torch.from_numpy(c.to_numpy()), text) for c, text in zip(codes, texts, strict=True)]
 
 
 def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -124,22 +126,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path, help="manifest of the speech to train on")
     parser.add_argument("held_out", type=Path, help="manifest of the speech to test on")
-    parser.add_argument("--model", default="nano", help="shipped name, folder or Hugging Face hub id of the codec")
-    parser.add_argument("--codebooks", type=int, default=8, help="number of codebooks to use")
+    parser.add_argument(
+        "--model", default="nano", help="the codec: shipped name, folder (of an exported codec too) or hub id"
+    )
+    parser.add_argument("--codebooks", type=int, help="number of codebooks to use; by default 8, or all if fewer")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak of the learning rate")
     options = parser.parse_args()
 
-    codec = MimoCodec.from_pretrained(options.model)
-    examples, held_out = (encode(codec, path, options.codebooks) for path in (options.train, options.held_out))
+    codec = load_codec(options.model)
+    codebooks = codec.check_num_quantizers(options.codebooks)
+    examples, held_out = (encode(codec, path, codebooks) for path in (options.train, options.held_out))
     torch.manual_seed(0)
-    model = Recogniser(codec.codebook_sizes[: options.codebooks])
+    model = Recogniser(codec.codebook_sizes[:codebooks])
     train(model, examples, options.steps, options.batch_size, options.rate)
     heard = [text for example in held_out for text in transcribe(model, [example])]
     texts = [example.text for example in held_out]
     letter_errors, word_errors = 100 * jiwer.cer(texts, heard), 100 * jiwer.wer(texts, heard)
-    print(f"{options.model}, {options.codebooks} codebooks, {len(held_out)} held-out utterances:")
+    print(f"{options.model}, {codebooks} codebooks, {len(held_out)} held-out utterances:")
     print(f"{letter_errors:.1f} % of the letters and {word_errors:.1f} % of the words are wrong")
 
 

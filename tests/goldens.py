@@ -15,6 +15,16 @@ DECODING_CODECS = ("codec_base", "codec_variant")
 CASES = ("short", "odd", "long")
 
 
+def log_mel(codec: MimoCodec, waveform: Tensor) -> Tensor:
+    """waveform [S] -> [M, n_mels]."""
+    return codec.mel(waveform[None])[0]
+
+
+def encoder_output(codec: MimoCodec, waveform: Tensor) -> Tensor:
+    """waveform [S] -> encoder output [T, D], before quantization."""
+    return codec.encoder(codec.mel(waveform[None]).to(codec.dtype))[0]
+
+
 @cache
 def golden_codec(name: str) -> MimoCodec:
     """Shared by all tests: copy it to change it."""
@@ -46,7 +56,7 @@ def streaming_codec(preset: str = "tiny", shallow: bool = False) -> MimoCodec:
     if shallow:
         config = config.replace(encoder_layers=1, decoder_layers=1, vocoder_num_layers=1, num_quantizers=3)
     codec = MimoCodec(config).eval()
-    residual = codec.features(make_speech(10.0, seed=1))
+    residual = encoder_output(codec, make_speech(10.0, seed=1))
     for index in range(codec.num_quantizers):
         entries = codec.quantizer.codebook(index)
         drawn = residual[torch.randint(len(residual), (len(entries),))]

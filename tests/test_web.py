@@ -24,8 +24,8 @@ import torch
 from conftest import ROOT, assert_one_line_error
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, resample, save_audio
-from mimo_codec.cli import demo as demo_module
-from mimo_codec.cli.demo import GRAPHS, HOST, MIME_TYPES, make_server, nano_graphs, page_root, served_files
+from mimo_codec.cli import demo_server
+from mimo_codec.cli.demo_server import GRAPHS, HOST, MIME_TYPES, find_graphs, make_server, page_root, served_files
 
 SPEECH = ROOT / "examples" / "speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -113,7 +113,7 @@ def test_only_this_machine_is_served(no_graphs):
 def test_bad_input_is_one_line(run, no_graphs, tmp_path):
     with running(no_graphs) as port:
         assert_one_line_error(run("demo", "--port", port, "--graphs", no_graphs), f"port {port}", "in use", "--port")
-    assert_one_line_error(run("demo", "--port", 0, "--graphs", tmp_path), tmp_path / "encoder.onnx", "export codec")
+    assert_one_line_error(run("demo", "--port", 0, "--graphs", tmp_path), tmp_path, "encoder.onnx")
     assert_one_line_error(run("demo", "--port", 70000, "--graphs", no_graphs), "--port", "65535")
     (no_graphs / "decoder.onnx.data").touch()
     assert_one_line_error(run("demo", "--port", 0, "--graphs", no_graphs), "decoder.onnx", "too large")
@@ -122,19 +122,20 @@ def test_bad_input_is_one_line(run, no_graphs, tmp_path):
 def test_nano_is_exported_on_first_use_only(monkeypatch, tmp_path, capsys):
     exported = []
 
-    def export(folder: Path) -> None:
+    def export(model: str, folder: Path) -> None:
         folder.mkdir(parents=True)
         for name in GRAPHS:
             (folder / name).touch()
         exported.append(folder)
 
-    monkeypatch.setattr(demo_module, "_export_nano", export)
+    monkeypatch.setattr(demo_server, "_export", export)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert [nano_graphs(), nano_graphs()] == 2 * exported and exported[0].is_relative_to(tmp_path / "mimo-codec")
+    assert [find_graphs("nano"), find_graphs("nano")] == 2 * exported
+    assert exported[0].is_relative_to(tmp_path / "mimo-codec")
     assert capsys.readouterr().err.count(str(exported[0])) == 1
     (exported[0] / GRAPHS[0]).unlink()
     with pytest.raises(FileExistsError):  # tried again
-        nano_graphs()
+        find_graphs("nano")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Audio files and arrays <-> waveforms: load, check, save; files also piece by piece.
+"""Audio files <-> waveforms, at once or piece by piece.
 
 Files are read and written by libsndfile: wav, flac, ogg (Vorbis), opus and mp3. Nothing here needs torch: what
 returns tensors returns numpy arrays where torch cannot be imported.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from mimo_codec.audio.resampling import StreamResampler, check_finite, check_sample_rate
-from mimo_codec.common.arrays import FLOAT_DTYPES, dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.audio.resampling import StreamResampler
+from mimo_codec.audio.waveform import as_channels, check_array, check_finite, check_sample_rate, mix_down
+from mimo_codec.common.arrays import AnyArray, to_numpy, to_tensor
+from mimo_codec.common.checks import check_number, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 _LOAD_BLOCK = 2**18
-_MAX_BLOCK_SECONDS = 3600.0
+_MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS = 1e-6, 3600.0
 _CLAIMED_EXTRA_BYTES = 2**40
 _MAX_KNOWN_SAMPLES = 2**36  # a day at the highest sample rate
 
@@ -86,7 +88,7 @@ def iter_audio(
     None, but only one block is in memory at a time. Raises what `load_audio` and `resample` do, as
     the iteration comes to it, and MimoError for `block_seconds` that are not in (0, 3600].
     """
-    return _resampled_blocks(path, block_seconds, sample_rate, start, end, convert=to_tensor)
+    return map(to_tensor, iter_arrays(path, block_seconds, sample_rate, start, end))
 
 
 def iter_arrays(
@@ -96,31 +98,50 @@ def iter_arrays(
     start: float = 0.0,
     end: float | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """`iter_audio` in numpy arrays, without importing torch; resampled ones differ by float32's rounding."""
-    return _resampled_blocks(path, block_seconds, sample_rate, start, end, convert=np.asarray)
-
-
-def _resampled_blocks(
-    path: AnyPath,
-    block_seconds: float,
-    sample_rate: int | None,
-    start: float,
-    end: float | None,
-    convert: Callable[[NDArray[np.float32]], Any],
-) -> Iterator[Any]:
-    """What `convert` makes of the file's blocks, resampled in that form, as `resample` would resample the whole."""
-    if not 0 < block_seconds <= _MAX_BLOCK_SECONDS:
-        raise MimoError(f"block_seconds: {block_seconds!r} is not in (0, {_MAX_BLOCK_SECONDS:g}]")
+    """`iter_audio` in numpy arrays, without importing torch; the samples are the same."""
+    check_number("block_seconds", block_seconds, _MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS)
     with _open_audio(path) as file:
         new_rate = file.samplerate if sample_rate is None else sample_rate
-        resampler = StreamResampler(file.samplerate, new_rate)
-        for block in _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate)), start, end):
-            resampled = resampler.push(convert(block))
-            if len(resampled):
-                yield resampled
-        rest = resampler.finish()
-        if len(rest):
-            yield rest
+        blocks = _mono_blocks(file, path, max(1, round(block_seconds * file.samplerate)), start, end)
+        yield from _resampled(blocks, file.samplerate, new_rate)
+
+
+def audio_blocks(
+    audio: AnyPath | AnyArray,
+    sample_rate: int | None,
+    new_rate: int,
+    *,
+    where: str = "audio",
+    block_seconds: float = 20.0,
+) -> Iterator[NDArray[np.float32]]:
+    """Any audio -> blocks [S_block] float32 of about `block_seconds` each, mono at `new_rate`, as numpy arrays.
+
+    audio: path of a file, or an array or tensor [S] or [channels, S] with its `sample_rate` in Hz. A file and an array
+    of the same samples give the same blocks.
+
+    Raises MimoError for what `load_audio` or `check_waveform` refuses, as the iteration comes to it; the message begins
+    with the path, or with `where` for an array.
+    """
+    if isinstance(audio, (str, os.PathLike)):
+        yield from iter_arrays(audio, block_seconds, new_rate)
+        return
+    waveform = check_array(audio, sample_rate, where)
+    rate = check_sample_rate(sample_rate)  # type: ignore[arg-type]  # `check_array` refuses None
+    size = max(1, round(block_seconds * rate))
+    pieces = (waveform[start : start + size] for start in range(0, len(waveform), size))
+    yield from _resampled(pieces, rate, new_rate)
+
+
+def _resampled(blocks: Iterable[NDArray[np.float32]], rate: int, new_rate: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks of one waveform -> blocks of what `resample` makes of the whole."""
+    resampler: StreamResampler[NDArray[Any]] = StreamResampler(rate, new_rate)
+    for block in blocks:
+        resampled = resampler.push(block)
+        if len(resampled):
+            yield resampled
+    rest = resampler.finish()
+    if len(rest):
+        yield rest
 
 
 def _mono_blocks(
@@ -133,22 +154,18 @@ def _mono_blocks(
         block = _read(file, path, position, int(min(block_size, stop - position)))
         if not block.size:
             break
-        mono = block.mean(axis=0)
+        mono = to_numpy(mix_down(block))
         check_finite(mono, os.fspath(path), offset=position)
         position += len(mono)
         yield mono
-    if position <= start:
-        where = f" from {start_seconds:g} s on" if start else ""
-        raise MimoError(f"{path}: holds no samples{where}")
+    require(position > start, f"{path}: holds no samples" + (f" from {start_seconds:g} s on" if start else ""))
 
 
 def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
     """Go to sample `start`, or to the end if that comes first; returns the number of samples before the place."""
     if 0 < start < file.frames <= _MAX_KNOWN_SAMPLES:
-        try:
+        with wrap_errors(f"{path}: is damaged before sample {start}", sf.LibsndfileError):
             return int(file.seek(start))
-        except sf.LibsndfileError as error:
-            raise MimoError(f"{path}: is damaged before sample {start} ({_reason(error)})") from error
     position = 0
     while position < start:
         skipped = _read(file, path, position, min(_LOAD_BLOCK, start - position)).shape[1]
@@ -160,19 +177,15 @@ def _seek(file: sf.SoundFile, path: AnyPath, start: int) -> int:
 
 def _read(file: sf.SoundFile, path: AnyPath, position: int, num_samples: int) -> NDArray[np.float32]:
     """The next samples [channels, S] of a file that stands at sample `position`."""
-    try:
+    with wrap_errors(f"{path}: is damaged near sample {position}", sf.LibsndfileError):
         return np.ascontiguousarray(file.read(num_samples, dtype="float32", always_2d=True).T)
-    except sf.LibsndfileError as error:
-        raise MimoError(f"{path}: is damaged near sample {position} ({_reason(error)})") from error
 
 
 @contextmanager
 def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
-    try:
+    with wrap_errors(f"{path}: cannot be read", OSError):
         _check_readable(path)
         endless = _EndlessFile(path) if _is_mp3_of_unknown_length(path) else None
-    except OSError as error:
-        raise MimoError(f"{path}: cannot be read: {error.strerror}") from error
     with endless or nullcontext():
         try:
             # By its path where possible: libsndfile reads others through callbacks, and Ctrl-C is lost in those.
@@ -186,14 +199,10 @@ def _open_audio(path: AnyPath) -> Iterator[sf.SoundFile]:
 
 def _check_readable(path: AnyPath) -> None:
     file = Path(path)
-    if file.is_dir():
-        raise MimoError(f"{path}: is a folder; an audio file is needed")
-    if not file.exists():
-        raise MimoError(f"{path}: there is no such file")
-    if not file.is_file():
-        raise MimoError(f"{path}: is not a regular file; an audio file is needed")
-    if not file.stat().st_size:
-        raise MimoError(f"{path}: is empty")
+    require(not file.is_dir(), f"{path}: is a folder; an audio file is needed")
+    require(file.exists(), f"{path}: there is no such file")
+    require(file.is_file(), f"{path}: is not a regular file; an audio file is needed")
+    require(file.stat().st_size, f"{path}: is empty")
 
 
 class _ForwardFile(sf.SoundFile):
@@ -234,12 +243,6 @@ def _is_mp3_of_unknown_length(path: AnyPath) -> bool:
     return is_mpeg and not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _reason(error: Exception) -> str:
-    """libsndfile's message without the prefixes that it and soundfile put before it."""
-    text = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
-    return text.removeprefix("Error : ").rstrip(".")
-
-
 # Suffix -> libsndfile's container and coding.
 _FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -251,7 +254,7 @@ _FORMATS = {
 _WRITE_BLOCK = 2**16
 
 
-def save_audio(path: AnyPath, waveform: np.ndarray | Tensor, sample_rate: int, overwrite: bool = True) -> None:
+def save_audio(path: AnyPath, waveform: AnyArray, sample_rate: int, overwrite: bool = True) -> None:
     """Write a waveform, [S] or [channels, S], float or PCM, to an audio file.
 
     The suffix chooses the format: .wav and .flac (16 bits), .ogg (Vorbis), .opus, .mp3. Samples
@@ -260,7 +263,7 @@ def save_audio(path: AnyPath, waveform: np.ndarray | Tensor, sample_rate: int, o
     Raises MimoError for an unknown suffix, a sample rate that the format does not have, what
     `check_waveform` refuses, and a path that cannot be written; or exists, without `overwrite`.
     """
-    channels = _as_channels(waveform, "waveform")
+    channels = as_channels(waveform, "waveform")
     with AudioWriter(path, sample_rate, overwrite, num_channels=len(channels)) as writer:
         writer.write(channels)
 
@@ -276,18 +279,19 @@ class AudioWriter:
     """
 
     def __init__(self, path: AnyPath, sample_rate: int, overwrite: bool = True, num_channels: int = 1):
+        """Prepare a writer; nothing is written yet, but an unknown suffix or sample rate raises MimoError."""
         self._path = Path(path)
         self._sample_rate = check_sample_rate(sample_rate)
         self._overwrite = overwrite
         self._num_channels = num_channels
         self._file: sf.SoundFile | None = None
         suffix = self._path.suffix.lower()
-        if suffix not in _FORMATS:
-            known = ", ".join(_FORMATS)
-            raise MimoError(f"{path}: cannot tell the format from {suffix!r}; known are {known}")
+        known = ", ".join(_FORMATS)
+        require(suffix in _FORMATS, f"{path}: cannot tell the format from {suffix!r}; known are {known}")
         self._format, self._subtype = _FORMATS[suffix]
 
     def __enter__(self) -> AudioWriter:
+        """Open the file under a temporary name."""
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self._path, self._overwrite))
             self._file = self._create(temporary)
@@ -298,15 +302,16 @@ class AudioWriter:
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        """Put the file in its place, or remove it when the block raised."""
         self._on_exit.__exit__(*raised)
 
-    def write(self, waveform: np.ndarray | Tensor) -> None:
+    def write(self, waveform: AnyArray) -> None:
         """Append samples, [S] or [num_channels, S]; none is fine."""
         if self._file is None:
             raise RuntimeError("AudioWriter.write works inside its `with` block only")
-        channels = to_numpy(_as_channels(waveform, "waveform"))
-        if len(channels) != self._num_channels:
-            raise MimoError(f"waveform: has {len(channels)} channels; {self._num_channels} are written here")
+        channels = to_numpy(as_channels(waveform, "waveform"))
+        expected = self._num_channels
+        require(len(channels) == expected, f"waveform: has {len(channels)} channels; {expected} are written here")
         check_finite(channels, "waveform", offset=self._num_samples)
         for start in range(0, channels.shape[1], _WRITE_BLOCK):
             self._write_block(self._file, channels[:, start : start + _WRITE_BLOCK])
@@ -331,8 +336,7 @@ class AudioWriter:
             )
 
     def _refuse_empty(self, kind: object, error: object, traceback: object) -> None:
-        if error is None and not self._num_samples:
-            raise MimoError(f"{self._path}: there are no samples to write")
+        require(error is not None or self._num_samples, f"{self._path}: there are no samples to write")
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -340,70 +344,6 @@ class AudioWriter:
             with self._errors_named():
                 file.close()
 
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except (sf.SoundFileError, ValueError) as error:
-            what = f"{self._format}/{self._subtype} at {self._sample_rate} Hz"
-            raise MimoError(f"{self._path}: cannot be written as {what} ({_reason(error)})") from error
-
-
-def check_waveform(waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform") -> Tensor:
-    """Any waveform in memory -> mono [S] float32 on its device.
-
-    `waveform` is a numpy array or a torch tensor, [S] or [channels, S]; channels are averaged.
-    int8, uint8, int16 and int32 are PCM and scaled to [-1, 1]; floats keep their scale.
-
-    Raises MimoError, which starts with `where`, for a missing or absurd `sample_rate`, other types
-    and shapes, an array that looks like [S, channels], no samples, and NaN or infinite samples.
-    """
-    return to_tensor(_mono(waveform, sample_rate, where))
-
-
-def check_array(waveform: np.ndarray | Tensor, sample_rate: int | None, where: str = "waveform") -> NDArray[np.float32]:
-    """`check_waveform` -> mono [S] float32 as a numpy array, without importing torch."""
-    return to_numpy(_mono(waveform, sample_rate, where))
-
-
-def _mono(waveform: object, sample_rate: int | None, where: str) -> Any:
-    """[S] float32, a tensor or an array as `waveform` is."""
-    if sample_rate is None:
-        raise MimoError(f"{where}: its sample rate is not known; pass sample_rate=... in Hz")
-    check_sample_rate(sample_rate, f"{where}: sample_rate")
-    channels = _as_channels(waveform, where)
-    if 0 in channels.shape:
-        raise MimoError(f"{where}: holds no samples")
-    mono = channels.mean(axis=0)
-    check_finite(mono, where)
-    return mono
-
-
-# Level of silence and distance from it to full scale.
-_PCM = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
-
-
-def _as_channels(waveform: object, where: str) -> Any:
-    """[S] or [channels, S], tensor or array, float or PCM -> [channels, S] float32 of the same kind."""
-    if not is_array(waveform):
-        kind = type(waveform).__name__
-        raise MimoError(f"{where}: is a {kind}; a numpy array or a torch tensor is needed")
-    shape, dtype = list(waveform.shape), dtype_name(waveform)
-    if len(shape) not in (1, 2):
-        raise MimoError(f"{where}: has shape {shape}; [S] or [channels, S] is needed")
-    if len(shape) == 2 and shape[0] > 64 and 0 < shape[1] <= 8:
-        raise MimoError(f"{where}: shape {shape} looks like [S, channels]; [channels, S] is needed: transpose it")
-    if dtype not in (*_PCM, *FLOAT_DTYPES):
-        raise MimoError(f"{where}: has dtype {dtype}; float samples or int8, uint8, int16 or int32 PCM is needed")
-    x = _as_float32(waveform)
-    if dtype in _PCM:
-        silence, full_scale = _PCM[dtype]
-        x = (x - silence) / full_scale
-    return x if len(shape) == 2 else x[None]
-
-
-def _as_float32(x: Any) -> Any:
-    if is_tensor(x):
-        return x.float()
-    with np.errstate(over="ignore"):  # infinity is named where samples are checked
-        return np.asarray(x, np.float32)
+    def _errors_named(self) -> AbstractContextManager[None]:
+        what = f"{self._format}/{self._subtype} at {self._sample_rate} Hz"
+        return wrap_errors(f"{self._path}: cannot be written as {what}", sf.SoundFileError, ValueError)

@@ -1,33 +1,30 @@
 """Waveform at one sample rate -> waveform at another, at once or as a stream.
 
-Tensors stay tensors, on their device and with their gradient; numpy arrays need no torch.
+Tensors stay tensors, on their device and with their gradient; numpy arrays need no torch. Both take the same path: the
+products of every output are added one after the other, in the order of the input, so that tensors and arrays, streams
+and whole waveforms give the same samples to the last bit.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, SupportsIndex
+from typing import Any, Generic
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, dtype_name, is_array, is_tensor, to_numpy, to_tensor
-from mimo_codec.common.errors import MimoError
-
-MIN_SAMPLE_RATE = 1_000
-MAX_SAMPLE_RATE = 768_000
+from mimo_codec.audio.waveform import check_finite, check_sample_rate
+from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, concatenate, dtype_name, is_array, to_tensor
+from mimo_codec.common.checks import require
 
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
 _MAX_FLOAT32_CYCLE = 1000
 _MIN_PHASES = 4096
-_GATHERED_PER_STEP = 2**18
+_OUTPUTS_PER_STEP = 2**15
 
 
 def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
@@ -42,50 +39,51 @@ def resample(waveform: ArrayT, orig_rate: int, new_rate: int) -> ArrayT:
     """
     orig, new = _reduced_rates(orig_rate, new_rate)
     _check_samples(waveform, "resample")
-    if 0 in waveform.shape:
-        raise MimoError(f"resample: shape {list(waveform.shape)} holds no samples")
+    require(0 not in waveform.shape, f"resample: shape {list(waveform.shape)} holds no samples")
+    check_finite(waveform, "resample")
     if orig == new:
         return waveform
     interpolate = _interpolator(orig, new, dtype_name(waveform))
     rows = waveform.reshape(-1, waveform.shape[-1])
     before, after = (_zeros(rows, len(rows), count) for count in interpolate.padding)
-    padded = _concatenate([before, rows, after])
+    padded = concatenate([before, rows, after])
     num_outputs = interpolate.num_outputs(padded.shape[-1])
     return interpolate(padded, 0, 0, num_outputs).reshape(*waveform.shape[:-1], num_outputs)
 
 
-class StreamResampler:
+class StreamResampler(Generic[ArrayT]):
     """`resample` for a waveform that arrives in chunks, of any sizes, in bounded memory.
 
     What `push` and then `finish` return, concatenated, equals `resample` of all chunks at once.
     Output lags behind input by 6 zero crossings of the lower rate: 0.4 ms from 16 to 24 kHz.
     """
 
-    _pending: Any  # None or tensor or array: padded samples that outputs to come depend on
+    _pending: ArrayT | None  # padded samples that outputs to come depend on
     _num_dropped: int  # padded samples before those
     _num_outputs: int
 
     def __init__(self, orig_rate: int, new_rate: int):
+        """Begin a stream; the rates are those that `resample` takes, and others raise MimoError."""
         self._orig, self._new = _reduced_rates(orig_rate, new_rate)
         self._restart()
 
     def push(self, chunk: ArrayT) -> ArrayT:
-        """The next samples, float [S] -> the outputs [S'] that they complete, perhaps none, of the same kind.
+        """Take the next samples, float [S] -> the outputs [S'] that they complete, perhaps none, of the same kind.
 
-        Raises MimoError for another shape or dtype and for NaN or infinite samples.
+        Raises MimoError for another shape or dtype. Samples are not looked at: NaN and infinite ones spread.
         """
         _check_samples(chunk, "StreamResampler")
-        if chunk.ndim != 1:
-            raise MimoError(f"StreamResampler: chunk has shape {list(chunk.shape)}, not [S]")
+        require(chunk.ndim == 1, f"StreamResampler: chunk has shape {list(chunk.shape)}, not [S]")
         if self._pending is None:
             self._pending = _zeros(chunk, self._padding(chunk)[0])
         return chunk if self._orig == self._new else self._advance(self._pending, chunk)
 
-    def finish(self) -> Any:
-        """The last outputs [S'], of the kind that was pushed; what is pushed next begins another waveform."""
+    def finish(self) -> ArrayT:
+        """End the stream -> the last outputs [S'], of the kind that was pushed; the next chunk begins another one."""
         if self._pending is None:
-            nothing = np.empty(0, np.float32)
-            return to_tensor(nothing) if "torch" in sys.modules else nothing
+            empty: Any = np.empty(0, np.float32)
+            nothing: ArrayT = to_tensor(empty) if "torch" in sys.modules else empty  # type: ignore[assignment]
+            return nothing
         after = _zeros(self._pending, self._padding(self._pending)[1])
         rest = after if self._orig == self._new else self._advance(self._pending, after)
         self._restart()
@@ -94,56 +92,28 @@ class StreamResampler:
     def _restart(self) -> None:
         self._pending, self._num_dropped, self._num_outputs = None, 0, 0
 
-    def _padding(self, like: Any) -> tuple[int, int]:
+    def _padding(self, like: ArrayT) -> tuple[int, int]:
         if self._orig == self._new:
             return 0, 0
         return _interpolator(self._orig, self._new, dtype_name(like)).padding
 
     def _advance(self, pending: ArrayT, samples: ArrayT) -> ArrayT:
         interpolate = _interpolator(self._orig, self._new, dtype_name(samples))
-        padded = _concatenate([pending, samples])
+        padded = concatenate([pending, samples])
         stop = interpolate.num_outputs(self._num_dropped + len(padded))
-        outputs = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
+        outputs: ArrayT = interpolate(padded[None], self._num_dropped, self._num_outputs, stop)[0]
         spent = min(stop * self._orig // self._new - self._num_dropped, len(padded))
-        self._pending = _concatenate([padded[spent:]])  # a copy, so that what is spent is freed
+        self._pending = concatenate([padded[spent:]])  # a copy, so that what is spent is freed
         self._num_dropped += spent
         self._num_outputs = stop
         return outputs
 
 
-def check_sample_rate(rate: SupportsIndex, where: str = "sample_rate") -> int:
-    """`rate` in Hz as an int; MimoError unless it is an integer in 1000..768000."""
-    try:
-        hertz = operator.index(rate)
-    except TypeError:
-        hertz = 0
-    if not MIN_SAMPLE_RATE <= hertz <= MAX_SAMPLE_RATE:
-        raise MimoError(
-            f"{where}: {rate!r} is not a sample rate; an integer in {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz is needed"
-        )
-    return hertz
-
-
-def check_finite(waveform: Any, where: str, offset: int = 0) -> None:
-    """MimoError that names the first NaN or infinite sample of [..., S], tensor or numpy array.
-
-    `offset` is the index of the waveform's first sample in what the user knows.
-    """
-    finite = abs(waveform) < math.inf
-    if not finite.all():
-        bad = ~to_numpy(finite).reshape(-1, finite.shape[-1]).all(axis=0)
-        first = int(bad.argmax())
-        is_nan = (waveform[..., first] != waveform[..., first]).any()
-        raise MimoError(f"{where}: sample {offset + first} is {'NaN' if is_nan else 'infinite'}")
-
-
 def _check_samples(waveform: object, where: str) -> None:
-    if not is_array(waveform) or dtype_name(waveform) not in FLOAT_DTYPES:
-        kind = getattr(waveform, "dtype", type(waveform).__name__)
-        raise MimoError(f"{where}: samples are {kind}; a torch tensor or a numpy array of floats is needed")
-    if waveform.ndim == 0:
-        raise MimoError(f"{where}: a single number has no samples; [..., S] is needed")
-    check_finite(waveform, where)
+    is_float = is_array(waveform) and dtype_name(waveform) in FLOAT_DTYPES
+    kind = getattr(waveform, "dtype", type(waveform).__name__)
+    require(is_float, f"{where}: samples are {kind}; a torch tensor or a numpy array of floats is needed")
+    require(getattr(waveform, "shape", ()), f"{where}: a single number has no samples; [..., S] is needed")
 
 
 def _reduced_rates(orig_rate: int, new_rate: int) -> tuple[int, int]:
@@ -164,17 +134,17 @@ class _Interpolator:
     orig: int
     new: int
     starts: NDArray[np.int64]  # [new]: where the windows of one cycle start
-    taps: NDArray[np.floating[Any]]  # [new, K]
+    taps: NDArray[np.float32] | NDArray[np.float64]  # [K, new]
 
     @property
     def padding(self) -> tuple[int, int]:
         """Zeros before and after a waveform, so that all its outputs have K samples."""
-        half = self.taps.shape[1] // 2
+        half = len(self.taps) // 2
         return half - 1, half
 
     def num_outputs(self, num_padded: int) -> int:
         """How many outputs the first `num_padded` padded samples determine."""
-        num_windows = max(num_padded - self.taps.shape[1] + 1, 0)
+        num_windows = max(num_padded - len(self.taps) + 1, 0)
         return -(-num_windows * self.new // self.orig)
 
     def __call__(self, padded: ArrayT, offset: int, first: int, stop: int) -> ArrayT:
@@ -182,18 +152,28 @@ class _Interpolator:
         outputs = _zeros(padded, len(padded), stop - first)
         if first == stop:
             return outputs
-        num_taps = self.taps.shape[1]
-        starts, taps, windows = _like(self.starts, padded), _like(self.taps, padded), _windows(padded, num_taps)
-        max_step = max(1, _GATHERED_PER_STEP // (num_taps * len(padded)))
+        starts, taps = _like(self.starts, padded), _like(self.taps, padded)
+        max_step = max(1, _OUTPUTS_PER_STEP // len(padded))
         n = first
         while n < stop:
             cycle, phase = divmod(n, self.new)
             step = min(max_step, self.new - phase, stop - n)
             phases = slice(phase, phase + step)
-            gathered = windows[:, starts[phases] + (cycle * self.orig - offset)]
-            outputs[:, n - first : n - first + step] = _weighted_sums(gathered, taps[phases])
+            begins = starts[phases] + (cycle * self.orig - offset)
+            outputs[:, n - first : n - first + step] = _weighted_sums(padded, begins, taps[:, phases])
             n += step
         return outputs
+
+
+def _weighted_sums(x: ArrayT, begins: ArrayT, taps: ArrayT) -> ArrayT:
+    """Compute [B, N], the sums over k of x[:, begins[n] + k] * taps[k, n], of x [B, S], begins [N] and taps [K, N].
+
+    One tap of all outputs after the other, a product and then a sum: any other order would round differently.
+    """
+    sums: ArrayT = _take(x, begins) * taps[0]
+    for k in range(1, len(taps)):
+        sums += _take(x[:, k:], begins) * taps[k]
+    return sums
 
 
 @lru_cache(maxsize=8)
@@ -213,31 +193,21 @@ def _interpolator(orig: int, new: int, dtype: str) -> _Interpolator:
     # The same filter in a longer cycle, where a step of `_Interpolator` is worth its overhead.
     repeats = -(-_MIN_PHASES // new)
     starts = np.arange(new * repeats) * orig // new
-    return _Interpolator(orig * repeats, new * repeats, starts, np.tile(taps, (repeats, 1)))
+    return _Interpolator(orig * repeats, new * repeats, starts, np.tile(taps.T, (1, repeats)))
 
 
 # ---- what torch and numpy call by other names ------------------------------------------------------------------------
 
 
-def _like(array: NDArray[Any], x: Any) -> Any:
-    """`array` as what `x` is: a tensor on its device, or a numpy array."""
-    return to_tensor(array).to(x.device) if is_tensor(x) else array
+def _like(array: NDArray[Any], x: ArrayT) -> ArrayT:
+    """Return `array` as what `x` is: a tensor on its device, or a numpy array."""
+    return array if isinstance(x, np.ndarray) else to_tensor(array).to(x.device)
 
 
-def _zeros(like: Any, *shape: int) -> Any:
-    return like.new_zeros(shape) if is_tensor(like) else np.zeros(shape, like.dtype)
+def _zeros(like: ArrayT, *shape: int) -> ArrayT:
+    return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 
-def _concatenate(parts: Sequence[Any]) -> Any:
-    """[..., S1], [..., S2], ... -> [..., S1 + S2 + ...]"""
-    return (sys.modules["torch"] if is_tensor(parts[0]) else np).concatenate(parts, axis=-1)
-
-
-def _windows(x: Any, size: int) -> Any:
-    """[B, S] -> [B, S - size + 1, size], without a copy"""
-    return x.unfold(-1, size, 1) if is_tensor(x) else sliding_window_view(x, size, axis=-1)
-
-
-def _weighted_sums(windows: Any, taps: Any) -> Any:
-    """[B, N, K] and [N, K] -> [B, N]"""
-    return (windows * taps).sum(dim=-1) if is_tensor(windows) else np.einsum("bnk,nk->bn", windows, taps)
+def _take(x: ArrayT, places: ArrayT) -> ArrayT:
+    """[B, S], [N] -> [B, N]: the columns of x at these places."""
+    return x.take(places, axis=1) if isinstance(x, np.ndarray) else x.index_select(1, places)

@@ -1,17 +1,16 @@
-"""Figures of speed and memory on the CPU: `python -m mimo_codec.benchmarks.codec speed|memory|stream`.
+"""Speed and memory of codecs on the CPU: `python -m mimo_codec.benchmarks.codec speed|memory|stream`.
 
-Everything is measured in processes of its own, so that memory is told apart and one thread count holds. The process
-that starts them never imports torch: on Linux the peak memory of a child begins at that of its parent.
+Everything is measured in processes of its own, so that their memory is separate and the number of threads is fixed. The
+process that starts them never imports torch: on Linux the peak memory of a child begins at that of its parent.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -29,6 +28,8 @@ import numpy as np
 import soundfile as sf
 import typer
 
+from mimo_codec.benchmarks.shared import make_speech, parse_numbers, print_table, run_app
+from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
@@ -40,57 +41,56 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SAMPLE_RATE = 24000
-"""Of the waveforms that `speed` codes: the rate of every codec it knows."""
+"""Rate of the waveforms that `speed` codes, which is that of every codec it knows."""
 FILE_RATE = 16000
-"""Of the files that `memory` codes, so that resampling is included."""
+"""Rate of the files that `memory` codes; it differs from the codecs' rate, so that resampling is included."""
 NUM_QUANTIZERS = 8
 CHUNK_SECONDS = 0.04
 EDGE_SECONDS = 10.0
-"""Of a stream's start and end, whose costs are shown on their own."""
+"""Length of a stream's start and end, whose costs are shown separately."""
 RIVALS = ("mimi", "encodec")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
 )
-Threads = Annotated[int, typer.Option(min=1, help="Threads that torch computes with.")]
+Threads = Annotated[int, typer.Option(min=1, help="Number of threads for torch.")]
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with one line and status 1."""
-    try:
-        app()
-    except MimoError as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_app(app)
 
 
 # ---- speed -----------------------------------------------------------------------------------------------------------
 
 
 class CodecRun(NamedTuple):
-    """One coding and decoding; times in seconds of compute per second of audio."""
+    """One run of encoding and decoding; times in seconds of compute per second of audio."""
 
     encode: float
     decode: float
     num_parameters: int
     peak_bytes: int
-    """Most memory that the process has had so far."""
+    """Peak memory of the process so far."""
 
 
 @app.command()
 def speed(
     models: Annotated[
-        str, typer.Option(help="Of mimo, mimi and encodec (random weights), and names or folders of trained models.")
+        str, typer.Option(help="mimo, mimi or encodec (random weights), or names or folders of trained models.")
     ] = "mimo,nano,mimi,encodec",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the audio.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the audio in seconds.")] = 10.0,
     threads: Threads = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each model, after one that is not.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of timed runs of each model, after one that is not timed.")
+    ] = 3,
 ) -> None:
-    """Realtime factors (lower is better), parameters and peak memory, models taking turns in every repeat."""
+    """Print realtime factors (lower is better), parameters and peak memory; models take turns in every repeat."""
     names = list(dict.fromkeys(models.split(",")))
     for name in names:
-        if name in RIVALS and find_spec("transformers") is None:
-            raise MimoError(f"{name}: transformers is not installed; pip install 'mimo-codec[lm]' brings it")
+        can_run = name not in RIVALS or find_spec("transformers") is not None
+        require(can_run, f"{name}: transformers is not installed: pip install 'mimo-codec[lm]'")
     runs: dict[str, list[CodecRun]] = {name: [] for name in names}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(threads)) for name in names}
@@ -116,14 +116,14 @@ class Subject(NamedTuple):
     """A codec under test."""
 
     encode: Callable[[Tensor], Any]
-    """Waveform [S] float32 at SAMPLE_RATE -> its codes."""
+    """Function from a waveform [S] float32 at SAMPLE_RATE to its codes."""
     decode: Callable[[Any], Tensor]
     num_parameters: int
-    """Trained weights, codebooks not counted."""
+    """Number of trained weights, without codebooks."""
 
 
 def _run_codec(name: str, seconds: float) -> CodecRun:
-    """Runs in a worker."""
+    """Encode and decode once; runs in a worker."""
     import torch
 
     codec = _load_subject(name)
@@ -155,7 +155,7 @@ def _load_subject(name: str) -> Subject:
 
 
 def _random_codec(config: CodecConfig) -> MimoCodec:
-    """Weights and codebooks are random, made in place and once."""
+    """Make a codec with random weights and codebooks."""
     from mimo_codec.codec.model import MimoCodec
 
     return MimoCodec(config).eval()
@@ -198,7 +198,7 @@ def _encodec() -> Subject:
 
 
 def _randomize_codebooks(model: nn.Module) -> None:
-    """transformers starts codebooks at zero, where every entry is as near as any other."""
+    """Fill codebooks, which transformers initializes to zero, with random entries."""
     for name, buffer in model.named_buffers():
         if name.endswith((".embed", ".embed_sum")):
             buffer.normal_()
@@ -214,9 +214,9 @@ def _count_parameters(model: nn.Module) -> int:
 @app.command()
 def memory(
     model: Annotated[str, typer.Option(help="Name or folder of a trained model.")] = "nano",
-    minutes: Annotated[str, typer.Option(help="Lengths of the files, separated by commas.")] = "5,60",
+    minutes: Annotated[str, typer.Option(help="Lengths of the files in minutes, separated by commas.")] = "5,60",
 ) -> None:
-    """Peak memory of coding and decoding files of these lengths with the command line."""
+    """Print the peak memory of encoding and decoding files of these lengths with the command line."""
     lengths = sorted(parse_numbers("--minutes", minutes))
     peaks = [_file_peaks(model, length) for length in lengths]
     print("peak memory in MB of `mimo-codec encode` (16 kHz wav) and `mimo-codec decode`")
@@ -226,7 +226,7 @@ def memory(
 
 
 def _file_peaks(model: str, minutes: float) -> tuple[int, int]:
-    """Peak bytes of encoding a file of this length, and of decoding the result."""
+    """Measure the peak bytes of encoding a file of this length, and of decoding the result."""
     with TemporaryDirectory() as folder:
         wav, mimo, decoded = (str(Path(folder, name)) for name in ("speech.wav", "speech.mimo", "decoded.wav"))
         with sf.SoundFile(wav, "w", FILE_RATE, channels=1, subtype="PCM_16") as file:
@@ -238,7 +238,7 @@ def _file_peaks(model: str, minutes: float) -> tuple[int, int]:
 
 
 def _command_peak(*arguments: str) -> int:
-    """Peak bytes of a process that runs `mimo-codec ARGUMENTS`; MimoError when it fails."""
+    """Measure the peak bytes of a process that runs `mimo-codec ARGUMENTS`; MimoError when it fails."""
     with TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, "-m", "mimo_codec", *arguments], stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
@@ -255,7 +255,7 @@ def _command_peak(*arguments: str) -> int:
 
 
 class StreamCost(NamedTuple):
-    """Seconds of compute per second of audio of a whole stream, of its first and of its last EDGE_SECONDS."""
+    """Seconds of compute per second of audio, of a whole stream and of its first and last EDGE_SECONDS."""
 
     whole: float
     first: float
@@ -274,10 +274,10 @@ class StreamRun(NamedTuple):
 @app.command()
 def stream(
     model: Annotated[str, typer.Option(help="Name or folder of a trained model that streams.")] = "nano",
-    seconds: Annotated[str, typer.Option(help="Lengths of the streams, separated by commas.")] = "10,600",
+    seconds: Annotated[str, typer.Option(help="Lengths of the streams in seconds, separated by commas.")] = "10,600",
     threads: Threads = 2,
 ) -> None:
-    """Cost of streaming in chunks of 40 ms (encode) and one frame (decode), at a stream's start and end too."""
+    """Print the cost of streaming in chunks of 40 ms (encode) and of one frame (decode), also at start and end."""
     lengths = parse_numbers("--seconds", seconds)
     with _worker(threads) as worker:
         _ask(worker, _run_stream, model, 1.0)  # warms up
@@ -293,7 +293,7 @@ def stream(
 
 
 def _run_stream(model: str, seconds: float) -> StreamRun:
-    """Runs in a worker."""
+    """Stream once in each direction; runs in a worker."""
     import torch
 
     codec = _load_codec(model)
@@ -306,7 +306,7 @@ def _run_stream(model: str, seconds: float) -> StreamRun:
 
 
 def _drive(step: Callable[..., tuple[Tensor, Any]], chunks: Sequence[Tensor]) -> tuple[list[float], list[Tensor]]:
-    """Feed a whole stream: seconds of compute of every chunk, and what came of it."""
+    """Feed a whole stream -> seconds of compute and output of every chunk."""
     state, times, outputs = None, [], []
     for index, chunk in enumerate(chunks):
         start = perf_counter()
@@ -321,30 +321,11 @@ def _stream_cost(times: Sequence[float], chunk_seconds: float) -> StreamCost:
     return StreamCost(*(mean(part) / chunk_seconds for part in (times, times[:edge], times[-edge:])))
 
 
-# ---- shared ----------------------------------------------------------------------------------------------------------
-
-
-def make_speech(seconds: float, sample_rate: int, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """Something with the pitch and rhythm of speech, always the same, in blocks [S] float32 of `block_seconds`."""
-    noise = np.random.default_rng(0)
-    num_samples, block = max(1, round(seconds * sample_rate)), round(block_seconds * sample_rate)
-    for start in range(0, num_samples, block):
-        t = np.arange(start, min(start + block, num_samples)) / sample_rate
-        cycles = 120 * t - 7 * np.cos(2 * np.pi * 0.7 * t)
-        rhythm = np.sin(2 * np.pi * 2.1 * t).clip(min=0)
-        yield (0.4 * rhythm * (cycles % 1 - 0.5) + 0.01 * noise.standard_normal(len(t))).astype(np.float32)
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns, at least two spaces apart: the first to the left, numbers to the right."""
-    table = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print(row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)), sep="  ")
+# ---- processes -------------------------------------------------------------------------------------------------------
 
 
 def _worker(threads: int) -> ProcessPoolExecutor:
-    """A fresh process that runs one thing at a time, with this number of threads."""
+    """Start a process that runs one function at a time, with this number of threads."""
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=_set_threads, initargs=(threads,))
 
 
@@ -355,22 +336,9 @@ def _set_threads(threads: int) -> None:
 
 
 def _ask(worker: ProcessPoolExecutor, function: Callable[..., Result], name: str, seconds: float) -> Result:
-    """What `function(name, seconds)` returns or raises there."""
-    try:
+    """Call `function(name, seconds)` in a worker; MimoError when its process dies."""
+    with wrap_errors(f"{name}: its process was ended, most likely for lack of memory", BrokenProcessPool):
         return worker.submit(function, name, seconds).result()
-    except BrokenProcessPool:
-        raise MimoError(f"{name}: its process was ended, most likely for want of memory") from None
-
-
-def parse_numbers(option: str, text: str) -> list[float]:
-    """ "1,2.5" -> [1.0, 2.5]; MimoError, naming the option, unless all are finite numbers above 0."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise MimoError(f"{option} {text!r}: numbers above 0, separated by commas, are needed")
-    return numbers
 
 
 if __name__ == "__main__":

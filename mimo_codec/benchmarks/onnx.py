@@ -5,7 +5,6 @@ Every column is measured in a process of its own, one after the other, on the sa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -18,16 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from mimo_codec.benchmarks.codec import SAMPLE_RATE, make_speech, parse_numbers, print_table
-from mimo_codec.common.errors import MimoError
+from mimo_codec.benchmarks.codec import SAMPLE_RATE
+from mimo_codec.benchmarks.shared import make_speech, parse_numbers, print_table, run_app
+from mimo_codec.common.checks import require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mimo_codec.codec.model import MimoCodec
 
 RUNTIMES = ("eager", "compiled", "float32", "int8")
-"""By PyTorch, and by ONNX Runtime in two precisions."""
+"""PyTorch in two ways, and ONNX Runtime in two precisions."""
 Times = tuple[list[float], list[float] | None]
-"""Seconds of each encoding and decoding; None where a part is left out."""
+"""Seconds of each run of the encoder and of the decoder; None if the decoder is left out."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -37,16 +39,16 @@ def speed(
     model: Annotated[
         str, typer.Argument(help="Preset with random weights (mimo, small), or a trained model.")
     ] = "nano",
-    seconds: Annotated[str, typer.Option(help="Lengths of the audio.")] = "1,10",
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs, after two that are not.")] = 5,
+    seconds: Annotated[str, typer.Option(help="Lengths of the audio in seconds, separated by commas.")] = "1,10",
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of timed runs, after two that are not timed.")] = 5,
     decode: Annotated[bool, typer.Option(help="Measure the decoder too.")] = True,
-    runtimes: Annotated[str, typer.Option(help="Of eager, compiled, float32 and int8.")] = ",".join(RUNTIMES),
+    runtimes: Annotated[str, typer.Option(help="Any of eager, compiled, float32 and int8.")] = ",".join(RUNTIMES),
 ) -> None:
-    """Realtime factors (lower is better): eager and compiled PyTorch, ONNX Runtime in float32 and int8."""
+    """Print realtime factors (lower is better): eager and compiled PyTorch, ONNX Runtime in float32 and int8."""
     names = runtimes.split(",")
-    if unknown := sorted(set(names) - set(RUNTIMES)):
-        raise MimoError(f"--runtimes: {', '.join(unknown)}: there is {', '.join(RUNTIMES)}")
+    unknown = ", ".join(sorted(set(names) - set(RUNTIMES)))
+    require(not unknown, f"--runtimes: {unknown} is not known; choose some of {', '.join(RUNTIMES)}")
     lengths = parse_numbers("--seconds", seconds)
     print(f"{model}: {threads} threads, best and median of {repeats}, seconds for a second of audio")
     rows = []
@@ -64,7 +66,7 @@ def _row(name: str, length: float, times: Times) -> list[str]:
 
 
 def _alone(function: Callable[..., list[Times]], *arguments: Any) -> list[Times]:
-    """In a process of its own; export is another, as its memory is not that of what runs."""
+    """Run a function in a process of its own, after the export, if there is one, in another process."""
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         name, model, folder = arguments[:3]
         if name in ("float32", "int8"):
@@ -93,7 +95,7 @@ def _export(model: str, folder: Path, dtype: str) -> None:
 def _measure(
     name: str, model: str, folder: Path, lengths: list[float], threads: int, repeats: int, decode: bool
 ) -> list[Times]:
-    """Of one runtime, for each length of audio."""
+    """Measure one runtime for each length of audio."""
     encoder, decoder = _runtime(name, model, folder, threads)
     measured: list[Times] = []
     for length in lengths:
@@ -104,7 +106,7 @@ def _measure(
 
 
 def _runtime(name: str, model: str, folder: Path, threads: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Waveform -> codes, and codes -> waveform."""
+    """Load a model in a runtime -> functions from waveform to codes and from codes to waveform."""
     if name in ("float32", "int8"):
         from mimo_codec.onnx.codec.runtime import OnnxCodec
 
@@ -121,19 +123,21 @@ def _runtime(name: str, model: str, folder: Path, threads: int) -> tuple[Callabl
     count, alone = min(8, codec.num_quantizers), torch.zeros(2, dtype=torch.int64)
     encoder, decoder = torch.compile(EncoderGraph(codec, count)), torch.compile(DecoderGraph(codec, count))
 
-    def encode(waveform: np.ndarray) -> Any:
+    def encode(waveform: np.ndarray) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]), alone)
+            found: tuple[Tensor, ...] = encoder(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]), alone)
+            return found
 
-    def decode(codes: Any) -> Any:
+    def decode(codes: tuple[Tensor, ...]) -> Tensor:
         with torch.inference_mode():
-            return decoder(*codes)
+            waveform: Tensor = decoder(*codes)
+            return waveform
 
     return encode, decode
 
 
 def _time(function: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
-    """What it returns, and the seconds of every call after the first two."""
+    """Call a function again and again -> its value, and the seconds of every call after the first two."""
     times, value = [], None
     for _ in range(2 + repeats):
         started = perf_counter()
@@ -143,11 +147,8 @@ def _time(function: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with one line and status 1."""
-    try:
-        app()
-    except MimoError as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_app(app)
 
 
 if __name__ == "__main__":

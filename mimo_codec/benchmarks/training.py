@@ -1,4 +1,4 @@
-"""How fast training is with what makes it fast: `python -m mimo_codec.benchmarks.training compare SPEECH`.
+"""Speed of training with and without its optimizations: `python -m mimo_codec.benchmarks.training compare SPEECH`.
 
 Every row is a short run of `mimo-codec train nano_stage1` on the CPU. The rows take turns, so that a machine whose
 speed drifts does not favour any.
@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from mimo_codec.benchmarks.codec import print_table
+from mimo_codec.benchmarks.shared import print_table, run_app
 from mimo_codec.common.errors import MimoError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 ONE_PROCESS = ("--trainer.devices", "1")
 NO_WORKER = ("--data.num_workers", "0")
 STEPS = 14
-"""The first three are not measured, and the tenth after them is the last that is."""
+"""Steps of a run: three that are not measured, ten that are, and the last."""
 
 
 class Setting(NamedTuple):
@@ -34,13 +34,13 @@ class Setting(NamedTuple):
 
     name: str
     arguments: tuple[str, ...] = ()
-    """That override the recipe."""
+    """Arguments that override the recipe."""
     slower: tuple[str, ...] = ()
-    """What `run` undoes: "fused attention", "Muon in every process"."""
+    """Optimizations that `run` undoes: "fused attention", "Muon in every process"."""
     waiting: str = "PASSIVE"
-    """OMP_WAIT_POLICY."""
+    """Value of OMP_WAIT_POLICY."""
     busy: bool = False
-    """Whether another program computes on every core meanwhile."""
+    """Whether another program computes on every core at the same time."""
 
 
 SETTINGS = (
@@ -69,17 +69,14 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with one line and status 1."""
-    try:
-        app()
-    except MimoError as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_app(app)
 
 
 @app.command()
 def compare(
     speech: Annotated[Path, typer.Argument(help="Folder or manifest to train on.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each setting.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of runs of each setting.")] = 3,
 ) -> None:
     """Print the speed of training with one setting after the other."""
     speeds: dict[str, list[float]] = {setting.name: [] for setting in SETTINGS}
@@ -92,7 +89,7 @@ def compare(
 
 @app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, slower: Annotated[str, typer.Option()] = "") -> None:
-    """One run, with what makes it slower put back."""
+    """Run training once, with some optimizations undone."""
     import mimo_codec.codec.transformer as transformer
     import mimo_codec.train.optimizer as optimizer
     from mimo_codec.train.run import train
@@ -105,7 +102,7 @@ def run(context: typer.Context, slower: Annotated[str, typer.Option()] = "") -> 
 
 
 def _measure(setting: Setting, speech: Path) -> float:
-    """Seconds of audio per second of one run."""
+    """Run one setting -> seconds of audio per second."""
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory())
         for _ in range((os.cpu_count() or 1) * setting.busy):

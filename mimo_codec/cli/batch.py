@@ -9,33 +9,35 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any, TypeVar
 
 from mimo_codec.audio.files import AudioWriter, audio_info
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
 from mimo_codec.cli.plan import Job, Plan, make_folders
-from mimo_codec.codec.model import MimoCodec
+from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 
 Result = TypeVar("Result")
 
 
 def encode_files(
-    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+    codec: Codec[Any],
+    plan: Plan,
+    num_quantizers: int | None = None,
+    batch_seconds: float = 120.0,
+    overwrite: bool = False,
 ) -> None:
-    """Audio files -> .mimo files.
+    """Encode audio files to .mimo files.
 
     batch_seconds: most audio, padding included, that goes through the model at a time; longer files go alone.
     Raises FilesFailed when some of many files failed, MimoError when the only one did.
     """
-    codec.quantizer.check_count(num_quantizers)
+    count = codec.check_num_quantizers(num_quantizers)
 
     def encode(sources: Sequence[Path]) -> list[AudioCodes]:
-        return _encode(codec, sources, num_quantizers, batch_seconds)
+        return _encode(codec, sources, count, batch_seconds)
 
     def save(codes: AudioCodes, target: Path) -> None:
         codes.save(target, overwrite)
@@ -43,35 +45,39 @@ def encode_files(
     _run("encode", plan, _audio_seconds, batch_seconds, encode, save)
 
 
-def decode_files(codec: MimoCodec, plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
-    """.mimo files -> audio files of the original length; the rest as in `encode_files`."""
-    codec.require_decoder()
+def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, overwrite: bool = False) -> None:
+    """Decode .mimo files to audio files of the original length; arguments and errors are those of `encode_files`."""
+    codec.check_decodes()
 
-    def decode(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
+    def decode(sources: Sequence[Path]) -> list[Iterable[Any]]:
         return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
 
-    def save(pieces: Iterable[Tensor], target: Path) -> None:
+    def save(pieces: Iterable[Any], target: Path) -> None:
         _save_audio(target, pieces, codec.sample_rate, overwrite)
 
     _run("decode", plan, _codes_seconds, batch_seconds, decode, save)
 
 
 def reconstruct_files(
-    codec: MimoCodec, plan: Plan, num_quantizers: int = 8, batch_seconds: float = 120.0, overwrite: bool = False
+    codec: Codec[Any],
+    plan: Plan,
+    num_quantizers: int | None = None,
+    batch_seconds: float = 120.0,
+    overwrite: bool = False,
 ) -> None:
-    """Audio files -> what is left of them after encoding and decoding; the rest as in `encode_files`.
+    """Encode and decode audio files; arguments and errors are those of `encode_files`.
 
     Prints duration, codes, bitrate and speed when there is a single file.
     """
-    codec.quantizer.check_count(num_quantizers)
-    codec.require_decoder()
+    count = codec.check_num_quantizers(num_quantizers)
+    codec.check_decodes()
     codes: list[AudioCodes] = []
 
-    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Tensor]]:
-        codes[:] = _encode(codec, sources, num_quantizers, batch_seconds)
+    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Any]]:
+        codes[:] = _encode(codec, sources, count, batch_seconds)
         return _decode(codec, codes, batch_seconds)
 
-    def save(pieces: Iterable[Tensor], target: Path) -> None:
+    def save(pieces: Iterable[Any], target: Path) -> None:
         _save_audio(target, pieces, codec.sample_rate, overwrite)
 
     started = time.perf_counter()
@@ -80,19 +86,19 @@ def reconstruct_files(
         print(_summary(codes[0], time.perf_counter() - started))
 
 
-def _encode(codec: MimoCodec, sources: Sequence[Path], num_quantizers: int, batch_seconds: float) -> list[AudioCodes]:
+def _encode(codec: Codec[Any], sources: Sequence[Path], count: int, batch_seconds: float) -> list[AudioCodes]:
     if len(sources) == 1:
-        return [codec.encode(sources[0], num_quantizers=num_quantizers)]
-    return codec.encode_batch(sources, num_quantizers=num_quantizers, batch_seconds=batch_seconds)
+        return [codec.encode(sources[0], num_quantizers=count)]
+    return codec.encode_batch(sources, num_quantizers=count, batch_seconds=batch_seconds)
 
 
-def _decode(codec: MimoCodec, codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Tensor]]:
+def _decode(codec: Codec[Any], codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Any]]:
     if len(codes) == 1:
         return [codec.decode_pieces(codes[0])]
     return [[waveform] for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
 
 
-def _save_audio(target: Path, pieces: Iterable[Tensor], sample_rate: int, overwrite: bool) -> None:
+def _save_audio(target: Path, pieces: Iterable[Any], sample_rate: int, overwrite: bool) -> None:
     with AudioWriter(target, sample_rate, overwrite) as writer:
         for piece in pieces:
             writer.write(piece)
@@ -105,7 +111,7 @@ def _summary(codes: AudioCodes, elapsed: float) -> str:
 
 
 def _audio_seconds(path: Path) -> float:
-    """As the header says; infinite where it does not, or cannot be read: the file goes alone, and fails on its own."""
+    """Read the duration from the header; infinite if it is not there, so that the file is processed alone."""
     try:
         info = audio_info(path)
     except MimoError:
@@ -128,9 +134,8 @@ def _run(
     compute: Callable[[Sequence[Path]], Sequence[Result]],
     save: Callable[[Result, Path], None],
 ) -> None:
-    """`compute` on batches of sources, `save` on each result."""
-    if not batch_seconds > 0:
-        raise MimoError(f"batch_seconds = {batch_seconds}: a number above 0 is needed")
+    """Run `compute` on batches of sources and `save` on each result."""
+    require(batch_seconds > 0, f"batch_seconds = {batch_seconds}: a number above 0 is needed")
     make_folders(plan)
     lengths = {job: seconds(job.source) for job in plan.jobs}
     num_failed = 0
@@ -152,7 +157,7 @@ def _run(
 
 
 def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
-    """Jobs of similar length, longest first: those of a batch, padded, take at most `most` seconds, or there is one."""
+    """Yield jobs of similar length, longest first: a batch, padded, takes at most `most` seconds, or is one job."""
     batch: list[Job] = []
     for job in sorted(lengths, key=lambda job: lengths[job], reverse=True):
         if batch and (len(batch) + 1) * lengths[batch[0]] > most:
@@ -165,16 +170,18 @@ def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
 def _compute_all(
     compute: Callable[[Sequence[Path]], Sequence[Result]], batch: Sequence[Job]
 ) -> Sequence[Result | MimoError]:
-    """The results of a batch; where one file makes it fail, those of each alone, with the error in its place."""
+    """Compute the results of a batch; if it fails, those of each file alone, with errors in place of results."""
     try:
         return compute([job.source for job in batch])
-    except (MimoError, MemoryError, torch.OutOfMemoryError) as error:
+    except (MimoError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MimoError, MemoryError)) and type(error).__name__ != "OutOfMemoryError":  # of torch
+            raise
         if len(batch) == 1:
             return [error if isinstance(error, MimoError) else MimoError("out of memory")]
         return [result for job in batch for result in _compute_all(compute, [job])]
 
 
 def _named(error: MimoError, job: Job) -> MimoError:
-    """With the name of the file, which errors on its content lack."""
+    """Return the error with the name of the file, which errors about a file's content lack."""
     text = str(error)
     return error if text.startswith((str(job.source), str(job.target))) else MimoError(f"{job.source}: {text}")

@@ -1,4 +1,4 @@
-"""What commands say on stderr: a progress bar where that is a terminal, and one line for every error."""
+"""Output of commands on stderr: a progress bar if that is a terminal, and one line for every error."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class FilesFailed(MimoError):
-    """Some of many files failed; each was reported, the others are done."""
+    """Some of many files failed: each was reported, and the others are done."""
 
 
 def print_error(message: object) -> None:
-    """One line, whatever line breaks the names of files may hold."""
+    """Print an error as one line, even if a file's name has line breaks."""
     print_line(f"error: {message}")
 
 
 def print_line(message: object) -> None:
-    """One line on stderr that is no error."""
+    """Print one line on stderr that is no error."""
     print("mimo-codec:", *map(str.strip, str(message).splitlines()), file=sys.stderr)
 
 
 @contextmanager
 def progress_bar(action: str, lengths: Mapping[Key, float]) -> Iterator[Callable[[Key], None]]:
-    """A bar that advances by seconds of audio, infinite ones left out; yields what to call for every finished job."""
+    """Show a bar that advances by seconds of audio, infinite ones left out; yield a function to call for each job."""
     from rich import progress
     from rich.console import Console
 
     known = {job: seconds for job, seconds in lengths.items() if math.isfinite(seconds)}
-    console = Console(stderr=True, soft_wrap=True)  # or lines printed meanwhile would be cut at the width
+    console = Console(stderr=True, soft_wrap=True)  # so that lines printed meanwhile are not cut at the width
     bar = progress.Progress(
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description} {task.fields[done]}/{task.fields[files]}"),
@@ -56,7 +56,7 @@ def progress_bar(action: str, lengths: Mapping[Key, float]) -> Iterator[Callable
 
 @contextmanager
 def counter(what: str) -> Iterator[Callable[[], None]]:
-    """A number that goes up on stderr where that is a terminal; yields what to call for every one."""
+    """Show a count on stderr if that is a terminal; yield a function that adds one."""
     from rich import progress
     from rich.console import Console
 

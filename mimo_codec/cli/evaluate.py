@@ -4,56 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
+from mimo_codec.cli.options import Device, Dtype, Model, NumQuantizers, Overwrite, Revision
 from mimo_codec.cli.plan import Job, Plan, check_new, make_folders
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.evaluation.codec import plots, tables
-from mimo_codec.evaluation.codec.baselines import find_baselines
-from mimo_codec.evaluation.codec.items import find_items
-from mimo_codec.evaluation.codec.run import evaluate
-from mimo_codec.evaluation.codec.scoring import choose_metrics
-from mimo_codec.evaluation.codec.systems import Codec
 
 
-def evaluate_files(
-    load_codec: Callable[[], Codec],
-    reference: str,
-    decoded: str | None = None,
-    output: str | None = None,
-    *,
-    num_quantizers: int = 8,
-    codebooks: Sequence[int] = (),
-    metrics: Sequence[str] | None = None,
-    baselines: Sequence[str] = (),
-    workers: int | None = None,
-    as_json: bool = False,
-    overwrite: bool = False,
+def evaluate(
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="Speech: file, folder or .jsonl manifest.")],
+    decoded: Annotated[
+        str | None, typer.Argument(metavar="[DECODED]", help="Folder of decoded files to score instead of a model.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write report.json, report.md and plots.")
+    ] = None,
+    num_quantizers: NumQuantizers = None,
+    codebooks: Annotated[str, typer.Option(help="Smaller numbers of codebooks to measure too, such as 1,2,4.")] = "",
+    baselines: Annotated[
+        str, typer.Option(help="Codecs to measure too if their programs are installed; or none.")
+    ] = "opus,codec2",
+    metrics: Annotated[
+        str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Number of processes.  [default: one per core]")
+    ] = None,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the scores of every file.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Print how a codec does on the files of `reference`, or, with `decoded`, how those files do; see `find_items`,
-    `choose_metrics`, `find_baselines` and `evaluate`.
+    """Measure a codec on speech, beside Opus and Codec2.
 
-    load_codec: called when all the rest is in order, and not with `decoded`. output: folder for `REPORT_FILES`.
-    workers: None for one per core.
-    A file that fails is reported on stderr and the others go on: FilesFailed at the end, MimoError when it is the only
-    one.
+    Every file is encoded, decoded and compared with the original, or compared with the file of the same name in
+    DECODED. A manifest has a line like {"path": "a.wav", "text": "what is said"} for each file; the text is for word
+    error rates.
     """
-    if decoded is not None and codebooks:
-        raise MimoError("codebooks are of a model, and decoded files come without one: leave --codebooks away")
+    numbers = [_integer("--codebooks", word) for word in _words(codebooks)]
+    require(decoded is None or not numbers, "--codebooks needs a model, and decoded files come without one")
+    from mimo_codec.evaluation.codec import run, tables
+    from mimo_codec.evaluation.codec.baselines import find_baselines
+    from mimo_codec.evaluation.codec.items import find_items
+    from mimo_codec.evaluation.codec.scoring import choose_metrics
+    from mimo_codec.loading import load_codec
+
     items, notes = find_items(reference, decoded)
-    chosen, without_metrics = choose_metrics(metrics)
-    systems, without_programs = find_baselines(baselines)
+    chosen, without_metrics = choose_metrics(None if metrics is None else _words(metrics))
+    systems, without_programs = find_baselines([] if baselines == "none" else _words(baselines))
     folder = None if output is None else _plan_report(Path(output), overwrite)
-    codec = None if decoded is not None else load_codec()
+    codec = None if decoded is not None else load_codec(model, device=device, dtype=dtype, revision=revision)
     jobs = {item.name: Job(item.path, Path(item.name)) for item in items}
     with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0)) as finished:
-        found = evaluate(
+        found = run.evaluate(
             codec,
             items,
             num_quantizers=num_quantizers,
-            codebooks=codebooks,
+            codebooks=numbers,
             metrics=chosen,
             baselines=systems,
             workers=os.cpu_count() or 1 if workers is None else workers,
@@ -73,10 +87,23 @@ def evaluate_files(
 
 
 def _plan_report(folder: Path, overwrite: bool) -> Path:
-    """What cannot be written is known before work starts."""
+    """Find out before work starts what cannot be written."""
+    from mimo_codec.evaluation.codec import plots, tables
+
     plots.require_matplotlib()
     targets = [folder / name for name in tables.REPORT_FILES]
     if not overwrite:
         check_new(targets)
     make_folders(Plan(tuple(Job(target, target) for target in targets), single=False))
     return folder
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def _integer(option: str, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise MimoError(f"{option}: {word!r} is not a number") from None

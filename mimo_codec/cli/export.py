@@ -1,4 +1,4 @@
-"""`mimo-codec export`: models as ONNX files."""
+"""The commands `export ...`, which write models as ONNX files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from mimo_codec.cli.console import print_line
+from mimo_codec.cli.options import Overwrite, Revision
 
 export = typer.Typer(rich_markup_mode=None)
 
 Folder = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
-Opset = Annotated[int, typer.Option(help="Of ONNX; lower ones for older runtimes.")]
-Check = Annotated[bool, typer.Option(help="Compare with PyTorch on speech; what fails is not written.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an export that exists.")]
+Opset = Annotated[int, typer.Option(help="ONNX opset; older runtimes need a lower one.")]
+Check = Annotated[bool, typer.Option(help="Compare with PyTorch on speech; nothing is written if this fails.")]
 
 
 @export.command()
@@ -24,7 +23,10 @@ def codec(
     output: Folder,
     dtype: Annotated[str, typer.Option(help="float32, float16 (for GPUs) or int8 (for CPUs).")] = "float32",
     num_quantizers: Annotated[
-        int | None, typer.Option("--num-quantizers", "-q", help="Codebooks in the graphs.  [default: all]")
+        int | None,
+        typer.Option(
+            "--num-quantizers", "-q", help="Codebooks in the graphs, all of a model with fewer.  [default: 8]"
+        ),
     ] = None,
     opset: Opset = 20,
     check: Check = True,

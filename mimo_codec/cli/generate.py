@@ -10,8 +10,8 @@ import typer
 from mimo_codec.cli.chat import talk
 from mimo_codec.cli.plan import CODES
 from mimo_codec.cli.session import ANY, SPOKEN, Session, Target, check_answer, with_session
+from mimo_codec.common.checks import require
 from mimo_codec.common.files import read_json
-from mimo_codec.common.require import require
 
 if TYPE_CHECKING:
     from mimo_codec.cli.session import Answer

@@ -1,29 +1,45 @@
-"""What `mimo-codec info` tells of a .mimo file, an audio file or a model, without loading any weights."""
+"""The command `info`: facts about a .mimo file, an audio file or a model."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.plan import CODES
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import wrap_errors
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mimo_codec.codec.model import MimoCodec
 
 UNITS = {"seconds": "s", "hz": "Hz", "kbps": "kbit/s", "bytes": "B"}
 """Last word of a fact's name -> unit of its value."""
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
-    """Facts by name, all of them fit for JSON; None for what is not known or not there.
+def info(
+    target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="Audio or .mimo file, or model as for encode.")],
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a .mimo file, an audio file or a model."""
+    facts = describe(target, revision)
+    print(json.dumps(facts, indent=2) if as_json else as_text(facts))
 
-    A file is told from a model by being one, or by its suffix. Raises MimoError as `AudioCodes.load`, `audio_info` and
-    `MimoCodec.from_pretrained` do.
+
+def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
+    """Collect facts by name, as JSON has them; None for what is not known or not there.
+
+    A path is taken for a file if it is one or has the suffix of one, and for a model otherwise. Raises MimoError as
+    `AudioCodes.load`, `audio_info` and `load_codec` do.
     """
     path = Path(name_or_path)
     suffix = path.suffix.lower()
@@ -33,7 +49,7 @@ def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def as_text(facts: Mapping[str, Any]) -> str:
-    """One aligned line per fact."""
+    """Format facts, one aligned line each."""
     return "\n".join(_line(name, value) for name, value in facts.items())
 
 
@@ -93,33 +109,54 @@ def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
     import torch
 
     from mimo_codec.bitstream import code_widths
-    from mimo_codec.codec.checkpoint import CONFIG, find_checkpoint
-    from mimo_codec.codec.config import CodecConfig
+    from mimo_codec.codec.base import Codec
     from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.loading import is_export, load_codec
 
-    folder, name = find_checkpoint(name_or_path, revision)
-    config = CodecConfig.load(folder / CONFIG)
-    dtypes = _stored_dtypes(folder)
-    decodes = any(key.startswith("decoder.") for key in dtypes)
-    with torch.device("meta"):
-        codec = MimoCodec(config, decoder=decodes)
+    codec: Codec[Any]
+    if is_export(name_or_path):
+        exported = load_codec(name_or_path, device="cpu", revision=revision)
+        with torch.device("meta"):
+            weights = MimoCodec(exported.config, decoder=exported.decode_delay is not None)
+        codec, folder, dtype = exported, Path(name_or_path), str(exported.dtype)
+    else:
+        codec, folder, dtype = _without_weights(name_or_path, revision)
+        weights = codec
+    decodes, widths = codec.decode_delay is not None, code_widths(codec.codebook_sizes)
     return {
-        "model": name,
+        "model": codec.name,
         "folder": str(folder),
         "sample_rate_hz": codec.sample_rate,
         "frame_rate_hz": codec.frame_rate,
         "codebooks": codec.num_quantizers,
         "codebook_sizes": list(codec.codebook_sizes),
-        "nominal_bitrate_kbps": sum(code_widths(codec.codebook_sizes)) * codec.frame_rate / 1000,
-        "encoder_parameters": _num_parameters(codec.encoder),
-        "quantizer_parameters": sum(codec.codebook_sizes) * config.d_model,
-        "decoder_parameters": _num_parameters(codec.decoder) if codec.decoder else None,
-        "streams_encode": config.streams_encode,
-        "streams_decode": decodes and config.streams_decode,
+        "nominal_bitrate_kbps": sum(widths) * codec.frame_rate / 1000,
+        "encoder_parameters": _num_parameters(weights.encoder),
+        "quantizer_parameters": sum(codec.codebook_sizes) * codec.config.d_model,
+        "decoder_parameters": _num_parameters(weights.decoder) if weights.decoder else None,
+        "streams_encode": codec.encodes_streams,
+        "streams_decode": codec.decodes_streams and codec.config.streams_decode,
         "encode_latency_seconds": codec.encode_latency,
         "decode_latency_seconds": codec.decode_latency if decodes else None,
-        "dtype": "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES})),
+        "dtype": dtype,
     }
+
+
+def _without_weights(name_or_path: str, revision: str | None) -> tuple[MimoCodec, Path, str]:
+    """Make a model in PyTorch without its weights -> (model, its folder, the precision of its files)."""
+    import torch
+
+    from mimo_codec.codec.checkpoint import find_checkpoint
+    from mimo_codec.codec.config import CodecConfig
+    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.hub import CONFIG
+
+    folder, name = find_checkpoint(name_or_path, revision)
+    config, dtypes = CodecConfig.load(folder / CONFIG), _stored_dtypes(folder)
+    with torch.device("meta"):
+        codec = MimoCodec(config, decoder=any(key.startswith("decoder.") for key in dtypes))
+    codec.name = name
+    return codec, folder, "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES}))
 
 
 def _num_parameters(module: nn.Module) -> int:
@@ -127,16 +164,16 @@ def _num_parameters(module: nn.Module) -> int:
 
 
 def _stored_dtypes(folder: Path) -> dict[str, str]:
-    """Name -> dtype of every tensor on disk, from the headers of the files."""
+    """Read the dtype of every tensor from the headers of the files -> name -> dtype."""
     from safetensors import SafetensorError, safe_open
 
     from mimo_codec.hub import weight_files
 
     found: dict[str, str] = {}
     for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError) as error:
-            raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+        with (
+            wrap_errors(f"{path}: not a readable safetensors file", SafetensorError, OSError),
+            safe_open(path, framework="pt") as file,
+        ):
+            found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
     return found

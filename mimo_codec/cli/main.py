@@ -1,33 +1,35 @@
-"""The command line `mimo-codec`: command -> function, and whatever a user got wrong -> one line and an exit code.
+"""The command line `mimo-codec`: the table of commands, and errors as one line and an exit code.
 
-Exit codes: 0 done, 1 some of many files failed, 2 nothing could be done, 130 and 143 interrupted and terminated. What
-needs torch is imported inside the commands, so that help and mistakes in arguments are quick.
+Exit codes: 0 done, 1 some of many files failed, 2 nothing could be done, 130 and 143 interrupted and terminated. Every
+command is a plain function in a file of its own and is registered here. Modules that need torch are imported inside the
+functions, so that help and errors in arguments appear quickly.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from mimo_codec import __version__
-from mimo_codec.audio.folders import AUDIO
-from mimo_codec.cli.console import FilesFailed, print_error, print_line, progress_bar
+from mimo_codec.cli.coding import decode, encode, reconstruct
+from mimo_codec.cli.console import FilesFailed, print_error
+from mimo_codec.cli.data import data
+from mimo_codec.cli.demo import demo
+from mimo_codec.cli.evaluate import evaluate
 from mimo_codec.cli.export import export
 from mimo_codec.cli.generate import generate
-from mimo_codec.cli.plan import CODES, plan_jobs
+from mimo_codec.cli.info import info
+from mimo_codec.cli.models import models
+from mimo_codec.cli.train import train
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import check_target
 
-if TYPE_CHECKING:
-    from mimo_codec.codec.model import MimoCodec
-    from mimo_codec.onnx import OnnxCodec
+COMMANDS = (encode, decode, reconstruct, evaluate, info, models, demo)
+"""Functions that are commands of the same name."""
 
 app = typer.Typer(
     add_completion=False,
@@ -35,22 +37,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(rich_markup_mode=None)
+for command in COMMANDS:
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(train)
 app.add_typer(data, name="data")
-app.add_typer(generate, name="generate", help="Have a language model transcribe, speak, answer, go on.")
-app.add_typer(export, name="export", help="Write models as ONNX files, checked against PyTorch.")
+app.add_typer(generate, name="generate", help="Transcribe, speak and answer with a language model.")
+app.add_typer(export, name="export", help="Write models as ONNX files and compare them with PyTorch.")
+
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer has a name for its subclass only
-
-Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="File, or folder for several files.")]
-NumQuantizers = Annotated[int, typer.Option("--num-quantizers", "-q", help="Codebooks to use, from the first on.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name, folder or Hugging Face hub id.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1.  [default: cuda if there is one]")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.  [default: float32]")]
-BatchSeconds = Annotated[float, typer.Option(help="Audio at a time; longer files go alone, in bounded memory.")]
-Format = Annotated[str, typer.Option(help="Of audio in a folder: wav, flac, ogg, opus or mp3.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,252 +66,8 @@ def start(
         print(context.get_help())
 
 
-@app.command()
-def encode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files and folders of them.")],
-    output: Output,
-    num_quantizers: NumQuantizers = 8,
-    model: Model = "nano",
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_seconds: BatchSeconds = 120.0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Encode audio files to .mimo files.
-
-    One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
-    """
-    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite)
-    from mimo_codec.cli.batch import encode_files
-
-    encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
-
-
-@app.command()
-def decode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help=".mimo files and folders of them.")],
-    output: Output,
-    model: Model = "nano",
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_seconds: BatchSeconds = 120.0,
-    format: Format = "wav",
-    overwrite: Overwrite = False,
-) -> None:
-    """Decode .mimo files to audio files.
-
-    One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
-    """
-    plan = plan_jobs(inputs, output, CODES, AUDIO, suffix=f".{format}", overwrite=overwrite)
-    from mimo_codec.cli.batch import decode_files
-
-    decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
-
-
-@app.command()
-def reconstruct(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file, or folder of them.")],
-    output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file, or folder.")],
-    num_quantizers: NumQuantizers = 8,
-    model: Model = "nano",
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_seconds: BatchSeconds = 120.0,
-    format: Format = "wav",
-    overwrite: Overwrite = False,
-) -> None:
-    """Encode and decode, to hear or to measure what a codec keeps.
-
-    A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
-    """
-    plan = plan_jobs([source], output, AUDIO, AUDIO, suffix=f".{format}", overwrite=overwrite)
-    from mimo_codec.cli.batch import reconstruct_files
-
-    reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
-
-
-@app.command()
-def evaluate(
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="Speech: file, folder or .jsonl manifest.")],
-    decoded: Annotated[
-        str | None, typer.Argument(metavar="[DECODED]", help="Folder of decoded files to score instead of a model.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write report.json, report.md and plots.")
-    ] = None,
-    num_quantizers: NumQuantizers = 8,
-    codebooks: Annotated[str, typer.Option(help="Fewer codebooks to measure too, such as 1,2,4.")] = "",
-    baselines: Annotated[str, typer.Option(help="To measure too, where their programs are; or none.")] = "opus,codec2",
-    metrics: Annotated[
-        str | None, typer.Option(help="Names such as pesq_wb,stoi, or all.  [default: all but word error rates]")
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Processes.  [default: one per core]")] = None,
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="As for encode; or folder of an exported codec."),
-    ] = "nano",
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every file's scores included.")] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Measure a codec on speech, beside Opus and Codec2.
-
-    Every file is encoded, decoded and compared with the original; or with the file of the same name in DECODED. A
-    manifest has a line like {"path": "a.wav", "text": "what is said"} for each file; the text is for word error rates.
-    """
-    numbers = [_integer("--codebooks", word) for word in _words(codebooks)]
-    from mimo_codec.cli.evaluate import evaluate_files
-
-    evaluate_files(
-        lambda: _load_or_exported(model, revision, device, dtype),
-        reference,
-        decoded,
-        output,
-        num_quantizers=num_quantizers,
-        codebooks=numbers,
-        metrics=None if metrics is None else _words(metrics),
-        baselines=[] if baselines == "none" else _words(baselines),
-        workers=workers,
-        as_json=as_json,
-        overwrite=overwrite,
-    )
-
-
-@app.command()
-def info(
-    target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help=".mimo or audio file, or as for --model.")],
-    revision: Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Describe a .mimo file, an audio file or a model."""
-    from mimo_codec.cli.info import as_text, describe
-
-    facts = describe(target, revision)
-    print(json.dumps(facts, indent=2) if as_json else as_text(facts))
-
-
-@app.command()
-def models() -> None:
-    """List shipped and cached models, and presets to train."""
-    from mimo_codec.codec.checkpoint import cached_models, shipped_models
-    from mimo_codec.codec.config import PRESETS
-
-    rows = [("shipped", name, str(folder)) for name, folder in shipped_models().items()]
-    rows += [("cached", name, str(folder)) for name, folder in cached_models().items()]
-    rows += [("preset", name, "a configuration without weights") for name in PRESETS]
-    width = max(len(name) for _, name, _ in rows)
-    for kind, name, place in rows:
-        print(f"{kind:8} {name:{width}}  {place}")
-
-
-@app.command()
-def demo(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8000,
-    graphs: Annotated[
-        str | None, typer.Option(metavar="DIR", help="An exported codec.  [default: nano, exported on first use]")
-    ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-) -> None:
-    """Try a codec in the browser: record or open speech, hear and see what is left of it.
-
-    The page is served to this machine alone, and the codec runs inside it, without PyTorch.
-    """
-    from mimo_codec.cli.demo import serve
-
-    serve(graphs, port, open_page)
-
-
-@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
-def train(
-    context: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file or name of a shipped recipe.")],
-) -> None:
-    """Train a model by a recipe.
-
-    What follows RECIPE overrides its keys, as in mimo-codec train nano_stage1 --data.root speech --trainer.max_steps
-    1000. For a list of them: mimo-codec train nano_stage1 --help.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
-    from mimo_codec.train import run
-
-    run.train(recipe, context.args, all_cores=True)
-
-
-@data.callback(invoke_without_command=True)
-def start_data(context: typer.Context) -> None:
-    """Look after speech to train on."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@data.command("scan")
-def scan_data(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder of audio files, or manifest (.jsonl).")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="MANIFEST", help="Manifest to write (.jsonl).")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per processor]")] = None,
-    min_seconds: Annotated[float, typer.Option(help="Shortest duration.")] = 0.1,
-    max_clipped: Annotated[float, typer.Option(help="Largest share of samples at full scale.")] = 0.01,
-    max_silence: Annotated[float, typer.Option(help="Largest share of 20 ms blocks below -60 dBFS.")] = 0.9,
-    overwrite: Overwrite = False,
-) -> None:
-    """Find the utterances that are fit to train on, and write a manifest of them.
-
-    Every file is decoded completely. The manifest tells duration, sample rate, peak, clipping and silence of each, and
-    the text that lies beside it (a.txt for a.wav). Files that are damaged, silent, clipped or too short are left out
-    and listed.
-    """
-    if not output.lower().endswith(".jsonl"):
-        raise MimoError(f"{output}: a manifest ends in .jsonl")
-    check_target(Path(output), overwrite)
-    from mimo_codec.data.manifest import find_utterances, write_manifest
-    from mimo_codec.data.scan import Limits, scan, summary
-
-    limits = Limits(min_seconds, max_clipped, max_silence)
-    found, faults = find_utterances(source)
-    with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0)) as finished:
-        good, bad = scan(found, limits, workers, finished)
-    for fault in (faults := [*faults, *bad]):
-        print_line(f"skipped {fault}")
-    if not good:
-        raise MimoError(f"{source}: none of {len(found)} utterances is fit to train on")
-    write_manifest(output, good, overwrite)
-    print("\n".join(summary(good, faults)))
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (part.strip() for part in text.split(",")) if word]
-
-
-def _integer(option: str, word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise MimoError(f"{option}: {word!r} is not a number") from None
-
-
-def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec:
-    from mimo_codec.codec.model import MimoCodec
-
-    return MimoCodec.from_pretrained(model, device=device, dtype=dtype, revision=revision)
-
-
-def _load_or_exported(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:
-    if not Path(model, "encoder.onnx").is_file():
-        return _load(model, revision, device, dtype)
-    from mimo_codec.onnx import OnnxCodec
-
-    if dtype or revision:
-        raise MimoError(f"{model}: --dtype and --revision are chosen when a model is exported")
-    return OnnxCodec(model, None if device is None else [device])
-
-
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: half-written files are removed on its way out."""
+    """SIGTERM as an exception, so that half-written files are removed on its way out."""
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

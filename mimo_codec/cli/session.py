@@ -14,8 +14,8 @@ import typer
 from mimo_codec.audio.folders import AUDIO
 from mimo_codec.cli.console import counter, print_line
 from mimo_codec.cli.plan import CODES
+from mimo_codec.common.checks import require
 from mimo_codec.common.files import atomic_path, check_target
-from mimo_codec.common.require import require
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +45,7 @@ class Session:
     model: Annotated[str, typer.Option("--model", "-m", help="Language model: folder or Hugging Face hub id.")]
     codec: Annotated[
         str | None,
-        typer.Option(
-            help="Codec to listen and speak with: shipped name, folder or hub id.  [default: what MODEL names]"
-        ),
+        typer.Option(help="Codec to listen and speak with, as for encode --model.  [default: what MODEL names]"),
     ] = None
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None
     greedy: Annotated[bool, typer.Option("--greedy", help="Choose the likeliest tokens instead of drawing them.")] = (

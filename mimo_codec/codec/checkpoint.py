@@ -71,9 +71,11 @@ def _codec_folder(folder: Path) -> Path:
     """The folder itself, or the codec inside a later model of the family."""
     if (folder / NESTED / CONFIG).is_file():
         return folder / NESTED
-    if not (folder / CONFIG).is_file():
-        raise MimoError(f"{folder}: there is no {CONFIG} in this folder, so it is not a model")
-    return folder
+    if (folder / CONFIG).is_file():
+        return folder
+    if (folder / "encoder.onnx").is_file():
+        raise MimoError(f"{folder}: holds an exported model, and a model in PyTorch is needed here")
+    raise MimoError(f"{folder}: there is no {CONFIG} in this folder, so it is not a model (nor is there encoder.onnx)")
 
 
 def _download(repo: str, revision: str | None) -> Path:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import State, Transformer, length_mask, make_norm
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import Transformer, length_mask, make_norm
 from mimo_codec.codec.vocoder import Vocoder
 
 
@@ -127,18 +128,14 @@ class Decoder(nn.Module):
         }
         if self.pool > 1:
             parts["dconv1"] = self.dconv1.initial_state(batch)
-        frames = {"num_frames": torch.zeros((), dtype=torch.int64)}
-        return frames | {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+        return _joined(torch.zeros((), dtype=torch.int64), parts)
 
     def step(self, quantized: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
         """A chunk of a stream: quantized [B, n, D] -> waveform [B, m] float32 and the new state.
 
         All samples together are those of `forward`: each step returns what is complete, `last` the rest.
         """
-        parts = {
-            part: {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
-            for part in ("dconv1", "layers", "dconv2", "vocoder")
-        }
+        parts = {part: scoped(state, part) for part in ("dconv1", "layers", "dconv2", "vocoder")}
         start = int(state["num_frames"])
         x = quantized
         if self.pool > 1:
@@ -154,5 +151,12 @@ class Decoder(nn.Module):
         waveform = waveform[:, max(-begin, 0) :]
         if end is not None:
             waveform = waveform[:, : end * self.vocoder.head.istft.hop_length - max(begin, 0)]
-        frames = {"num_frames": state["num_frames"] + quantized.shape[1]}
-        return waveform, frames | {f"{p}.{name}": value for p, s in parts.items() for name, value in s.items()}
+        return waveform, _joined(state["num_frames"] + quantized.shape[1], parts)
+
+
+def _joined(num_frames: Tensor, parts: Mapping[str, State]) -> State:
+    """The state of a decoder: code frames done, and the states of its parts."""
+    state = {"num_frames": num_frames}
+    for name, part in parts.items():
+        state |= scope(part, name)
+    return state

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import ACTIVATIONS, State, Transformer, length_mask, make_norm
+from mimo_codec.codec.streaming import MEL_CONTEXT, State, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.codec.transformer import ACTIVATIONS, Transformer, length_mask, make_norm
 
 
 class Encoder(nn.Module):
@@ -73,12 +74,12 @@ class Encoder(nn.Module):
         return self._pool(self.layers(x, lengths), lengths)
 
     def initial_state(self, batch: int) -> State:
+        """State before the first mel frame."""
         weight = self.conv1.weight
-        layers = self.layers.initial_state(batch, weight)
         return {
             "mel": weight.new_zeros(batch, 0, weight.shape[1]),
             "num_frames": torch.zeros((), dtype=torch.int64),
-            **{f"layers.{name}": value for name, value in layers.items()},
+            **scope(self.layers.initial_state(batch, weight), "layers"),
         }
 
     def step(self, mel: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
@@ -88,25 +89,23 @@ class Encoder(nn.Module):
         """
         mel = torch.cat((state["mel"], mel.to(state["mel"].dtype)), dim=1)
         start = int(state["num_frames"])  # code frames done
-        context = 0 if start == 0 else 2
-        per_frame = self.stride * self.pool
+        context = 0 if start == 0 else MEL_CONTEXT
+        per_frame, look_ahead = self.stride * self.pool, mel_look_ahead(self.stride)
         available = mel.shape[1] - context
         if last:
-            num_frames = -(-((available - 1) // self.stride + 1) // self.pool) if available > 0 else 0
+            num_frames = code_frames(available, self.stride, self.pool)
         else:
-            num_frames = max((available - (3 - self.stride)) // per_frame, 0)
-            if start == 0 and num_frames * per_frame < 2:  # the next call needs two mel frames before its own
+            num_frames = max((available - look_ahead) // per_frame, 0)
+            if start == 0 and num_frames * per_frame < MEL_CONTEXT:  # those before the next call's first
                 num_frames = 0
         if num_frames == 0:
             return mel.new_zeros(mel.shape[0], 0, self.conv2.out_channels), {**state, "mel": mel}
-        stop = mel.shape[1] if last else context + num_frames * per_frame + 3 - self.stride
-        x = self._convolve(mel[:, :stop], at_start=start == 0, at_end=last)
-        layers = {name.removeprefix("layers."): value for name, value in state.items() if name.startswith("layers.")}
-        x, layers = self.layers.step(x, layers, start * self.pool)
         done = context + num_frames * per_frame
+        x = self._convolve(mel if last else mel[:, : done + look_ahead], at_start=start == 0, at_end=last)
+        x, layers = self.layers.step(x, scoped(state, "layers"), start * self.pool)
         new_state = {
-            "mel": mel[:, max(done - 2, 0) :],
+            "mel": mel[:, max(done - MEL_CONTEXT, 0) :],
             "num_frames": state["num_frames"] + num_frames,
-            **{f"layers.{name}": value for name, value in layers.items()},
+            **scope(layers, "layers"),
         }
         return self._pool(x), new_state

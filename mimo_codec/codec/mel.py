@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mimo_codec.codec.config import MelConfig
 from mimo_codec.codec.precision import Float32Module
-from mimo_codec.codec.transformer import State
+from mimo_codec.codec.streaming import State
 
 LOG_FLOOR = 1e-7
 
@@ -65,22 +65,31 @@ class LogMel(Float32Module):
         filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
         self.register_buffer("filters", filters, persistent=False)
 
-    def forward(self, waveform: Tensor, center: bool = True) -> Tensor:
-        """waveform [B, S] -> [B, 1 + S // hop_length, n_mels].
+    def forward(self, waveform: Tensor, before: int = 0, after: int = 0) -> Tensor:
+        """waveform [B, S] -> [B, 1 + (S - before - after) // hop_length, n_mels].
 
-        Fewer than n_fft / 2 + 1 samples, too few to reflect, see zeros after them. Without `center` only the frames
-        that lie inside the waveform are returned.
+        before, after: how many samples at the start and at the end are not of the item but surround it; before: 0, or
+        more than n_fft / 2. Where a frame reaches beyond the waveform, the waveform is reflected; fewer than
+        n_fft / 2 + 1 samples, too few to reflect, see zeros after them.
         """
-        c, num_samples, dtype = self.config, waveform.shape[-1], spectrum_dtype(waveform.device)
-        waveform = waveform.float().to(dtype)
-        if center:
-            waveform = F.pad(waveform, (0, max(self.pad + 1 - num_samples, 0)))
-        with torch.autocast(waveform.device.type, enabled=False):
-            magnitude = stft_magnitude(waveform, c.n_fft, c.window_size, c.hop_length, center)
-            mel = magnitude[:, : 1 + num_samples // c.hop_length].float() @ self.filters
+        num_samples = waveform.shape[-1]
+        num_frames = 1 + (num_samples - before - after) // self.config.hop_length
+        samples = F.pad(waveform, (0, max(self.pad + 1 - num_samples, 0)))
+        samples = F.pad(samples, (0 if before else self.pad, self.pad), mode="reflect")
+        return self._frames(samples[:, max(before - self.pad, 0) :], num_frames)
+
+    def _frames(self, samples: Tensor, num_frames: int) -> Tensor:
+        """The first frames that lie inside samples [B, S] -> [B, num_frames, n_mels]."""
+        c = self.config
+        samples = samples[:, : (num_frames - 1) * c.hop_length + c.n_fft]
+        with torch.autocast(samples.device.type, enabled=False):
+            samples = samples.float().to(spectrum_dtype(samples.device))
+            magnitude = stft_magnitude(samples, c.n_fft, c.window_size, c.hop_length, center=False)
+            mel = magnitude.float() @ self.filters
         return mel.clamp(min=LOG_FLOOR).log()
 
     def initial_state(self, batch: int) -> State:
+        """State before the first sample."""
         device = self.filters.device
         return {"tail": torch.zeros(batch, 0, device=device), "started": torch.zeros((), dtype=torch.bool)}
 
@@ -103,5 +112,5 @@ class LogMel(Float32Module):
         hop = self.config.hop_length
         num_mels = max((samples.shape[-1] - self.config.n_fft) // hop + 1, 0)
         if num_mels:
-            mel = self(samples[:, : (num_mels - 1) * hop + self.config.n_fft], center=False)
+            mel = self._frames(samples, num_mels)
         return mel, {"tail": samples[:, num_mels * hop :], "started": torch.tensor(True)}

@@ -14,21 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mimo_codec.codec.config import Window
+from mimo_codec.codec.streaming import State, scope, scoped
 
 QUERY_BLOCK = 512
-State = dict[str, Tensor]
-"""Streaming state: plain named tensors, passed in and returned."""
-
-
-def scoped(state: Mapping[str, Tensor], name: str) -> State:
-    """The part of a state that is called `name.*`, without that."""
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-
-
-def scope(state: Mapping[str, Tensor], name: str) -> State:
-    """The inverse of `scoped`."""
-    return {f"{name}.{key}": value for key, value in state.items()}
-
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
@@ -222,13 +210,12 @@ class Transformer(nn.ModuleList):
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """State before the first frame: caches of the windows' size (empty where the window is unlimited)."""
-        state = {}
+        state: State = {}
         for i, layer in enumerate(self.layers):
             left, right = layer.self_attn.window
             cached = 0 if left < 0 else left + right
-            for name in ("k", "v"):
-                state[f"{i}.{name}"] = like.new_zeros(batch, self.num_heads, cached, self.dim // self.num_heads)
-            state[f"{i}.x"] = like.new_zeros(batch, right, self.dim)
+            past = like.new_zeros(batch, self.num_heads, cached, self.dim // self.num_heads)
+            state |= scope({"k": past, "v": past, "x": like.new_zeros(batch, right, self.dim)}, str(i))
         return state
 
     def step(self, x: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None) -> tuple[Tensor, State]:
@@ -242,9 +229,8 @@ class Transformer(nn.ModuleList):
         new_state: State = {}
         skipped = None
         for i, layer in enumerate(self.layers):
-            cache = {name: state[f"{i}.{name}"] for name in ("k", "v", "x")}
-            x, cache = layer.step(x, cache, start, end)
-            new_state.update({f"{i}.{name}": value for name, value in cache.items()})
+            x, cache = layer.step(x, scoped(state, str(i)), start, end)
+            new_state |= scope(cache, str(i))
             start -= layer.self_attn.window[1]
             if i + 1 == self.skip_layer:
                 skipped = x

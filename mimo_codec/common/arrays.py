@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,34 +14,54 @@ if TYPE_CHECKING:
 
 ArrayT = TypeVar("ArrayT", "torch.Tensor", NDArray[Any])
 """A tensor or an array, where the result is of the same kind."""
+AnyArray: TypeAlias = "torch.Tensor | NDArray[Any]"
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def is_tensor(x: object) -> TypeGuard[torch.Tensor]:
-    """Without importing torch: where nobody has imported it there are no tensors."""
+    """Whether `x` is a tensor. Does not import torch: where nobody has imported it there are no tensors."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def is_array(x: object) -> TypeGuard[torch.Tensor | NDArray[Any]]:
+def is_array(x: object) -> TypeGuard[AnyArray]:
     """Whether `x` is a tensor or a numpy array."""
     return is_tensor(x) or isinstance(x, np.ndarray)
 
 
-def dtype_name(x: torch.Tensor | NDArray[Any]) -> str:
-    """Such as "float32" or "int64", the same for both kinds and any byte order."""
+def dtype_name(x: AnyArray) -> str:
+    """Return the name of the dtype, such as "float32" or "int64": the same for both kinds and any byte order."""
     return x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.")
 
 
-def to_numpy(x: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
-    """A tensor without its gradient, in the memory of the CPU; an array itself."""
-    return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
+def to_numpy(x: AnyArray) -> NDArray[Any]:
+    """Return a tensor as an array on the CPU, without its gradient, bfloat16 as float32; return an array unchanged."""
+    if not is_tensor(x):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if dtype_name(x) == "bfloat16" else x).numpy()
 
 
-def to_tensor(x: torch.Tensor | NDArray[Any]) -> Any:
-    """A tensor itself; an array as a tensor of the same memory, or itself where torch cannot be imported."""
+def to_tensor(x: AnyArray) -> torch.Tensor:
+    """Return an array as a tensor of the same memory; return a tensor unchanged.
+
+    Where torch cannot be imported, the array is returned as it is: callers that only pass it on work without torch.
+    """
     try:
         import torch
     except ImportError:
-        return x
+        return x  # type: ignore[return-value]
     return x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+
+
+def to_cpu(x: ArrayT) -> ArrayT:
+    """Return a tensor in the memory of the CPU; return an array unchanged."""
+    here: ArrayT = cast(Any, x).cpu() if is_tensor(x) else x
+    return here
+
+
+def concatenate(parts: Sequence[ArrayT], axis: int = -1) -> ArrayT:
+    """Join tensors or arrays, all of one kind, along an axis."""
+    library: Any = sys.modules["torch"] if is_tensor(parts[0]) else np
+    joined: ArrayT = library.concatenate(parts, axis=axis)
+    return joined

@@ -1,4 +1,4 @@
-"""The exception type for everything a user can get wrong, and a kind of it that callers can mend."""
+"""The exceptions for what a user can get wrong."""
 
 
 class MimoError(ValueError):

@@ -8,13 +8,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import require, wrap_errors
+
+JSON: TypeAlias = Any
+"""What `json.loads` returns: a dictionary, a list, a string, a number, a bool or None."""
 
 
 def cache_folder() -> Path:
-    """Where things that were made once are kept for this user; it may not be there yet."""
+    """Return the folder for what is made once and kept for this user; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimo-codec"
 
 
@@ -35,36 +38,34 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = target.parent / f".mimo-codec-{secrets.token_hex(8)}{target.suffix}"
     try:
-        check_target(path, overwrite)
-        temporary.touch(exist_ok=False)
-        yield temporary
-        check_target(path, overwrite)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise MimoError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with wrap_errors(f"{path}: cannot be written", OSError):
+            check_target(path, overwrite)
+            temporary.touch(exist_ok=False)
+            yield temporary
+            check_target(path, overwrite)
+            os.replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """MimoError unless a file can be made, or with `overwrite` replaced, at `path`."""
-    if path.is_dir():
-        raise MimoError(f"{path} is a folder; the name of a file is needed")
-    if not path.parent.is_dir():
-        raise MimoError(f"{path}: there is no folder {path.parent}")
-    if path.exists():
-        if not path.is_file():
-            raise MimoError(f"{path} is not a regular file; the name of a file is needed")
-        if not overwrite:
-            raise MimoError(f"{path} already exists; pass overwrite=True (--overwrite)")
+    """Raise MimoError unless a file can be made, or with `overwrite` replaced, at `path`."""
+    require(not path.is_dir(), f"{path} is a folder; the name of a file is needed")
+    require(path.parent.is_dir(), f"{path}: there is no folder {path.parent}")
+    require(path.is_file() or not path.exists(), f"{path} is not a regular file; the name of a file is needed")
+    require(overwrite or not path.exists(), f"{path} already exists; pass overwrite=True (--overwrite)")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds; MimoError, naming it, when it cannot be read or is no JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MimoError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise MimoError(f"{path}: not valid JSON ({error})") from None
+def make_folder(path: Path) -> None:
+    """Make a folder, its parents included, unless it is there; raise MimoError when it cannot be made."""
+    with wrap_errors(f"{path}: cannot make this folder", OSError):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def read_json(path: str | os.PathLike[str]) -> JSON:
+    """Return what a JSON file holds; raise MimoError, which names it, when it cannot be read or is not JSON."""
+    with wrap_errors(f"{path}: cannot be read", OSError):
+        data = Path(path).read_bytes()
+    with wrap_errors(f"{path}: not valid JSON", ValueError, RecursionError):
+        return json.loads(data.decode("utf-8"))

@@ -9,9 +9,12 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` (PEP 562) of a package whose public names live in the modules that `homes` gives."""
+    """Make `__getattr__` and `__dir__` (PEP 562) for a package.
 
-    def find(name: str) -> Any:
+    homes: public name -> the module of the package where it lives, which is imported when the name is first used.
+    """
+
+    def find(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)

@@ -1,1 +1,1 @@
-"""Speech to train on: manifests, what is fit to use, augmentation, batches."""
+"""Speech to train on: manifests, the choice of what is fit to use, augmentation, batches."""

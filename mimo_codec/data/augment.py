@@ -1,6 +1,6 @@
 """Light augmentation of speech: waveform [S] and a random generator -> another waveform [S].
 
-What a codec hears is also what it has to give back, so everything here changes the sound before both.
+A codec has to reconstruct its own input, so everything here changes a waveform before it is both input and target.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimo_codec.audio.resampling import resample
-from mimo_codec.common.checks import check_number
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_number, require
 
 MAX_PEAK = 0.99
 
@@ -60,15 +59,15 @@ class Augmentation:
     mixture: float = 0.0
 
     def __post_init__(self) -> None:
+        """Check every setting."""
         for name, low, high in (("gain_db", -60, 40), ("noise_snr_db", -10, 100)):
             pair = getattr(self, name)
             if pair is None:
                 continue
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise MimoError(f"augmentation: {name} must be a low and a high value, not {pair!r}")
+            is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+            require(is_pair, f"augmentation: {name} must be a low and a high value, not {pair!r}")
             bounds = [check_number(f"augmentation: {name}", value, low, high) for value in pair]
-            if bounds[0] > bounds[1]:
-                raise MimoError(f"augmentation: {name}: {bounds[0]:g} is above {bounds[1]:g}")
+            require(bounds[0] <= bounds[1], f"augmentation: {name}: {bounds[0]:g} is above {bounds[1]:g}")
         for name, largest in (
             ("speed", 0.5),
             ("equalise_db", 40),
@@ -80,12 +79,15 @@ class Augmentation:
             check_number(f"augmentation: {name}", getattr(self, name), 0, largest)
 
     def draw_speed(self, rng: np.random.Generator) -> int:
-        """A speed in percent, 100 for that of the recording. Read `num_samples_before` and call `change_speed`."""
+        """Draw a speed in percent, 100 for that of the recording.
+
+        To apply it, read `num_samples_before` samples and pass them to `change_speed`.
+        """
         most = round(self.speed * _SPEED_STEPS)
         return _SPEED_STEPS + int(rng.integers(-most, most + 1)) if most else _SPEED_STEPS
 
     def __call__(self, waveform: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
-        """All but speed: [S] float32 -> [S], finite and with peaks of at most 0.99 if `waveform` is finite."""
+        """Change all but the speed: [S] float32 -> [S], with peaks of at most 0.99; finite if `waveform` is."""
         x = waveform
         if self.formant:
             x = _move_formants(x, sample_rate, 1 + rng.uniform(-self.formant, self.formant))
@@ -104,19 +106,19 @@ class Augmentation:
 
 
 def mix(waveform: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
-    """[S] with [S'] on top, cut or followed by silence, at a random level 0 to 20 dB below -> [S]."""
+    """Add `other` [S'], cut or followed by silence, to `waveform` [S], at a random level 0 to 20 dB below -> [S]."""
     other = F.pad(other, (0, max(len(waveform) - len(other), 0)))[: len(waveform)]
     ratio = waveform.square().mean().sqrt() / other.square().mean().sqrt().clamp(min=1e-6)
     return waveform + other * ratio * 10 ** (-rng.uniform(*_MIXTURE_SNR_DB) / 20)
 
 
 def num_samples_before(num_samples: int, speed: int) -> int:
-    """How many samples `change_speed` makes at least `num_samples` of."""
+    """Return of how many samples `change_speed` makes at least `num_samples`."""
     return -(-num_samples * speed // _SPEED_STEPS)
 
 
 def change_speed(waveform: Tensor, speed: int) -> Tensor:
-    """[S] -> [ceil(S * 100 / speed)]: played at `speed` percent, pitch included."""
+    """Play a waveform at `speed` percent, pitch included: [S] -> [ceil(S * 100 / speed)]."""
     if speed == _SPEED_STEPS:
         return waveform
     return resample(waveform, 20 * speed, 20 * _SPEED_STEPS)  # times 20, as sample rates start at 1000
@@ -126,7 +128,7 @@ def change_speed(waveform: Tensor, speed: int) -> Tensor:
 
 
 def _fft_size(at_least: int) -> int:
-    """Some sizes are much slower than the next power of two."""
+    """Return the next power of two: some sizes between are much slower."""
     return 1 << (at_least - 1).bit_length()
 
 
@@ -142,7 +144,8 @@ def _filter(x: Tensor, sample_rate: int, corners_hz: np.ndarray, levels_db: np.n
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     levels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(corners_hz), levels_db)
     response = torch.from_numpy(10 ** (levels / 20)).to(x)
-    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, size) * response, size)
+    return filtered[: len(x)]
 
 
 def _low_pass(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
@@ -186,4 +189,5 @@ def _in_a_room(x: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
     tail[0] = 1.0
     size = _fft_size(len(x) + len(tail))
     response = torch.fft.rfft(torch.from_numpy(tail).to(x), size)
-    return torch.fft.irfft(torch.fft.rfft(x, size) * response, size)[: len(x)]
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, size) * response, size)
+    return filtered[: len(x)]

@@ -1,4 +1,4 @@
-"""What there is to train on: folder trees and JSONL manifests <-> utterances.
+"""Utterances to train on or to evaluate with: found in folder trees, read from and written to JSONL manifests.
 
 A manifest has one JSON object per line: `path`, which counts from the manifest's own folder, and optionally the other
 fields of `Utterance`. Unknown keys are ignored.
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mimo_codec.audio.folders import AUDIO, find_files
-from mimo_codec.common.checks import check_integer, check_number
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.files import atomic_path
 
 AnyPath = str | os.PathLike[str]
+Identity = tuple[str, float, float | None]
+"""Absolute path, start and end: tells utterances apart."""
 
 _ENCODING, _ERRORS = "utf-8", "surrogatepass"  # names of files may be any bytes
 FIGURES = ("seconds", "sample_rate", "peak", "clipped", "silence")
@@ -68,21 +69,27 @@ class Utterance:
     silence: float | None = None
 
     def __post_init__(self) -> None:
+        """Check every field."""
         for name in _WORDS:
-            if not isinstance(getattr(self, name), str | None):
-                raise MimoError(f"{name} must be text, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            require(value is None or isinstance(value, str), f"{name} must be text, not {value!r}")
         for name, high in _BOUNDS.items():
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, high)
         if self.sample_rate is not None:
             check_integer("sample_rate", self.sample_rate, 1, 10**9)
-        if self.end is not None and self.end <= self.start:
-            raise MimoError(f"end must be later than start ({self.start:g}), not {self.end:g}")
+        if self.end is not None:
+            require(self.end > self.start, f"end must be later than start ({self.start:g}), not {self.end:g}")
 
     @property
     def name(self) -> str:
-        """For messages: the path, and where in the file it starts if it is a part."""
+        """The path, and the start in the file if it is a part; for messages."""
         return place(self.path, self.start)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells this utterance apart from all others."""
+        return os.path.abspath(self.path), self.start, self.end
 
 
 @dataclass(frozen=True)
@@ -100,15 +107,16 @@ class Fault:
 
     @property
     def name(self) -> str:
-        """As that of the utterance."""
+        """The name of the utterance."""
         return place(self.path, self.start)
 
     def __str__(self) -> str:
+        """Say everything on one line."""
         return f"{self.name}: {self.kind}: {self.reason}"
 
 
 def place(path: Path, start: float) -> str:
-    """How messages name what starts at `start` seconds in a file."""
+    """Return how messages name what starts at `start` seconds in a file."""
     return f"{path} @ {start:g}" if start else str(path)
 
 
@@ -116,7 +124,7 @@ def place(path: Path, start: float) -> str:
 
 
 def find_utterances(source: AnyPath, split: str | None = None) -> tuple[list[Utterance], list[Fault]]:
-    """The utterances of a folder tree or of a manifest (.jsonl), and what could not be looked into.
+    """Find the utterances of a folder tree or of a manifest (.jsonl), and the files and folders that cannot be read.
 
     In a folder every audio file is one, and a.txt beside a.wav its text. `split` keeps a manifest's rows of that split.
 
@@ -124,14 +132,11 @@ def find_utterances(source: AnyPath, split: str | None = None) -> tuple[list[Utt
     """
     source = Path(source)
     if source.is_dir():
-        if split is not None:
-            raise MimoError(f"{source}: a folder has no split {split!r}; manifests (.jsonl) have")
+        require(split is None, f"{source}: a folder has no split {split!r}; manifests (.jsonl) have")
         return _utterances_below(source)
-    if source.suffix.lower() != ".jsonl":
-        raise MimoError(f"{source}: not a folder of audio files, nor a manifest (.jsonl)")
+    require(source.suffix.lower() == ".jsonl", f"{source}: not a folder of audio files, nor a manifest (.jsonl)")
     utterances = [row for row in read_manifest(source) if split in (None, row.split)]
-    if not utterances:
-        raise MimoError(f"{source}: has no rows" + (f" with split {split!r}" if split is not None else ""))
+    require(utterances, f"{source}: has no rows" + (f" with split {split!r}" if split is not None else ""))
     return utterances, []
 
 
@@ -158,13 +163,11 @@ def _utterances_below(folder: Path) -> tuple[list[Utterance], list[Fault]]:
 
 
 def read_manifest(path: AnyPath) -> list[Utterance]:
-    """The rows of a manifest, whatever their audio files are. MimoError names the line that is wrong."""
+    """Read the rows of a manifest, without looking at their audio files; MimoError names the line that is wrong."""
     rows = []
     for number, row in _read_rows(path):
-        try:
+        with error_prefix(f"{path}: line {number}"):
             rows.append(_utterance(row, Path(path).parent))
-        except MimoError as error:
-            raise MimoError(f"{path}: line {number}: {error}") from None
     return rows
 
 
@@ -177,7 +180,7 @@ def write_manifest(path: AnyPath, utterances: Iterable[Utterance], overwrite: bo
 
 
 def read_faults(path: AnyPath) -> list[Fault]:
-    """What `write_faults` wrote."""
+    """Read what `write_faults` wrote."""
     return [
         Fault(Path(path).parent / row["path"], row["kind"], row["reason"], row.get("start", 0.0))
         for _, row in _read_rows(path)
@@ -190,8 +193,9 @@ def write_faults(path: AnyPath, faults: Iterable[Fault]) -> None:
 
 
 def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
-    if not isinstance(row.get("path"), str) or not row["path"] or "\0" in row["path"]:
-        raise MimoError(f"path must name an audio file, not {row.get('path')!r}")
+    path = row.get("path")
+    is_path = isinstance(path, str) and path and "\0" not in path
+    require(is_path, f"path must name an audio file, not {path!r}")
     known = {field.name: row[field.name] for field in fields(Utterance) if row.get(field.name) is not None}
     if isinstance(row.get("speaker"), int):  # corpora like to number them
         known["speaker"] = str(row["speaker"])
@@ -199,20 +203,16 @@ def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
 
 
 def _read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and object of every line that is not blank."""
-    try:
+    """Yield number and object of every line that is not blank."""
+    with wrap_errors(f"{path}: cannot be read", OSError):
         lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise MimoError(f"{path}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
+        where = f"{path}: line {number}"
+        with wrap_errors(f"{where}: is not JSON", ValueError, RecursionError):
             row = json.loads(line.decode(_ENCODING, _ERRORS))
-        except (ValueError, RecursionError) as error:
-            raise MimoError(f"{path}: line {number}: is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise MimoError(f'{path}: line {number}: is not a JSON object, such as {{"path": "a.wav"}}')
+        require(isinstance(row, dict), f'{where}: is not a JSON object, such as {{"path": "a.wav"}}')
         yield number, row
 
 

@@ -1,4 +1,4 @@
-"""Speech to train on: a folder tree or a manifest in, batches of waveforms [B, S] out.
+"""The Lightning data module: a folder tree or a manifest in, batches of waveforms [B, S] out.
 
 Crop i of a run is a pure function of (seed, i): the order does not depend on workers or ranks, and a resumed run goes
 on where it stopped.
@@ -6,35 +6,34 @@ on where it stopped.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
-from mimo_codec.audio.files import load_audio
-from mimo_codec.audio.resampling import check_sample_rate, resample
-from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.audio.waveform import check_sample_rate
+from mimo_codec.common.checks import check_integer, check_number, require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.data.augment import Augmentation, change_speed, mix, num_samples_before
+from mimo_codec.common.files import make_folder
+from mimo_codec.data.augment import Augmentation
+from mimo_codec.data.batch import Batch, RunSampler, collate
+from mimo_codec.data.dataset import DrawnUtterances, Item, Reader, WholeUtterances
 from mimo_codec.data.manifest import (
     FIGURES,
     Fault,
+    Identity,
     Utterance,
     find_utterances,
     read_faults,
@@ -43,201 +42,10 @@ from mimo_codec.data.manifest import (
     write_manifest,
 )
 from mimo_codec.data.scan import Limits, scan
-
-log = logging.getLogger(__name__)
-
-WHOLE_SECONDS = 60.0
-"""Longer utterances are not decoded as a whole, and kept in memory, for a crop of them."""
-
-MAX_DRAWS = 100
-"""Utterances in a row that may fail before training gives up."""
-
-SHOWN_FAULTS = 20
-"""Of each kind; the others are in skipped.jsonl only."""
+from mimo_codec.data.skipped import SKIPPED, SkippedUtterances
 
 LONG_SCAN_SECONDS = 60.0
-
-Identity = tuple[str, float, float | None]
-
-
-class Batch(NamedTuple):
-    """Speech of B utterances, or pieces of them."""
-
-    waveform: Tensor
-    """[B, S] float32, zero-padded at the end."""
-    lengths: Tensor
-    """[B] int64: samples before the padding."""
-    texts: tuple[str, ...]
-    """Transcripts of the whole utterances; "" where there is none."""
-    names: tuple[str, ...]
-    """For messages: path, and start in it."""
-    faults: tuple[Fault, ...] = ()
-    """What could not be read meanwhile; `SpeechData` takes them out before a batch reaches the model."""
-
-
-class Item(NamedTuple):
-    """One row of a batch: waveform [S] float32."""
-
-    waveform: Tensor
-    text: str
-    name: str
-    faults: tuple[Fault, ...] = ()
-
-
-def collate(items: Sequence[Item], num_samples: int = 0) -> Batch:
-    """Items of any lengths -> a batch as long as the longest, or at least `num_samples`."""
-    lengths = [len(item.waveform) for item in items]
-    size = max(num_samples, *lengths)
-    waveform = torch.stack([F.pad(item.waveform, (0, size - len(item.waveform))) for item in items])
-    faults = tuple(fault for item in items for fault in item.faults)
-    texts, names = tuple(item.text for item in items), tuple(item.name for item in items)
-    return Batch(waveform, torch.tensor(lengths), texts, names, faults)
-
-
-class Reader:
-    """Utterances at one sample rate; those read last are kept in memory, with 16 bits."""
-
-    def __init__(self, sample_rate: int, cache_bytes: int = 0):
-        self.sample_rate, self.cache_bytes = sample_rate, cache_bytes
-        self._kept: OrderedDict[Identity, Tensor] = OrderedDict()
-        self._kept_bytes = 0
-
-    def whole(self, utterance: Utterance) -> Tensor:
-        """[S] float32 in [-1, 1]. MimoError when it cannot be read."""
-        key = _identity(utterance)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key].float() / 32767
-        waveform = self._load(utterance.path, utterance.start, utterance.end)
-        stored = (waveform * 32767).round().clamp(-32767, 32767).to(torch.int16)
-        if stored.nbytes <= self.cache_bytes:
-            self._kept[key] = stored
-            self._kept_bytes += stored.nbytes
-            while self._kept_bytes > self.cache_bytes:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-        return stored.float() / 32767
-
-    def piece(self, utterance: Utterance, place: float, num_samples: int) -> Tensor:
-        """[S] float32 of `num_samples`, or all of a shorter utterance; from its first (place 0) to its last piece (1).
-
-        MimoError when it cannot be read.
-        """
-        if utterance.seconds is None or utterance.seconds <= WHOLE_SECONDS:
-            waveform = self.whole(utterance)
-            start = round(place * max(len(waveform) - num_samples, 0))
-            return waveform[start : start + num_samples]
-        seconds = num_samples / self.sample_rate
-        begin = utterance.start + place * max(utterance.seconds - seconds, 0.0)
-        rounding = 0.01
-        return self._load(utterance.path, begin, begin + seconds + rounding)[:num_samples].clamp(-1, 1)
-
-    def _load(self, path: Path, start: float, end: float | None) -> Tensor:
-        try:
-            return resample(*load_audio(path, start, end), self.sample_rate)
-        except OSError as error:
-            raise MimoError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def late_fault(utterance: Utterance, error: MimoError) -> Fault:
-    """What happened to an utterance that was fit to train on when it was scanned."""
-    kind = "damaged" if os.path.exists(utterance.path) else "missing"
-    return Fault(utterance.path, kind, str(error).removeprefix(f"{utterance.path}: "), utterance.start)
-
-
-class DrawnUtterances(Dataset[Item]):
-    """Utterances, or crops of them, drawn at random: item `number` is a pure function of (seed, stream, number).
-
-    An utterance that cannot be read is a fault of the item, and another one is drawn.
-
-    Args:
-        weights: proportional to the probability of each utterance.
-        num_samples: length of a crop; None: whole utterances.
-        stream: tells apart what is drawn by one seed for several purposes.
-    """
-
-    def __init__(
-        self,
-        utterances: Sequence[Utterance],
-        weights: Sequence[float],
-        reader: Reader,
-        num_samples: int | None,
-        augmentation: Augmentation,
-        seed: int,
-        stream: int,
-    ):
-        self.utterances, self.reader, self.num_samples = list(utterances), reader, num_samples
-        self.augmentation, self.seed, self.stream = augmentation, seed, stream
-        self.cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
-        if not self.cumulative[-1] > 0:
-            raise MimoError("folder_weights: the weight of every file is 0")
-
-    def __getitem__(self, number: int) -> Item:
-        rng = np.random.default_rng((self.seed, self.stream, number))
-        faults: list[Fault] = []
-        while len(faults) < MAX_DRAWS:
-            own = utterance = self._draw(rng)
-            try:
-                waveform = self._read(own, rng)
-                if self.num_samples is not None and rng.random() < self.augmentation.mixture:
-                    utterance = self._draw(rng)
-                    waveform = mix(waveform, self._read(utterance, rng), rng)
-            except MimoError as error:
-                faults.append(late_fault(utterance, error))
-                continue
-            waveform = self.augmentation(waveform, self.reader.sample_rate, rng)
-            return Item(waveform, own.text or "", own.name, tuple(faults))
-        raise MimoError(f"{MAX_DRAWS} files in a row that were fit to train on cannot be read; the last: {faults[-1]}")
-
-    def _draw(self, rng: np.random.Generator) -> Utterance:
-        return self.utterances[int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))]
-
-    def _read(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
-        place, speed = rng.random(), self.augmentation.draw_speed(rng)
-        if self.num_samples is None:
-            return change_speed(self.reader.whole(utterance), speed)
-        piece = self.reader.piece(utterance, place, num_samples_before(self.num_samples, speed))
-        return change_speed(piece, speed)[: self.num_samples]
-
-
-class WholeUtterances(Dataset[Item]):
-    """Utterances as they are; for one that cannot be read, the next that can."""
-
-    def __init__(self, utterances: Sequence[Utterance], sample_rate: int):
-        self.utterances, self.reader = list(utterances), Reader(sample_rate)
-
-    def __len__(self) -> int:
-        return len(self.utterances)
-
-    def __getitem__(self, index: int) -> Item:
-        faults: list[Fault] = []
-        for utterance in self.utterances[index:] + self.utterances[:index]:
-            try:
-                return Item(self.reader.whole(utterance), utterance.text or "", utterance.name, tuple(faults))
-            except MimoError as error:
-                faults.append(late_fault(utterance, error))
-        raise MimoError(f"none of the {len(faults)} validation files can be read any more; the last: {faults[-1]}")
-
-
-class RunSampler(DistributedSampler[int]):
-    """The numbers of a rank's items: its batch k has `batch_size` numbers from (k * world_size + rank) * batch_size on.
-
-    So all ranks together see what one process with their batches' sum would. Iteration starts where training stands
-    and has no end, as steps may be skipped; the length is that of a run without. It is a DistributedSampler because
-    Lightning leaves those as they are.
-    """
-
-    def __init__(self, batches_seen: Callable[[], int], num_batches: int, batch_size: int, rank: int, world_size: int):
-        """batches_seen: how many batches this rank has trained on; num_batches: of a rank in the whole run."""
-        numbers: Any = range(num_batches * batch_size * world_size)
-        super().__init__(numbers, world_size, rank, shuffle=False)
-        self.batches_seen, self.batch_size = batches_seen, batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        k = self.batches_seen()
-        while True:
-            first = (k * self.num_replicas + self.rank) * self.batch_size
-            yield from range(first, first + self.batch_size)
-            k += 1
+"""Time between two messages of a scan that takes long."""
 
 
 class SpeechData(lightning.LightningDataModule):
@@ -293,6 +101,7 @@ class SpeechData(lightning.LightningDataModule):
         max_clipped: float = 0.01,
         max_silence: float = 0.9,
     ):
+        """See the class for the arguments; MimoError names one whose value cannot be."""
         super().__init__()
         self.save_hyperparameters(ignore=["augmentation"])  # checkpoints hold plain values only
         self.batch_size = check_integer("batch_size", batch_size, 1, 2**20)
@@ -313,8 +122,7 @@ class SpeechData(lightning.LightningDataModule):
         if validation_root is not None:
             self.sources["validation"] = (validation_root, validation_split)
         self.utterances: dict[str, list[Utterance]] = {}
-        self.faults: dict[str, Fault] = {}
-        self.late_faults: list[Fault] = []
+        self.skipped = SkippedUtterances()
 
     # ---- lists ---------------------------------------------------------------------------------------------------
 
@@ -323,23 +131,26 @@ class SpeechData(lightning.LightningDataModule):
         folder = self._folder()
         if folder is None:
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
+        make_folder(folder)
         for old in folder.glob("skipped-*.jsonl"):
             old.unlink(missing_ok=True)
         faults = []
         for part, (source, _) in self.sources.items():
             target = folder / f"{part}.jsonl"
-            if os.path.exists(target) and os.path.exists(source) and os.path.samefile(target, source):
-                raise MimoError(f"{source}: training writes a list of its own there: choose another default_root_dir")
+            is_source = os.path.exists(target) and os.path.exists(source) and os.path.samefile(target, source)
+            require(
+                not is_source, f"{source}: training writes a list of its own there: choose another default_root_dir"
+            )
             good, bad = self._scan(part, target)
             write_manifest(target, good)
             faults += bad
-        write_faults(folder / "skipped.jsonl", faults)
+        write_faults(folder / SKIPPED, faults)
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the lists that `prepare_data` wrote, or scan where there is no trainer.
+
+        Raises MimoError when `folder_weights` names no folder and when transcripts are wanted and there are none.
+        """
         folder = self._folder()
         faults: list[Fault] = []
         for part in self.sources:
@@ -349,32 +160,31 @@ class SpeechData(lightning.LightningDataModule):
             else:
                 self.utterances[part] = read_manifest(folder / f"{part}.jsonl")
         if folder is not None:
-            faults = read_faults(folder / "skipped.jsonl")
-        self.faults = {fault.name: fault for fault in faults}
-        self.late_faults = []
+            faults = read_faults(folder / SKIPPED)
+        self.skipped = SkippedUtterances(faults)
+        root = self.sources["train"][0]
         for name in self.folder_weights:
-            if not any(name in utterance.path.parts for utterance in self.utterances["train"]):
-                raise MimoError(f"folder_weights: {self.sources['train'][0]} has no audio below a folder {name!r}")
+            is_there = any(name in utterance.path.parts for utterance in self.utterances["train"])
+            require(is_there, f"folder_weights: {root} has no audio below a folder {name!r}")
         if self.text_batch_size and not self._transcribed():
-            if self.optional_text:
-                self.text_batch_size = 0
-                rank_zero_info(f"{self.sources['train'][0]}: no transcripts, so training goes without audio to text")
-                return
-            raise MimoError(
-                f"{self.sources['train'][0]}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
-                f"{self.max_text_seconds:g} s has text; give some, or set text_batch_size to 0"
+            require(
+                self.optional_text,
+                f"{root}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
+                f"{self.max_text_seconds:g} s has text; give some, or set text_batch_size to 0",
             )
+            self.text_batch_size = 0
+            rank_zero_info(f"{root}: no transcripts, so training goes without audio to text")
 
     def _folder(self) -> Path | None:
-        """Where the lists of a run lie."""
+        """Return the folder with the lists of a run; None without a trainer."""
         return Path(self.trainer.default_root_dir) / "data" if self.trainer is not None else None
 
     def _scan(self, part: str, earlier: Path | None = None) -> tuple[list[Utterance], list[Fault]]:
-        """What to use of a source, and what not; files that have not changed since an earlier list are trusted."""
+        """Decide what to use of a source; files that have not changed since an earlier list are trusted."""
         source, split = self.sources[part]
         found, faults = find_utterances(source, split)
         known = _unchanged(earlier) if earlier is not None else {}
-        found = [replace(u, **known.get(_identity(u), {})) if u.seconds is None else u for u in found]
+        found = [replace(u, **known.get(u.identity, {})) if u.seconds is None else u for u in found]
         start = last_message = time.monotonic()
 
         def progress(index: int) -> None:
@@ -397,17 +207,17 @@ class SpeechData(lightning.LightningDataModule):
     # ---- batches -------------------------------------------------------------------------------------------------
 
     def texts(self) -> list[str]:
-        """All transcripts that training draws from."""
+        """List all transcripts that training draws from."""
         return [utterance.text or "" for utterance in self._transcribed()]
 
     def crops(self) -> DrawnUtterances:
-        """Crops of all utterances, drawn by duration and folder weight."""
+        """Make the dataset of crops of all utterances, drawn by duration and folder weight."""
         utterances = self.utterances["train"]
         weights = [self._folder_weight(u) * (u.seconds or 0.0) for u in utterances]
         return DrawnUtterances(utterances, weights, self._reader(), self.num_samples, self.augmentation, self.seed, 0)
 
     def spoken(self) -> DrawnUtterances:
-        """Whole transcribed utterances, drawn by folder weight."""
+        """Make the dataset of whole transcribed utterances, drawn by folder weight."""
         utterances = self._transcribed()
         weights = [self._folder_weight(u) for u in utterances]
         return DrawnUtterances(utterances, weights, self._reader(), None, self.augmentation, self.seed, 1)
@@ -419,12 +229,12 @@ class SpeechData(lightning.LightningDataModule):
         return float(np.prod([factor for name, factor in self.folder_weights.items() if name in utterance.path.parts]))
 
     def _reader(self) -> Reader:
-        """Every loader and worker has one of its own."""
+        """Make a reader; every loader and worker has one, and they share the memory."""
         sharing = max(self.num_workers, 1) * (2 if self.text_batch_size else 1)
         return Reader(self.sample_rate, self.cache_bytes // sharing)
 
     def train_dataloader(self) -> CombinedLoader:
-        """Batches {"crops": Batch} and, with `text_batch_size`, also "spoken": Batch."""
+        """Make the loader of batches {"crops": Batch} and, with `text_batch_size`, also "spoken": Batch."""
         # They are resumable, by the sampler, but not in the way that Lightning knows.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
         loaders = {"crops": self._loader(self.crops(), self.batch_size, partial(collate, num_samples=self.num_samples))}
@@ -437,8 +247,9 @@ class SpeechData(lightning.LightningDataModule):
     ) -> DataLoader[Item]:
         trainer = self.trainer
         assert trainer is not None, "training batches depend on the trainer's steps and ranks"
-        if trainer.max_steps <= 0:
-            raise MimoError("trainer.max_steps must be set: training has no epochs that it could count instead")
+        require(
+            trainer.max_steps > 0, "trainer.max_steps must be set: training has no epochs that it could count instead"
+        )
         module = trainer.lightning_module
         accumulate = getattr(module, "accumulate", trainer.accumulate_grad_batches)
         sampler = RunSampler(
@@ -460,7 +271,7 @@ class SpeechData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Item] | list[object]:
-        """Batches of one whole file each: Batch."""
+        """Make the loader of validation batches, one whole file each."""
         found = self.utterances.get("validation", [])
         if not found:
             return []
@@ -470,49 +281,31 @@ class SpeechData(lightning.LightningDataModule):
 
     # ---- faults --------------------------------------------------------------------------------------------------
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Takes the faults out of a batch and keeps them, each once."""
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Batch | dict[str, Batch]:
+        """Take the faults out of a batch, or of several by name, and keep them, each once."""
         if isinstance(batch, dict):
-            return {name: self.on_before_batch_transfer(part) for name, part in batch.items()}
-        if isinstance(batch, Batch) and batch.faults:
-            self._keep(batch.faults)
-            return batch._replace(faults=())
-        return batch
+            return {name: self._without_faults(part) for name, part in batch.items()}
+        return self._without_faults(batch)
 
-    def _keep(self, faults: Iterable[Fault]) -> None:
-        new = {fault.name: fault for fault in faults if fault.name not in self.faults}
-        for fault in new.values():
-            log.warning("skipped %s", fault)
-        self.faults |= new
-        self.late_faults += new.values()
-        folder, trainer = self._folder(), self.trainer
-        if folder is not None and trainer is not None and new:
-            write_faults(folder / f"skipped-{trainer.global_rank}.jsonl", self.late_faults)
+    def _without_faults(self, batch: Batch) -> Batch:
+        if not batch.faults:
+            return batch
+        self.skipped.add(batch.faults, self._folder(), self.trainer.global_rank if self.trainer is not None else 0)
+        return batch._replace(faults=())
 
     def teardown(self, stage: str) -> None:
+        """Log what was skipped when training has ended."""
         if stage == "fit":
-            self._list_faults()
+            self._finish()
 
     def on_exception(self, exception: BaseException) -> None:
-        self._list_faults()
+        """Log what was skipped when training breaks off."""
+        self._finish()
 
-    def _list_faults(self) -> None:
-        """Gather the faults of all ranks in skipped.jsonl and log them by kind."""
+    def _finish(self) -> None:
         folder, trainer = self._folder(), self.trainer
-        if folder is None or not folder.is_dir() or trainer is None or not trainer.is_global_zero:
-            return
-        faults = dict(self.faults)
-        for other in sorted(folder.glob("skipped-*.jsonl")):
-            faults |= {fault.name: fault for fault in read_faults(other)}
-        if not faults:
-            return
-        write_faults(folder / "skipped.jsonl", faults.values())
-        lines = [f"{len(faults)} utterances were skipped, see {folder / 'skipped.jsonl'}"]
-        for kind, count in Counter(fault.kind for fault in faults.values()).most_common():
-            shown = [fault for fault in faults.values() if fault.kind == kind][:SHOWN_FAULTS]
-            lines += [f"{kind}: {count}", *(f"  {fault.name}: {fault.reason}" for fault in shown)]
-            lines += [f"  and {count - len(shown)} more"] if count > len(shown) else []
-        log.warning("\n".join(lines))
+        if folder is not None and folder.is_dir() and trainer is not None and trainer.is_global_zero:
+            self.skipped.finish(folder)
 
 
 def _leave_interrupts_to_training(worker: int) -> None:
@@ -520,15 +313,11 @@ def _leave_interrupts_to_training(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _identity(utterance: Utterance) -> Identity:
-    return os.path.abspath(utterance.path), utterance.start, utterance.end
-
-
 def _unchanged(manifest: Path) -> dict[Identity, dict[str, Any]]:
-    """The figures of those in an earlier list whose files have not been touched since."""
+    """Return the figures of the utterances in an earlier list whose files have not been touched since."""
     try:
         written = manifest.stat().st_mtime
         listed = [u for u in read_manifest(manifest) if os.path.exists(u.path) and os.stat(u.path).st_ctime < written]
     except (OSError, MimoError):
         return {}
-    return {_identity(u): {name: getattr(u, name) for name in FIGURES} for u in listed}
+    return {u.identity: {name: getattr(u, name) for name in FIGURES} for u in listed}

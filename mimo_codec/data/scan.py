@@ -1,4 +1,4 @@
-"""Utterances -> those fit to train on, with their figures, and why the others are not; whole files, in parallel."""
+"""Scan utterances for those that are fit to train on: whole files, in parallel, with figures and reasons."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class Limits:
     max_silence: float = 0.9
 
     def __post_init__(self) -> None:
+        """Check every limit."""
         for field in fields(self):
             check_number(field.name, getattr(self, field.name), 0, 1e9)
 
 
 def scan(
     utterances: Sequence[Utterance],
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
     num_workers: int | None = None,
     progress: Callable[[int], None] = lambda index: None,
     trust: bool = False,
@@ -79,7 +80,7 @@ def scan(
 
 
 def check(utterance: Utterance, limits: Limits) -> Fault | None:
-    """What is wrong with an utterance, as far as can be told without decoding it."""
+    """Say what is wrong with an utterance, as far as can be told without decoding it; None: nothing."""
     u = utterance
     if not os.path.exists(u.path):
         return _fault(u, "missing", "there is no such file")
@@ -93,7 +94,7 @@ def check(utterance: Utterance, limits: Limits) -> Fault | None:
 
 
 def examine(utterance: Utterance, limits: Limits) -> Utterance | Fault:
-    """The utterance with its figures, or what is wrong with it. Raises nothing."""
+    """Decode an utterance -> the utterance with its figures, or what is wrong with it. Raises nothing."""
     if not os.path.exists(utterance.path):
         return _fault(utterance, "missing", "there is no such file")
     kind = "unreadable"
@@ -117,7 +118,7 @@ def examine(utterance: Utterance, limits: Limits) -> Utterance | Fault:
 
 
 def summary(utterances: Sequence[Utterance], faults: Sequence[Fault]) -> list[str]:
-    """Figures of a scan, one line each."""
+    """List the figures of a scan, one line each."""
     hours = sum(u.seconds or 0.0 for u in utterances) / 3600
     rates = Counter(u.sample_rate for u in utterances if u.sample_rate)
     lines = [
@@ -166,7 +167,7 @@ def _fault(utterance: Utterance, kind: str, reason: str) -> Fault:
 
 
 def _outcomes(rest: Sequence[Utterance], limits: Limits, num_workers: int) -> Iterator[Utterance | Fault]:
-    """Of `examine`, in order."""
+    """Yield what `examine` returns, in order."""
     work = partial(examine, limits=limits)
     if num_workers == 1:
         yield from map(work, rest)

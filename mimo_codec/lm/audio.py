@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import audio_info
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import is_array, to_numpy
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import require
 from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
 from mimo_codec.lm.layout import Codes, Layout
 

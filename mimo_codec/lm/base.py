@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, overload
 from numpy.typing import NDArray
 
 from mimo_codec.codes import AudioCodes
-from mimo_codec.common.checks import check_integer
+from mimo_codec.common.checks import check_integer, require
 from mimo_codec.common.errors import ContextError
-from mimo_codec.common.require import require
 from mimo_codec.lm.audio import Audio, AudioReader, SpeechCodec
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.generate import Backend, Position, generate_positions

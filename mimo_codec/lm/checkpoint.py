@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path
-from mimo_codec.common.require import needs_extra, require
+from mimo_codec.common.files import atomic_path, make_folder
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
@@ -125,11 +125,9 @@ def _read(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+    unreadable = wrap_errors(f"{path}: not a readable safetensors file", SafetensorError, OSError)
+    with unreadable, safe_open(path, framework="pt") as file:
+        yield file
 
 
 def _checked_names(path: Path, file: Any, expected: Mapping[str, list[int]]) -> list[str]:
@@ -248,10 +246,7 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
     folder = Path(folder)
     require(not model.is_quantized, f"{folder}: a quantized model cannot be saved; load it without quantize")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
+    make_folder(folder)
     state = model.state_dict()
     is_whole = not any(value.is_meta for value in state.values())
     require(is_whole, f"{folder}: layers of this model are on the disk; load it on one device to save it")
@@ -316,10 +311,8 @@ def _shards(state: Mapping[str, Tensor]) -> list[list[str]]:
 def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
         mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
-        try:
+        with wrap_errors(f"{path}: cannot be written", SafetensorError):
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt"})
-        except SafetensorError as error:
-            raise MimoError(f"{path}: cannot be written ({error})") from None
         temporary.chmod(mode)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mimo_codec.common.checks import check_integer
+from mimo_codec.common.checks import check_choice, check_integer, check_type, error_prefix, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.fields import check_fields, flag, integer, integers, number
 from mimo_codec.common.files import read_json
-from mimo_codec.common.require import check_choice, check_type, error_prefix, require
 
 FRAME_RATE, SAMPLE_RATE = 25.0, 24000
 """Rates in Hz of the codecs whose codes the language model reads."""

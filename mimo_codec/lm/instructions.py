@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 
+from mimo_codec.common.checks import check_choice, check_type, error_prefix, require
 from mimo_codec.common.files import atomic_path, read_json
-from mimo_codec.common.require import check_choice, check_type, error_prefix, require
 
 PROMPTS = "prompts.json"
 """File with the instructions of a model, beside its weights."""

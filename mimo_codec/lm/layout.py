@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, is_array, to_numpy
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import require
 from mimo_codec.lm.config import FRAME_RATE
 
 PAD = -100

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.common.require import needs_extra
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import delay

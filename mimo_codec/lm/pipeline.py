@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimo_codec.codec.model import MimoCodec, check_device, check_dtype
+from mimo_codec.codec.model import check_device, check_dtype
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import require
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.backend import TorchBackend
 from mimo_codec.lm.base import AudioLM, GridLike
@@ -26,6 +26,7 @@ from mimo_codec.lm.instructions import INSTRUCTIONS, PROMPTS, Instructions
 from mimo_codec.lm.model import Output, SpeechLanguageModel
 from mimo_codec.lm.request import Request
 from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.loading import load_codec
 
 
 class MimoAudioLM(AudioLM[Tensor]):
@@ -73,7 +74,8 @@ class MimoAudioLM(AudioLM[Tensor]):
 
         Args:
             name_or_path: a folder with config.json, safetensors and a text tokenizer, or a Hugging Face hub id.
-            codec: the codec to listen and speak with, or its name; without it audio goes in and comes out as codes.
+            codec: the codec to listen and speak with, or its name (see `load_codec`); without it audio goes in and
+                comes out as codes.
             device: None for CUDA where there is one, else the CPU.
             dtype: of the weights; None keeps that of the files.
             revision: branch, tag or commit of a hub model.
@@ -92,7 +94,7 @@ class MimoAudioLM(AudioLM[Tensor]):
         folder = find_language_model(name_or_path, revision)
         chosen = Instructions.choose(instructions, folder)
         if isinstance(codec, (str, Path)):
-            codec = _load_codec(codec, place)
+            codec = _load_codec(codec, device)
         spread = device_map is not None
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
         return cls(model, tokenizer, codec=codec, instructions=chosen, compile=False if spread else compile)
@@ -142,11 +144,11 @@ class MimoAudioLM(AudioLM[Tensor]):
         return torch.from_numpy(array)
 
 
-def _load_codec(name: str | Path, device: torch.device) -> MimoCodec:
+def _load_codec(name: str | Path, device: str | torch.device | None) -> SpeechCodec:
     try:
-        return MimoCodec.from_pretrained(name, device=device)
+        return load_codec(name, device=device)
     except torch.OutOfMemoryError:
         raise MimoError(
-            f"codec: not enough memory on {device} for {name}: give MimoCodec.from_pretrained(...) another"
-            " device or dtype, and its codec to this model"
+            f"codec: not enough memory on {check_device(device)} for {name}: give load_codec(...) another device or"
+            " dtype, and its codec to this model"
         ) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimo_codec.common.require import check_choice, check_type, require
+from mimo_codec.common.checks import check_choice, check_type, require
 from mimo_codec.lm.audio import Audio as AnyAudio
 from mimo_codec.lm.layout import Audio, Codes, Layout, Run, Text
 from mimo_codec.lm.tokenizer import TextTokenizer

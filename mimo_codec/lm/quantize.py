@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimo_codec.common.checks import check_choice, needs_extra, require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import check_choice, needs_extra, require
 
 KINDS = ("int8", "int4")
 STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer.layers.")

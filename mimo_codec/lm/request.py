@@ -9,9 +9,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.checks import check_integer, check_number, check_type, require
 from mimo_codec.common.fields import check_fields, integer, integers, number
-from mimo_codec.common.require import check_type, require
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Grid
 from mimo_codec.lm.tokenizer import NAMES

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from mimo_codec.common.checks import check_choice, check_type, error_prefix, require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import check_choice, check_type, error_prefix, require
 from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.layout import Codes

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.require import needs_extra, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,10 +72,8 @@ class TextTokenizer:
             from tokenizers import Tokenizer
         found = path.is_file() or (folder / "vocab.json").is_file()
         require(found, f"{folder}: there is neither tokenizer.json nor vocab.json and merges.txt in this folder")
-        try:
+        with wrap_errors(f"{folder}: not a readable tokenizer", Exception):  # the library raises nothing narrower
             tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(folder)
-        except Exception as error:  # the library raises plain Exception
-            raise MimoError(f"{folder}: not a readable tokenizer ({error})") from None
         return cls(tokenizer, folder)
 
     def __len__(self) -> int:

@@ -1,14 +1,16 @@
-"""Quality of decoded speech against the original: pair -> number, one entry of `METRICS` each.
+"""Quality of decoded speech against the original: functions from a pair of waveforms to a number.
 
-A package, because every kind of metric leans on another library and is read on its own:
-
-    pair.py         two waveforms of equal length and rate, what every metric takes
+    pair.py         two waveforms of equal length and rate, which every metric takes
     perceptual.py   PESQ, STOI
+    opinion.py      DNSMOS
     signal.py       SI-SDR, spectral distances
     pitch.py        F0 correlation, voicing
     speaker.py      speaker similarity
     words.py        word error rate
+    whisper.py      one of its recognizers
     registry.py     the table of metrics, and `speech_metrics`, which scores a pair with some of them
+
+A new metric is a function in a file of its own and a row of `METRICS` in registry.py.
 """
 
 from mimo_codec.metrics.registry import (

@@ -1,5 +1,7 @@
-"""Would listeners like the sound? The opinion that DNSMOS, a network trained on listening tests, predicts of a sound
-alone; its weights come with its package."""
+"""DNSMOS: the opinion of listeners, predicted from a sound alone by a network that was trained on listening tests.
+
+Its weights come with its package.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,20 @@ from numpy.typing import NDArray
 from mimo_codec.metrics.pair import Pair
 
 OVERALL = {"p808": "p808_mos", "p835": "ovrl_mos"}
-"""kind of listening test -> the score of it that is about everything one hears"""
+"""Kind of listening test -> the score that is about the sound as a whole."""
 
 
 def dnsmos(pair: Pair, test: str = "p808") -> float:
-    """Predicted mean opinion, 1..5, of the decoded sound in a listening test by ITU-T P.808 (Reddy et al. 2021) or
-    P.835 (Reddy et al. 2022, the overall score), whatever the original. Of a pair at 16 kHz; nan for silence."""
+    """Predict the mean opinion, 1..5, that listeners have of the decoded sound; the original is not looked at.
+
+    test: "p808" for a listening test by ITU-T P.808 (Reddy et al. 2021), "p835" for P.835 (Reddy et al. 2022), of which
+    the overall score is taken. The pair must be at 16 kHz; the score is nan for silence.
+    """
     return _opinions(_bytes(pair.arrays()[1])).get(test, float("nan"))
 
 
 def dnsmos_original(pair: Pair, test: str = "p808") -> float:
-    """The same of the original: what `dnsmos` could be."""
+    """Predict the same for the original: the value that `dnsmos` has for a perfect codec."""
     return _opinions(_bytes(pair.arrays()[0])).get(test, float("nan"))
 
 

@@ -1,4 +1,4 @@
-"""What every metric takes: an original and what was decoded from it, aligned."""
+"""The input of every metric: an original and the waveform decoded from it, aligned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two waveforms [S] float32 on one device, of one rate in Hz, and the words that are said, where they are known."""
+    """Two waveforms [S] float32 on one device, of one rate in Hz, and the words that are said, if they are known."""
 
     reference: Tensor
     decoded: Tensor
@@ -19,5 +19,5 @@ class Pair:
     text: str | None = None
 
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(reference, decoded), for libraries that know nothing of torch."""
+        """Return (reference, decoded) for libraries that do not take tensors."""
         return self.reference.cpu().numpy(), self.decoded.cpu().numpy()

@@ -1,4 +1,4 @@
-"""How a listener would rate the decoded speech: PESQ (ITU-T P.862 and P.862.2) and STOI (Taal et al. 2011)."""
+"""Perceptual metrics: PESQ (ITU-T P.862 and P.862.2) and STOI (Taal et al. 2011)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import warnings
 from mimo_codec.metrics.pair import Pair
 
 STOI_GAVE_UP = 1e-5
-"""What pystoi returns, with a warning, for too little speech."""
+"""The value that pystoi returns, with a warning, for too little speech."""
 
 
 def pesq_wb(pair: Pair) -> float:
-    """Wide-band PESQ, 1..4.64, of a pair at 16 kHz; nan where PESQ finds no speech in one of them."""
+    """Compute wide-band PESQ, 1..4.64, of a pair at 16 kHz; nan where PESQ finds no speech in one of them."""
     return _pesq(pair, "wb")
 
 
 def pesq_nb(pair: Pair) -> float:
-    """Narrow-band PESQ, 1..4.55, of a pair at 8 kHz; nan where PESQ finds no speech in one of them."""
+    """Compute narrow-band PESQ, 1..4.55, of a pair at 8 kHz; nan where PESQ finds no speech in one of them."""
     return _pesq(pair, "nb")
 
 
@@ -32,7 +32,7 @@ def _pesq(pair: Pair, mode: str) -> float:
 
 
 def stoi(pair: Pair) -> float:
-    """Short-time objective intelligibility, about 0..1; nan where there is too little speech (0.4 s) for it."""
+    """Compute short-time objective intelligibility, about 0..1; nan for less than about 0.4 s of speech."""
     import pystoi
 
     with warnings.catch_warnings():

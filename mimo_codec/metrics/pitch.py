@@ -1,4 +1,4 @@
-"""Melody: fundamental frequency and voicing, as Praat's autocorrelation method finds them (Boersma 1993)."""
+"""Pitch: fundamental frequency and voicing, as Praat's autocorrelation method finds them (Boersma 1993)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mimo_codec.metrics.pair import Pair
 STEP_SECONDS = 0.01
 LOWEST_HZ, HIGHEST_HZ = 75.0, 600.0
 MIN_FRAMES = 10
-"""Frames voiced in both, below which there is no correlation worth the name."""
+"""Fewest frames that must be voiced in both for a correlation."""
 
 
 def f0_correlation(pair: Pair) -> float:
-    """Pearson's correlation of log F0 over the frames that are voiced in both; nan for fewer than 10 of them."""
+    """Compute Pearson's correlation of log F0 over the frames that are voiced in both; nan for fewer than 10."""
     reference, decoded = (f0_contour(waveform, pair.rate) for waveform in pair.arrays())
     both = (reference > 0) & (decoded > 0)
     if both.sum() < MIN_FRAMES:
@@ -23,15 +23,16 @@ def f0_correlation(pair: Pair) -> float:
 
 
 def voicing_error(pair: Pair) -> float:
-    """Share of frames, 0..1, that are voiced in one and not in the other."""
+    """Compute the share of frames, 0..1, that are voiced in one waveform and not in the other."""
     reference, decoded = (f0_contour(waveform, pair.rate) > 0 for waveform in pair.arrays())
     return float((reference != decoded).mean())
 
 
 def f0_contour(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
-    """[S] at `rate` -> F0 in Hz every 10 ms, 0 where unvoiced."""
+    """Find the pitch of a waveform [S] at `rate` -> F0 in Hz every 10 ms, 0 where unvoiced."""
     import parselmouth
 
     sound = parselmouth.Sound(waveform.astype(np.float64), rate)
     pitch = sound.to_pitch_ac(time_step=STEP_SECONDS, pitch_floor=LOWEST_HZ, pitch_ceiling=HIGHEST_HZ)
-    return pitch.selected_array["frequency"]
+    frequency: NDArray[np.float64] = pitch.selected_array["frequency"]
+    return frequency

@@ -1,4 +1,4 @@
-"""All metrics by name, and how to score a pair of waveforms with some of them."""
+"""The table of metrics, and functions that score a pair of waveforms with some of them."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from typing import Any
 from torch import Tensor
 
 from mimo_codec.audio.resampling import resample
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_choice, require
 from mimo_codec.metrics import opinion, perceptual, pitch, signal, speaker, whisper, words
 from mimo_codec.metrics.pair import Pair
 
 WIDE_RATE, NARROW_RATE = 16000, 8000
 MIN_SECONDS = 0.1
-"""Less than the longest window of the spectral distances has nothing to be compared."""
+"""Shorter sounds are shorter than the longest window of the spectral distances."""
 EVAL_EXTRA = "pip install 'mimo-codec[eval]'"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number for a pair."""
+    """A row of the table: what a metric is called, how it is computed and what it needs."""
 
     label: str
-    """its name in tables"""
+    """Its name in tables."""
     score: Callable[[Pair], float]
-    """nan where it has no meaning for the pair"""
+    """Computes it; nan where it has no meaning for the pair."""
     higher_is_better: bool
     unit: str = ""
     rate: int = WIDE_RATE
-    """in Hz, of the pair that is scored"""
+    """Sample rate in Hz of the pair that it takes."""
     packages: tuple[str, ...] = ()
-    """optional ones that it imports"""
+    """Optional packages that it imports."""
     install: str = EVAL_EXTRA
-    """how to get them"""
+    """Command that installs them."""
     slow: bool = False
-    """only by request, for it takes about as long as the audio or is one of many of its kind"""
+    """Whether it is computed by request only: it takes about as long as the audio, or is one of many of its kind."""
 
 
 RECOGNISER = ("pocketsphinx", "jiwer")
-# later versions download their models
+# Later versions of moonshine-voice download their models.
 MOONSHINE: dict[str, Any] = dict(
     packages=("moonshine_voice", "jiwer"), slow=True, install=f"{EVAL_EXTRA} && pip install moonshine-voice==0.1.0"
 )
@@ -89,7 +89,7 @@ METRICS = {
         "WER of the original (Whisper)", partial(words.wer_original, recogniser="whisper"), False, **WHISPER
     ),
 }
-"""name -> metric, in the order of tables; a new one is an entry here"""
+"""Name -> metric, in the order of tables; a new metric is a row here."""
 CORE_METRICS = ("pesq_wb", "pesq_nb", "stoi", "mel_distance")
 
 
@@ -101,18 +101,27 @@ def speech_metrics(
     metrics: Sequence[str] = CORE_METRICS,
     text: str | None = None,
 ) -> dict[str, float]:
-    """Scores of decoded speech, name -> value, in the order of `metrics` (names of `METRICS`).
+    """Score decoded speech -> name -> value, in the order of `metrics`.
 
-    reference, decoded: [S] of the same sound, at their own rates in Hz; both are resampled to the metric's rate
-    (16 kHz, narrow-band PESQ 8 kHz) and cut to the shorter one. text: what is said, where it is known. A score that has
-    no meaning for these sounds (PESQ without speech) is nan.
-    MimoError for unknown names, for packages that are not installed, and for less than 0.1 s of sound.
+    Args:
+        reference: the original [S].
+        reference_rate: its sample rate in Hz.
+        decoded: the decoded waveform [S'] of the same sound.
+        decoded_rate: its sample rate in Hz. Both waveforms are resampled to the metric's rate (16 kHz, narrow-band PESQ
+            8 kHz) and cut to the shorter one.
+        metrics: names of `METRICS`.
+        text: what is said, if it is known.
+
+    Returns:
+        The scores; one that has no meaning for these sounds (PESQ without speech) is nan.
+
+    Raises:
+        MimoError: for unknown names, for packages that are not installed, and for less than 0.1 s of sound.
     """
     for name in metrics:
         require_metric(name)
     seconds = min(len(reference) / reference_rate, len(decoded) / decoded_rate)
-    if seconds < MIN_SECONDS:
-        raise MimoError(f"{seconds:.3f} s of sound is too short to be scored; {MIN_SECONDS} s is needed")
+    require(seconds >= MIN_SECONDS, f"{seconds:.3f} s of sound is too short to be scored; {MIN_SECONDS} s is needed")
     decoded, reference = decoded.detach().float(), reference.detach().float().to(decoded.device)
     pairs = {
         rate: _pair(reference, reference_rate, decoded, decoded_rate, rate, text)
@@ -122,28 +131,26 @@ def speech_metrics(
 
 
 def require_metric(name: str) -> None:
-    """MimoError for a name that is not known and for packages that are not installed."""
-    if name not in METRICS:
-        raise MimoError(f"metric {name!r} is not known; {', '.join(METRICS)} are")
-    missing = missing_packages(name)
-    if missing:
-        raise MimoError(f"{name}: {missing[0]} is not installed: {METRICS[name].install}")
+    """Raise MimoError when a metric is not known or a package that it needs is not installed."""
+    check_choice("metric", name, METRICS)
+    missing = next(iter(missing_packages(name)), None)
+    require(missing is None, f"{name}: {missing} is not installed: {METRICS[name].install}")
 
 
 def available_metrics() -> tuple[str, ...]:
-    """Names of the metrics whose packages can be imported, slow ones included."""
+    """List the metrics whose packages can be imported, slow ones included."""
     return tuple(name for name in METRICS if not missing_packages(name))
 
 
 def missing_packages(name: str) -> list[str]:
-    """Those that the metric needs and that cannot be imported."""
+    """List the packages that the metric needs and that cannot be imported."""
     return [package for package in METRICS[name].packages if not _can_import(package)]
 
 
 def _can_import(package: str) -> bool:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what packages say of their own imports is not for users
+            warnings.simplefilter("ignore")  # warnings of packages about their own imports are not for users
             importlib.import_module(package)
     except ImportError:
         return False

@@ -9,16 +9,16 @@ from mimo_codec.codec.mel_distance import multi_scale_mel_loss
 from mimo_codec.metrics.pair import Pair
 
 MAX_SI_SDR = 100.0
-"""dB; beyond it a copy, or something unrelated: infinities would spoil means."""
+"""In dB; larger values mean a copy, smaller than -100 an unrelated sound: infinities would spoil means."""
 FFT_SIZE, HOP = 512, 128
 LOWEST_LEVEL = 1e-4
-"""-80 dB below the loudest bin of the original: what is weaker counts as this weak."""
+"""80 dB below the loudest bin of the original; weaker bins count as this level."""
 
 
 def si_sdr(pair: Pair) -> float:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, within +-100.
+    """Compute the scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, within +-100.
 
-    Low for codecs that keep the sound and not the waveform, however good they are. nan for a silent original.
+    It is low for codecs that keep the sound but not the waveform, however good they are, and nan for a silent original.
     """
     reference, decoded = (x.double() - x.double().mean() for x in (pair.reference, pair.decoded))
     target = (decoded @ reference) / (reference @ reference) * reference
@@ -27,13 +27,13 @@ def si_sdr(pair: Pair) -> float:
 
 
 def mel_distance(pair: Pair) -> float:
-    """L1 between log-mel spectra, summed over the paper's three scales (see `multi_scale_mel_loss`)."""
+    """Compute the L1 distance of log-mel spectra, summed over the paper's three scales (`multi_scale_mel_loss`)."""
     with torch.no_grad():
         return float(multi_scale_mel_loss(pair.decoded[None], pair.reference[None], pair.rate, power=0.0))
 
 
 def stft_distance(pair: Pair) -> float:
-    """Spectral convergence and log-magnitude L1, the mean over three resolutions (Yamamoto et al. 2020)."""
+    """Compute spectral convergence plus log-magnitude L1, the mean over three resolutions (Yamamoto et al. 2020)."""
     from auraloss.freq import MultiResolutionSTFTLoss
 
     with torch.no_grad():
@@ -42,9 +42,9 @@ def stft_distance(pair: Pair) -> float:
 
 
 def log_spectral_distance(pair: Pair) -> float:
-    """Root mean square over frequency of the difference of log spectra, in dB; the mean over frames of 32 ms.
+    """Compute the root mean square over frequency of the difference of log spectra, in dB; mean over frames of 32 ms.
 
-    nan for a silent original.
+    It is nan for a silent original.
     """
     spectra = [stft_magnitude(x[None], FFT_SIZE, FFT_SIZE, HOP)[0] for x in (pair.reference, pair.decoded)]
     floor = spectra[0].max() * LOWEST_LEVEL

@@ -1,19 +1,22 @@
-"""Does it still sound like the same person? Embeddings of Resemblyzer, whose weights come with its package."""
+"""Speaker similarity, by embeddings of Resemblyzer, whose weights come with its package."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mimo_codec.metrics.pair import Pair
 
+if TYPE_CHECKING:
+    from resemblyzer import VoiceEncoder
+
 
 def speaker_similarity(pair: Pair) -> float:
-    """Cosine of the two speaker embeddings (Wan et al. 2018), 0..1, of a pair at 16 kHz; nan for silence.
+    """Compute the cosine of the two speaker embeddings (Wan et al. 2018), 0..1, of a pair at 16 kHz; nan for silence.
 
-    Recordings of one speaker are mostly above 0.8, of two below 0.7. Silences are kept, unlike in Resemblyzer's own
-    preprocessing, so that both embeddings are averages over the same moments.
+    Two recordings of one speaker are mostly above 0.8, those of two speakers below 0.7. Silent parts are kept, unlike
+    in Resemblyzer's preprocessing, so that both embeddings are averages over the same moments.
     """
     import resemblyzer
 
@@ -28,7 +31,7 @@ def speaker_similarity(pair: Pair) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(device: str) -> Any:
+def _encoder(device: str) -> VoiceEncoder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import resemblyzer

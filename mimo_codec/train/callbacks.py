@@ -1,4 +1,4 @@
-"""Lightning callbacks: stopping without losing anything, export, the best checkpoint, throughput."""
+"""Lightning callbacks: stopping on a signal, the best checkpoint, export of the codec, throughput."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ CHECKPOINTS = "checkpoints"
 
 
 def checkpoint_folder(trainer: lightning.Trainer) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return the folder in which a run keeps its checkpoints."""
     return Path(trainer.default_root_dir) / CHECKPOINTS
 
 
 class SaveOnSignal(lightning.Callback):
-    """SIGTERM and Ctrl-C finish the step, save `last.ckpt` and leave; a second one leaves at once.
+    """Stops training on SIGTERM or Ctrl-C: finishes the step and saves `last.ckpt`; a second signal stops at once.
 
     The process exits with 128 + the signal's number, as if the signal had ended it.
     """
 
     def __init__(self) -> None:
+        """Handlers are installed when training starts."""
         self.received = 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Install the signal handlers."""
         self.received = 0
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -47,9 +49,11 @@ class SaveOnSignal(lightning.Callback):
         rank_zero_info("stopping after this step; once more to stop at once, without saving")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Stop after a step."""
         self._stop_if_told(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Stop in the middle of a validation."""
         self._stop_if_told(trainer, pl_module)
 
     def _stop_if_told(self, trainer: lightning.Trainer, stage: Any) -> None:
@@ -64,20 +68,23 @@ class SaveOnSignal(lightning.Callback):
         raise SystemExit(128 + (self.received or signal.SIGTERM) if trainer.is_global_zero else 0)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Restore the signal handlers of before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`, by a validation metric; nothing when there is no validation.
+    """Keeps the best checkpoint by a validation metric as `best.ckpt`; does nothing without validation.
 
     Args:
         monitor: metric, such as "val/pesq_wb" or "val/mel_distance".
-        mode: "max" or "min": what is better.
+        mode: "max" or "min", whichever is better.
+        dirpath: folder of the checkpoint; by default that of the run's checkpoints.
     """
 
     def __init__(self, monitor: str = "val/pesq_wb", mode: str = "max", dirpath: str | None = None):
+        """See the class for the arguments."""
         super().__init__(
             dirpath,
             "best",
@@ -89,31 +96,39 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save a checkpoint if the metric was computed and is better than before."""
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
 
 
 class ExportCodec(lightning.Callback):
-    """Writes the codec to `export` below trainer.default_root_dir after every validation and when training ends, and
-    to `best` when a validation metric is better than before.
+    """Writes the codec to the folders `export` and `best` below trainer.default_root_dir.
+
+    `export` is written after every validation and when training ends, `best` when a validation metric is better than
+    before.
 
     Args:
         dtype: of the stored encoder and decoder: float32, float16 or bfloat16. Codebooks stay float32, and so does what
             is not trained and would change by rounding: stage 2 promises not to change any code.
-        monitor, mode: the metric, and "max" or "min": what is better.
+        monitor: the validation metric.
+        mode: "max" or "min", whichever is better.
     """
 
     def __init__(self, dtype: str = "float32", monitor: str = "val/pesq_wb", mode: str = "max"):
+        """See the class for the arguments; MimoError for a dtype that weights cannot have."""
         self.dtype, self.monitor, self.sign = check_dtype(dtype), monitor, {"max": 1, "min": -1}[mode]
         self.best: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the best value of the metric so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value of the metric."""
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Write `export`, and `best` if the metric is better than before."""
         if trainer.sanity_checking or not pl_module.codec.quantizer.fitted:
             return
         self._export(trainer, pl_module, "export")
@@ -123,10 +138,12 @@ class ExportCodec(lightning.Callback):
             self._export(trainer, pl_module, "best")
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Write `export` when a signal has stopped training."""
         if isinstance(exception, SystemExit):  # told to stop
             self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Write `export` when training ends."""
         if not pl_module.codec.quantizer.fitted:
             rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
             return
@@ -136,7 +153,7 @@ class ExportCodec(lightning.Callback):
     def _export(self, trainer: lightning.Trainer, stage: Any, name: str) -> Path:
         folder = Path(trainer.default_root_dir) / name
         codec: MimoCodec = stage.validated_codec
-        # every process takes part: shards are put together here
+        # All processes take part, because this is where shards are put together.
         trained = {key for key, parameter in stage.codec.named_parameters() if parameter.requires_grad}
         state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
@@ -150,16 +167,18 @@ class ExportCodec(lightning.Callback):
 
 
 class Throughput(lightning.Callback):
-    """Prints once how fast training is, in seconds of audio per second of all devices together."""
+    """Prints once how many seconds of audio all devices together train on per second."""
 
     SKIPPED, MEASURED = 3, 10
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Reset the counters."""
         self.num_batches, self.seconds = 0, 0.0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count a batch; print the speed after the last one that is measured."""
         self.num_batches += 1
         if self.num_batches == self.SKIPPED:
             self._synchronize(pl_module)

@@ -18,9 +18,14 @@ def make_optimizer(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.98),
 ) -> torch.optim.Optimizer:
-    """An optimizer for named parameters: Muon on the matrices inside `layers`, unless its rate is 0, AdamW on the rest.
+    """Make an optimizer for named parameters: Muon for the matrices inside `layers`, AdamW for the rest.
 
-    weight_decay: of tensors with more than one dimension.
+    Args:
+        named: names and parameters.
+        matrix_learning_rate: of Muon; 0: AdamW for everything.
+        learning_rate: of AdamW.
+        weight_decay: of tensors with more than one dimension.
+        betas: of AdamW.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -38,27 +43,33 @@ def make_optimizer(
 
 
 class SharedMuon(torch.optim.Muon):
-    """Muon whose work is shared out: every process steps with some of the matrices and sends them to the others.
+    """Muon whose work is shared out: every process updates some of the matrices and sends them to the others.
 
     Orthogonalising a matrix costs the same however small the batch is, so when all processes did it for all matrices
     it could take a quarter of a step on CPUs. The gradients must be the same in all processes, as DDP leaves them.
     """
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all matrices; every process must call it."""
         if num_processes() == 1:
-            return super().step(closure)
+            return self._update(closure)
         gradients = [p.grad for p in self._matrices]
         for parameter, owner in zip(self._matrices, self._owners(), strict=True):
             if owner != process_rank():
-                parameter.grad = None  # Muon leaves it as it is
-        loss = super().step(closure)
+                parameter.grad = None  # Muon does not change it
+        loss = self._update(closure)
         for parameter, gradient in zip(self._matrices, gradients, strict=True):
             parameter.grad = gradient
         self._send([p.data for p in self._matrices])
         return loss
 
+    def _update(self, closure: Callable[[], float] | None) -> float | None:
+        muon: Any = super()  # torch has no types for its step
+        loss: float | None = muon.step(closure)
+        return loss
+
     def state_dict(self) -> dict[str, Any]:
-        """The state of all matrices, in every process; all must call it."""
+        """Return the state of all matrices in every process; every process must call it."""
         if num_processes() > 1 and self._has_stepped():
             for parameter in self._matrices:
                 self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
@@ -70,7 +81,7 @@ class SharedMuon(torch.optim.Muon):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _owners(self) -> list[int]:
-        """Which process steps with each matrix: the largest first, each to the process with the least work so far."""
+        """List which process updates each matrix: the largest first, each to the process with the least work so far."""
         work, owners = [0] * num_processes(), {}
         for number, matrix in sorted(enumerate(self._matrices), key=lambda item: -item[1].numel() * min(item[1].shape)):
             owners[number] = work.index(min(work))
@@ -78,27 +89,28 @@ class SharedMuon(torch.optim.Muon):
         return [owners[number] for number in range(len(owners))]
 
     def _has_stepped(self) -> bool:
-        """In any process: one may own no matrix."""
+        """Whether any process has updated a matrix; some processes may have none to update."""
         stepped = torch.tensor(int(bool(self.state)), device=self._matrices[0].device)
         distributed.all_reduce(stepped, distributed.ReduceOp.MAX)
         return bool(stepped)
 
     def _send(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the tensors of all owners; one for each matrix, changed in place."""
+        """Send the tensors, one for each matrix, from the process that updates it to all others, in place."""
         owners = self._owners()
         for rank in range(num_processes()):
-            own = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
-            if own:
-                flat = torch.cat([tensor.flatten() for tensor in own])
+            sent = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
+            if sent:
+                flat = torch.cat([tensor.flatten() for tensor in sent])
                 distributed.broadcast(flat, rank)
-                for tensor, values in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+                for tensor, values in zip(sent, torch.split(flat, [tensor.numel() for tensor in sent]), strict=True):
                     tensor.copy_(values.view_as(tensor))
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two optimizers that step together; schedulers see the groups of both."""
+    """Several optimizers that step together; schedulers see the groups of all."""
 
     def __init__(self, *parts: torch.optim.Optimizer):
+        """parts: optimizers with different parameters."""
         self.parts = parts
         super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
         self.param_groups = self._groups()
@@ -106,7 +118,8 @@ class MuonAdamW(torch.optim.Optimizer):
     def _groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step with every part; `closure` is called once, before them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -116,9 +129,11 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of all parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the states of all parts."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = self._groups()

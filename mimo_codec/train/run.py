@@ -6,10 +6,11 @@ import os
 import warnings
 from pathlib import Path
 
+from mimo_codec.common.checks import needs_extra, require
 from mimo_codec.common.errors import MimoError
 
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
-"""What `trainer.strategy: fsdp` means here."""
+"""The strategy that `trainer.strategy: fsdp` stands for."""
 
 TAKEN_OVER = (("accumulate_grad_batches", 1, "accumulate"), ("gradient_clip_val", None, "clip_norm"))
 """Arguments of the Trainer that do not work here, their neutral values, and those of stages that do."""
@@ -18,24 +19,23 @@ MAX_CPU_PROCESSES, MIN_ROWS = 4, 8
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with the package."""
+    """Find the recipes that come with the package: name -> file."""
     package = Path(__file__).parent.parent
     root = package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
     return {path.stem: path for path in sorted(root.glob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
-    """A file, or a shipped recipe's name -> its path; MimoError lists the known names."""
+    """Find a recipe by its path or by the name of a shipped one; MimoError lists the known names."""
     if Path(name).is_file():
         return Path(name)
     shipped = shipped_recipes()
-    if name in shipped:
-        return shipped[name]
-    raise MimoError(f"recipe {name!r}: no such file, nor a shipped recipe ({', '.join(shipped) or 'none'})")
+    require(name in shipped, f"recipe {name!r}: no such file, nor a shipped recipe ({', '.join(shipped) or 'none'})")
+    return shipped[name]
 
 
 def cpu_processes(*batch_sizes: int) -> int:
-    """How many processes of one thread train fastest on this machine's processors, sharing each batch equally.
+    """Choose how many processes of one thread train fastest on this machine's processors, sharing each batch equally.
 
     They are faster than one process of as many threads. More than `MAX_CPU_PROCESSES`, or fewer than `MIN_ROWS` crops
     for each, are not worth it: every process has the optimizer's work to do.
@@ -55,12 +55,12 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     folder `export`. MimoError for unknown recipes, keys and values, and when the `train` extra is missing.
     """
     path = find_recipe(recipe)
-    try:
+    with needs_extra("auraloss", "train"):
         import auraloss  # noqa: F401
+    with needs_extra("jsonargparse", "train"):
         import jsonargparse
+    with needs_extra("lightning", "train"):
         from lightning.pytorch.cli import LightningCLI
-    except ImportError as error:
-        raise MimoError(f"{error.name} is not installed: pip install 'mimo-codec[train]'") from None
     from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
     from mimo_codec.train.stage import CodecStage
@@ -70,9 +70,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             config = self.config[self.subcommand]
             trainer = config.trainer
             config.weights_only = True  # of checkpoints to continue: tensors and plain values, no pickled objects
-            for key, neutral, own in TAKEN_OVER:
-                if trainer[key] != neutral:
-                    raise MimoError(f"trainer.{key}: stages do this themselves, set model.init_args.{own} instead")
+            for key, neutral, argument in TAKEN_OVER:
+                unset = trainer[key] == neutral
+                require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
             if all_cores and trainer.devices == "auto" and _trains_on_cpu(trainer.accelerator):
                 sizes = config.data.batch_size, config.data.text_batch_size
                 trainer.devices = cpu_processes(*sizes)
@@ -104,22 +104,22 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             args=["fit", "--config", str(path), *arguments],
         )
     except (jsonargparse.ArgumentError, ValueError) as error:
-        own = _own_error(error)
-        if own is None and not isinstance(error, jsonargparse.ArgumentError):
+        cause = _find_mimo_error(error)
+        if cause is None and not isinstance(error, jsonargparse.ArgumentError):
             raise
-        raise own or MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+        raise cause or MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
 
 
 def _trains_on_cpu(accelerator: str) -> bool:
-    """What Lightning will choose for trainer.accelerator."""
+    """Whether Lightning will choose the CPU for this trainer.accelerator."""
     import torch
 
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     return accelerator == "cpu" or (accelerator == "auto" and not has_accelerator)
 
 
-def _own_error(error: BaseException | None) -> MimoError | None:
-    """The MimoError at the bottom of an error, which jsonargparse wraps in others of its own."""
+def _find_mimo_error(error: BaseException | None) -> MimoError | None:
+    """Find the MimoError that caused an error: jsonargparse wraps what constructors raise."""
     while error is not None and not isinstance(error, MimoError):
         error = error.__cause__ or error.__context__
     return error

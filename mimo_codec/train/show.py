@@ -1,4 +1,4 @@
-"""Sounds, pictures and histograms for whatever logger a run has: TensorBoard, or others that take audio and images."""
+"""Sounds, pictures and histograms for the loggers of a run: TensorBoard, and others that take audio and images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mimo_codec.codec.model import MimoCodec
 
 
 def show_sound(loggers: Iterable[Any], name: str, waveform: Tensor, codec: MimoCodec, step: int) -> None:
-    """A waveform [S] to listen to, and its log-mel spectrogram to look at, low frequencies at the bottom."""
+    """Log a waveform [S] as audio and its log-mel spectrogram as an image, low frequencies at the bottom."""
     waveform = waveform.clamp(-1, 1)
-    mel = codec.log_mel(waveform).T.flip(0)
+    mel = codec.mel(waveform[None].to(codec.device))[0].T.flip(0)
     picture = (mel - mel.min()) / (mel.max() - mel.min()).clamp(min=1e-6)
     for logger in loggers:
         board = logger.experiment
@@ -26,7 +26,7 @@ def show_sound(loggers: Iterable[Any], name: str, waveform: Tensor, codec: MimoC
 
 
 def show_histogram(loggers: Iterable[Any], name: str, values: Tensor, step: int) -> None:
-    """How often each value occurs."""
+    """Log how often each value occurs."""
     for logger in loggers:
         if hasattr(logger.experiment, "add_histogram"):
             logger.experiment.add_histogram(name, values, step)

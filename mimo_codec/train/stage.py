@@ -1,7 +1,7 @@
-"""What both stages of training share: steps that survive bad batches, validation, and exact resuming.
+"""The base of the stages of training: steps that survive bad batches, validation, and exact resuming.
 
-Stages optimise by hand (Lightning's "manual optimization"), because stage 2 has two players and because a step whose
-loss or gradients are not finite must leave no trace.
+Stages use Lightning's manual optimization, because stage 2 has two optimizers, which take turns, and because a step
+whose loss or gradients are not finite must leave no trace.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -21,8 +22,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.data.module import Batch
+from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.show import show_histogram, show_sound
 
@@ -30,18 +32,19 @@ SHOWN_FILES = 2
 USAGE_WINDOW = 100
 """Batches over which the use of codebooks is counted."""
 LOW_USAGE = 0.2
+"""Share of the entries below which a warning is given."""
 WARNING_INTERVAL = 500
 """Batches between two warnings about the use of codebooks."""
 COUNTERS = ("batches_seen", "run_seed", "num_non_finite", "num_non_finite_in_a_row")
-"""What a checkpoint holds beside tensors."""
+"""Attributes that a checkpoint holds beside tensors."""
 METRICS = (*CORE_METRICS, "speaker_similarity")
-"""What validation computes, as far as the packages for it are installed."""
+"""Metrics that validation computes, as far as the packages for them are installed."""
 PUBLISHED_QUANTIZERS = 8
-"""Codebooks that validation uses, where there are more: what the language models of this family read."""
+"""Codebooks that validation uses where there are more, because the language models of this family read these."""
 
 
 class CodecStage(lightning.LightningModule):
-    """Trains `codec`; subclasses say what a step is in `learn` and what is trained in `configure_optimizers`.
+    """Trains `codec`; subclasses define a step in `learn` and what is trained in `configure_optimizers`.
 
     Args:
         codec: the model that is trained.
@@ -53,6 +56,7 @@ class CodecStage(lightning.LightningModule):
     """
 
     def __init__(self, codec: MimoCodec, accumulate: int, clip_norm: float, max_non_finite: int, compile: bool):
+        """See the class for the arguments."""
         super().__init__()
         self.automatic_optimization = False
         self.codec = codec
@@ -73,9 +77,9 @@ class CodecStage(lightning.LightningModule):
         self._codes: list[Tensor] = []
 
     @property
-    def options(self) -> Any:
+    def options(self) -> SimpleNamespace:
         """The arguments of __init__, as saved in checkpoints."""
-        return self.hparams
+        return SimpleNamespace(**self.hparams)
 
     @property
     def validated_codec(self) -> MimoCodec:
@@ -83,27 +87,28 @@ class CodecStage(lightning.LightningModule):
         return self.codec
 
     def networks(self) -> Sequence[nn.Module]:
-        """What runs in a step; `compile` compiles each."""
+        """Return the networks that run in a step; with `compile` each is compiled."""
         raise NotImplementedError
 
     def sharded(self) -> Sequence[nn.Module]:
-        """What FSDP shards, each as a whole."""
+        """Return the networks that FSDP shards, each as a whole."""
         return self.networks()
 
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """One batch: losses, backward, and the optimizers' steps. Returns what to log, by name."""
+        """Train on one batch: losses, backward pass and steps of the optimizers. Return what to log, by name."""
         raise NotImplementedError
 
     # ---- a run ---------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self.trainer.precision == "16-mixed":
-            raise MimoError("trainer.precision = 16-mixed: losses of codecs overflow in float16; use bf16-mixed or 32")
-        rate = getattr(self.trainer.datamodule, "sample_rate", self.codec.sample_rate)  # type: ignore[attr-defined]
-        if rate != self.codec.sample_rate:
-            raise MimoError(
-                f"data.sample_rate is {rate} Hz, but the codec works at {self.codec.sample_rate} Hz: set it"
-            )
+        """Check precision and sample rate, choose the seed of the run, and compile the networks if asked to."""
+        require(
+            self.trainer.precision != "16-mixed",
+            "trainer.precision = 16-mixed: losses of codecs overflow in float16; use bf16-mixed or 32",
+        )
+        expected = self.codec.sample_rate
+        rate = getattr(self.trainer.datamodule, "sample_rate", expected)  # type: ignore[attr-defined]
+        require(rate == expected, f"data.sample_rate is {rate} Hz, but the codec works at {expected} Hz: set it")
         if self.batches_seen == 0:
             self.run_seed = torch.initial_seed() % 2**62
         if self.compile_networks:
@@ -111,14 +116,17 @@ class CodecStage(lightning.LightningModule):
                 network.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the counters."""
         checkpoint["mimo_codec"] = {name: getattr(self, name) for name in COUNTERS}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counters."""
         for name, value in checkpoint["mimo_codec"].items():
             setattr(self, name, value)
 
     def training_step(self, batch: Mapping[str, Batch], batch_index: int) -> dict[str, Tensor]:
-        # so that a resumed run draws what it would have drawn, and all processes draw the same
+        """Train on one batch and log its losses."""
+        # A resumed run must draw what it would have drawn, and all processes must draw the same.
         torch.manual_seed(self.run_seed + self.batches_seen)
         self._skipped = None
         logged = self.learn(batch)
@@ -134,9 +142,9 @@ class CodecStage(lightning.LightningModule):
         return (self.batches_seen + 1) % self.accumulate == 0
 
     def add_gradients(self, name: str, loss: Tensor) -> bool:
-        """Add a batch to the gradients of one player, unless its loss is not finite. Returns whether it was added.
+        """Add a batch to the gradients of one optimizer, unless its loss is not finite. Return whether it was added.
 
-        name: of the player, for messages; loss: [].
+        name: of what the optimizer trains, for messages; loss: [].
         """
         with torch.autocast(self.device.type, enabled=False):
             if not self.all_finite(loss):
@@ -147,14 +155,14 @@ class CodecStage(lightning.LightningModule):
         return True
 
     def take_step(self, name: str, optimizer: Any, scheduler: Any) -> bool:
-        """A clipped step of one player with the gradients of `accumulate` batches, unless they are not finite.
+        """Step with the clipped gradients of `accumulate` batches, unless they are not finite.
 
-        Returns whether it stepped; never before the last of these batches.
+        Returns whether the optimizer stepped; it never does before the last of these batches.
         """
         if not self.completes_step or name not in self._with_gradients:
             return False
         self._with_gradients.remove(name)
-        # the optimizer's own list: between forward and backward, FSDP has others in the modules
+        # The list of the optimizer, because FSDP has other parameters in the modules between forward and backward.
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         with torch.autocast(self.device.type, enabled=False):
             norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
@@ -175,7 +183,7 @@ class CodecStage(lightning.LightningModule):
         return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
 
     def leave_out(self, reason: str) -> dict[str, Tensor]:
-        """What `learn` returns of a batch that cannot be learnt from."""
+        """Skip a batch for this reason: what `learn` returns for it."""
         self._skipped = reason
         return {"loss": torch.tensor(math.nan)}
 
@@ -211,9 +219,9 @@ class CodecStage(lightning.LightningModule):
     # ---- the use of codebooks ------------------------------------------------------------------------------------
 
     def log_usage(self, codes: Tensor, num_frames: Tensor) -> None:
-        """Note which entries are used by codes [B, Q, T] of all processes, of which num_frames [B] are sound; log it.
+        """Count and log which entries of the codebooks a batch uses, in all processes.
 
-        Q: any prefix of the codebooks.
+        codes: [B, Q, T] of the first Q codebooks; num_frames: [B], how many frames of each item are valid.
         """
         mask = length_mask(num_frames, codes.shape[2])
         for index, row in enumerate(codes.unbind(1)):
@@ -240,7 +248,7 @@ class CodecStage(lightning.LightningModule):
     # ---- validation ----------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """One whole file: scores, and the first files to hear and to see."""
+        """Validate on one whole file: compute its scores, and log sound and picture of the first files."""
         codec, waveform = self.validated_codec, batch.waveform
         features = codec.encoder(codec.mel(waveform))
         if not features.isfinite().all():
@@ -262,7 +270,7 @@ class CodecStage(lightning.LightningModule):
         """Log means over the files of all processes; files without a score (nan) are left out."""
         scores, self._scores = self._scores, []
         codes, self._codes = self._codes, []
-        # what is not quantized yet sounds better than it soon will, and is no codec: not what to keep the best of
+        # Before quantization starts scores are better than soon after, so they must not decide what is the best.
         kind = "val" if self.codec.quantizer.fitted else "unquantized"
         for name in self.scored:
             values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
@@ -293,12 +301,14 @@ class CodecStage(lightning.LightningModule):
         rank_zero_info("the networks are sharded over the processes")
 
     def check_shardable(self, matrix_learning_rate: float) -> None:
-        """MimoError when Muon, which needs whole matrices, is to train what is sharded."""
-        if self.device_mesh is not None and matrix_learning_rate > 0:
-            raise MimoError("strategy fsdp: Muon needs whole matrices; set model.init_args.matrix_learning_rate to 0")
+        """Raise MimoError when Muon, which needs whole matrices, is to train what is sharded."""
+        require(
+            self.device_mesh is None or matrix_learning_rate <= 0,
+            "strategy fsdp: Muon needs whole matrices; set model.init_args.matrix_learning_rate to 0",
+        )
 
 
 def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share: float) -> float:
-    """Factor on the learning rate: linear warm-up, plateau, linear decay to zero over the last share of the run."""
+    """Compute the factor on the learning rate: linear warm-up, plateau, linear decay over the last share of a run."""
     warm, cool = (step + 1) / max(warmup_steps, 1), (num_steps - step) / max(num_steps * decay_share, 1)
     return max(min(warm, cool, 1.0), 0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_speech
-from goldens import DECODING_CODECS, expected, golden_codec, segmented_codec, streaming_codec
+from goldens import DECODING_CODECS, encoder_output, expected, golden_codec, segmented_codec, streaming_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,7 +15,7 @@ from mimo_codec import AudioCodes, CodecConfig, MimoCodec, MimoError
 from mimo_codec.codec.decoder import UpsampleConv
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
-from mimo_codec.codec.transformer import State
+from mimo_codec.codec.streaming import State
 
 RATE = 24000
 FRAME = 960
@@ -191,7 +191,7 @@ def test_decode(codes, num_frames):
 @torch.no_grad()
 def test_decode_in_random_chunks(codes, num_frames, sizes):
     codec, ids = streaming_codec(), codes.codes[:, :num_frames]
-    whole = codec.decoder(codec.dequantize(ids)[None])[0]
+    whole = codec.decoder(codec.quantizer.decode(ids)[None])[0]
     assert whole.shape == (num_frames * FRAME,)
     torch.testing.assert_close(stream(codec.decode_chunk, cut(ids, sizes)), whole, atol=EXACT, rtol=0)
     torch.testing.assert_close(codec.decode(ids), whole, atol=EXACT, rtol=0)
@@ -202,7 +202,7 @@ def test_decode_of_long_codes_is_decoding_at_once(codes):
     """Longer than the blocks that decode works on at a time."""
     codec, ids = streaming_codec(), codes.codes.repeat(1, 16)
     assert ids.shape[1] > 2 * 500
-    whole = codec.decoder(codec.dequantize(ids)[None])[0]
+    whole = codec.decoder(codec.quantizer.decode(ids)[None])[0]
     torch.testing.assert_close(codec.decode(ids), whole, atol=EXACT, rtol=0)
 
 
@@ -503,7 +503,7 @@ def test_causal_encoders_of_the_family_see_no_future(name):
     other = SPEECH.clone()
     other[24000:] = -other[24000:].flip(0)
     with torch.no_grad():
-        one, two = codec.features(SPEECH), codec.features(other)
+        one, two = encoder_output(codec, SPEECH), encoder_output(codec, other)
     unchanged = (24000 - round(codec.encode_latency * RATE)) // FRAME + 1
     torch.testing.assert_close(one[:unchanged], two[:unchanged], atol=1e-5, rtol=0)
     assert not torch.allclose(one[unchanged + 2 :], two[unchanged + 2 :], atol=1e-2)

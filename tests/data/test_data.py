@@ -24,6 +24,8 @@ from torch.utils.data import DistributedSampler
 from mimo_codec import MimoError
 from mimo_codec.data import scan as scanning
 from mimo_codec.data.augment import Augmentation
+from mimo_codec.data.batch import Batch
+from mimo_codec.data.dataset import Reader
 from mimo_codec.data.manifest import (
     Fault,
     Utterance,
@@ -32,7 +34,7 @@ from mimo_codec.data.manifest import (
     write_faults,
     write_manifest,
 )
-from mimo_codec.data.module import Batch, Reader, SpeechData
+from mimo_codec.data.module import SpeechData
 from mimo_codec.data.scan import scan
 
 AS_IT_IS = Augmentation(gain_db=None, invert=False)

@@ -324,7 +324,7 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     for arguments, message in [
         ([folder, "-o", tmp_path / "m.jsonl"], "fit to train on"),
         ([folder, "-o", tmp_path / "old.jsonl"], "--overwrite"),
-        ([folder, "-o", tmp_path / "m.txt"], "ends in .jsonl"),
+        ([folder, "-o", tmp_path / "m.txt"], "end in .jsonl"),
         ([folder, "-o", tmp_path / "m.jsonl", "--min-seconds", "-1"], "min_seconds"),
         ([tmp_path / "nowhere", "-o", tmp_path / "m.jsonl"], "nowhere"),
     ]:

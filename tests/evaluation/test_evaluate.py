@@ -189,7 +189,7 @@ def test_a_transcript_does_not_depend_on_what_was_heard_before(voice, metric, re
 
 
 def test_what_cannot_be_scored():
-    with pytest.raises(MimoError, match="metric 'loudness' is not known; pesq_wb"):
+    with pytest.raises(MimoError, match="metric 'loudness' is not known; choose one of pesq_wb"):
         score("loudness", torch.ones(RATE), torch.ones(RATE))
     with pytest.raises(MimoError, match="too short"):
         score("si_sdr", torch.ones(RATE), torch.ones(100))
@@ -250,7 +250,7 @@ def test_missing_programs_are_left_out(monkeypatch, tmp_path):
     found, notes = find_baselines(["opus", "codec2"])
     assert found == [] and [note.split()[0] for note in notes] == ["opus", "codec2"]
     assert "opusenc" in notes[0] and "c2enc" in notes[1]
-    with pytest.raises(MimoError, match="baseline 'mp3' is not known; opus, codec2"):
+    with pytest.raises(MimoError, match="baseline 'mp3' is not known; choose one of opus, codec2"):
         find_baselines(["mp3"])
 
 

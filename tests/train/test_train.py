@@ -17,7 +17,9 @@ from conftest import ROOT, SMALL, make_speech
 from safetensors.torch import load_file
 
 from mimo_codec import MimoCodec, MimoError
-from mimo_codec.data.module import Batch, Item, SpeechData, collate
+from mimo_codec.data.batch import Batch, collate
+from mimo_codec.data.dataset import Item
+from mimo_codec.data.module import SpeechData
 from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec, SaveOnSignal
 from mimo_codec.train.codec.stages import AdversarialStage, UnifiedStage
 from mimo_codec.train.optimizer import make_optimizer

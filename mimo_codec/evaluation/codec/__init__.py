@@ -1,11 +1,11 @@
-"""Originals against what codecs make of them: `mimo-codec evaluate`.
+"""Evaluation of codecs by metrics of decoded speech: `mimo-codec evaluate`.
 
-items.py        what to compare: files, folders, manifests
-systems.py      the codec, or files decoded elsewhere
-baselines.py    Opus and Codec2, by their own programs, aligned
-scoring.py      metrics of everything decoded, in several processes
+items.py        items to compare: files, folders, manifests
+systems.py      systems under test: a codec, or files decoded elsewhere
+baselines.py    baselines: Opus and Codec2, by their own programs, aligned
+scoring.py      metrics of all decoded waveforms, in several processes
 run.py          `evaluate`: items -> Evaluation
-results.py      what was found, as values
-tables.py       as text, Markdown and JSON
-plots.py        as pictures
+results.py      the results as values
+tables.py       results as text, Markdown and JSON
+plots.py        results as pictures
 """

@@ -1,4 +1,4 @@
-"""What to compare: audio files, folders and manifests -> items."""
+"""Items to compare: audio files, folders and manifests -> originals, with decoded files where there are any."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from torch import Tensor
 
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.folders import AUDIO, find_files
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import require
 from mimo_codec.data.manifest import Utterance, read_manifest
 
 NAMED_FILES = 3
-"""In a line about many."""
+"""Files that a message names when there are many."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An original, and what is known of it."""
+    """An original, and what is known about it."""
 
     name: str
-    """its path in the folder or manifest it comes from, and where in the file it starts if it is a part"""
+    """Its path in the folder or manifest it comes from, and its start if it is a part of a file."""
     path: Path
     text: str | None = None
-    """what is said"""
+    """The words that are said."""
     speaker: str | None = None
-    """who says it"""
+    """The name of the speaker."""
     decoded: Path | None = None
-    """to compare it with"""
+    """A decoded file to compare it with."""
     start: float = 0.0
-    """seconds from the file's beginning"""
+    """Seconds from the file's beginning."""
     end: float | None = None
-    """None for the file's end"""
+    """Seconds from the file's beginning; None for the file's end."""
 
     def load(self) -> tuple[Tensor, int]:
-        """(waveform [S], sample rate in Hz); MimoError as of `load_audio`."""
+        """Read the original -> (waveform [S], sample rate in Hz); raise what `load_audio` raises."""
         return load_audio(self.path, self.start, self.end)
 
 
 def find_items(reference: str | Path, decoded: str | Path | None = None) -> tuple[list[Item], list[str]]:
-    """An audio file, a folder of them or a manifest -> (items, notes).
+    """Find the items of an audio file, a folder or a manifest -> (items, notes).
 
-    A manifest is a .jsonl file: on each line an object with "path", which counts from the manifest's folder, and
-    perhaps "text", "speaker" and, in seconds, "start" and "end".
-    decoded: a folder (or file) of decoded audio; files that are called the same but for their suffix, folders included,
-    belong together, and there is a note on those that have no partner.
-    MimoError when there is nothing to read, two files have one name, none has a partner, or parts
-    of files are to have one.
+    Args:
+        reference: the originals. A manifest is a .jsonl file: on each line an object with "path", which counts from the
+            manifest's folder, and perhaps "text", "speaker" and, in seconds, "start" and "end".
+        decoded: a folder (or file) of decoded audio. Files of the same path but for the suffix belong together, and a
+            note lists those that have no partner.
+
+    Raises:
+        MimoError: when there is nothing to read, two files have one name, none has a partner, or parts of files are to
+            have one.
     """
     originals = _read_manifest(Path(reference)) if Path(reference).suffix == ".jsonl" else _list_files(Path(reference))
     if decoded is None:
         return originals, []
-    if not os.path.exists(decoded):
-        raise MimoError(f"{decoded}: there is no such file or folder")
+    require(os.path.exists(decoded), f"{decoded}: there is no such file or folder")
     parts = [item.name for item in originals if item.start or item.end is not None]
-    if parts:
-        raise MimoError(f"{reference}: has parts of files, which have no decoded files of their own: {_some(parts)}")
+    require(not parts, f"{reference}: has parts of files, which have no decoded files of their own: {_some(parts)}")
     if os.path.isfile(decoded) and len(originals) == 1:
         return [replace(originals[0], decoded=Path(decoded))], []
     partners = {stem: item.path for stem, item in _by_stem(_list_files(Path(decoded))).items()}
     stems = _by_stem(originals)
     items = [replace(item, decoded=partners[stem]) for stem, item in stems.items() if stem in partners]
-    if not items:
-        raise MimoError(f"no file of {reference} has a partner in {decoded}, of the same path but for the suffix")
+    require(items, f"no file of {reference} has a partner in {decoded}, of the same path but for the suffix")
     lonely = [str(item.path) for stem, item in stems.items() if stem not in partners]
     lonely += [str(path) for stem, path in partners.items() if stem not in stems]
     return items, [f"left out, without a partner: {_some(lonely)}"] if lonely else []
@@ -80,11 +80,9 @@ def _list_files(source: Path) -> list[Item]:
 
 def _read_manifest(manifest: Path) -> list[Item]:
     items = [_item(utterance, manifest.parent) for utterance in read_manifest(manifest)]
-    if not items:
-        raise MimoError(f"{manifest}: lists no files")
+    require(items, f"{manifest}: lists no files")
     twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
-    if twice:
-        raise MimoError(f"{manifest}: lists twice: {_some(twice)}")
+    require(not twice, f"{manifest}: lists twice: {_some(twice)}")
     return items
 
 
@@ -99,9 +97,8 @@ def _by_stem(items: Iterable[Item]) -> dict[str, Item]:
     found: dict[str, Item] = {}
     for item in items:
         stem = str(Path(item.name).with_suffix(""))
-        if stem in found:
-            raise MimoError(f"{found[stem].path} and {item.path} differ in the suffix alone: which one is meant?")
-        found[stem] = item
+        other = found.setdefault(stem, item)
+        require(other is item, f"{other.path} and {item.path} differ in the suffix alone: which one is meant?")
     return found
 
 

@@ -1,11 +1,11 @@
-"""Pictures of an evaluation: quality against bitrate, and every file for itself."""
+"""Pictures of an evaluation: quality against bitrate, and a point for every file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.evaluation.codec.results import Evaluation, System
 from mimo_codec.metrics import METRICS
 
@@ -18,17 +18,15 @@ SHOWN = ("pesq_wb", "stoi")
 
 
 def require_matplotlib() -> None:
-    """MimoError when it is not installed."""
-    try:
+    """Raise MimoError when matplotlib is not installed."""
+    with needs_extra("matplotlib", "eval"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise MimoError("matplotlib is not installed: pip install 'mimo-codec[eval]'") from None
 
 
 def rate_quality(evaluation: Evaluation) -> Figure | None:
-    """Means with their confidence intervals against kbit/s, the model's as a line over its prefixes of codebooks.
+    """Plot means with their confidence intervals against kbit/s; the model's numbers of codebooks are joined by a line.
 
-    None when no system has a bitrate.
+    Returns None when no system has a bitrate.
     """
     rated = [system for system in evaluation.systems if system.bits_per_second is not None]
     names = _shown(evaluation)
@@ -36,7 +34,7 @@ def rate_quality(evaluation: Evaluation) -> Figure | None:
         return None
     figure = _figure(len(names))
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        _plot_means(axes, [s for s in rated if s.kind == "model"], name, "-o", "model, codebooks from the first on")
+        _plot_means(axes, [s for s in rated if s.kind == "model"], name, "-o", "model, by number of codebooks")
         for system in rated:
             if system.kind != "model":
                 _plot_means(axes, [system], name, "s", system.name)
@@ -49,9 +47,9 @@ def rate_quality(evaluation: Evaluation) -> Figure | None:
 
 
 def per_file(evaluation: Evaluation) -> Figure | None:
-    """A point per file: one metric against the other. Of the model's prefixes only the longest is shown.
+    """Plot one metric against the other, a point per file; the model's with its largest number of codebooks.
 
-    None when fewer than two metrics were computed.
+    Returns None when fewer than two metrics were computed.
     """
     names = _shown(evaluation)
     if len(names) < 2:
@@ -60,9 +58,9 @@ def per_file(evaluation: Evaluation) -> Figure | None:
 
 
 def per_speaker(evaluation: Evaluation) -> Figure | None:
-    """A point per file in the colour of its speaker, for the model's longest prefix, or else what comes first.
+    """Plot a point per file in the colour of its speaker: the model's with its most codebooks, or the first system's.
 
-    None when fewer than two metrics were computed or fewer than two speakers are known.
+    Returns None when fewer than two metrics were computed or fewer than two speakers are known.
     """
     names, systems = _shown(evaluation), _compared(evaluation)
     speakers = sorted(set(evaluation.speakers.values()))
@@ -75,17 +73,17 @@ def per_speaker(evaluation: Evaluation) -> Figure | None:
 
 
 PLOTS = {"rate_quality.png": rate_quality, "per_file.png": per_file, "per_speaker.png": per_speaker}
-"""file -> what draws it"""
+"""File -> function that draws it."""
 
 
 def _compared(evaluation: Evaluation) -> list[System]:
-    """The model's longest prefix first, then the others."""
+    """List the model with its largest number of codebooks first, then the other systems."""
     models = [system for system in evaluation.systems if system.kind == "model"]
     return models[-1:] + [system for system in evaluation.systems if system.kind != "model"]
 
 
 def _scatter(names: Sequence[str], groups: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """names: the metrics up and across; groups: label -> the scores of its files."""
+    """Plot names[0] over names[1]; groups: label -> the scores of its files."""
     figure = _figure(1)
     axes = figure.subplots()
     for label, files in groups.items():
@@ -98,13 +96,13 @@ def _scatter(names: Sequence[str], groups: Mapping[str, Sequence[Mapping[str, fl
 
 
 def _shown(evaluation: Evaluation) -> list[str]:
-    """Two names at most."""
+    """Choose the metrics of the pictures, two at most."""
     preferred = [name for name in SHOWN if name in evaluation.metrics]
     return (preferred + [name for name in evaluation.metrics if name not in SHOWN])[: len(SHOWN)]
 
 
 def _figure(num_panels: int) -> Figure:
-    """Drawn without a display, and forgotten when it goes out of use."""
+    """Make a figure that needs no display and is freed with its last reference."""
     require_matplotlib()
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as values: the scores of each system on each file, their means, and what the codes use."""
+"""Results of an evaluation as values: scores of each system on each file, their means, and the use of codebooks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_codec.common.files import JSON
 from mimo_codec.metrics import METRICS
 
 RESAMPLINGS = 2000
@@ -17,19 +18,20 @@ RESAMPLINGS = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over files; nan where too few files have a value (one for a mean, two for the rest)."""
+    """A metric over files; nan where too few files have a value: a mean needs one, the rest two."""
 
     mean: float
     std: float
     low: float
-    """of the 95 % confidence interval of the mean, by the bootstrap over files"""
+    """Lower end of the 95 % confidence interval of the mean, by the bootstrap over files."""
     high: float
+    """Upper end of the same interval."""
     num_files: int
-    """that have a value"""
+    """Number of files that have a value."""
 
     @staticmethod
     def of(values: Sequence[float]) -> Summary:
-        """The same interval for the same values, always; nan among them is left out."""
+        """Summarize values; nan among them is left out. The same values always give the same interval."""
         known = np.array([value for value in values if not math.isnan(value)])
         if len(known) < 2:
             return Summary(float(known[0]) if len(known) else math.nan, math.nan, math.nan, math.nan, len(known))
@@ -39,71 +41,73 @@ class Summary:
 
     @property
     def margin(self) -> float:
-        """Half of the confidence interval."""
+        """Half the width of the confidence interval."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
 class System:
-    """Something that was compared with the originals: a model with some codebooks, a baseline, a folder of files."""
+    """A system that was compared with the originals: a model with some codebooks, a baseline, a folder of files."""
 
     name: str
     kind: str
-    """model, baseline or files"""
+    """One of model, baseline and files."""
     scores: Mapping[str, Mapping[str, float]]
-    """file -> metric -> value"""
+    """File -> metric -> value."""
     bits_per_second: float | None = None
-    """over all files; None where that is not known"""
+    """Bitrate over all files; None if it is not known."""
     encode_factor: float | None = None
-    """realtime factor: seconds of compute per second of audio; None where it was not measured"""
+    """Realtime factor of encoding: seconds of compute per second of audio; None if it was not measured."""
     decode_factor: float | None = None
+    """Realtime factor of decoding."""
 
     def summary(self, metric: str) -> Summary:
+        """Summarize a metric over all files."""
         return Summary.of([scores[metric] for scores in self.scores.values()])
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """What all files together use of one codebook."""
+    """How all files together use one codebook."""
 
     size: int
     usage: float
-    """share of the entries that occur"""
+    """Share of the entries that occur."""
     perplexity: float
-    """entries that would carry as much if all were used alike: exp of the entropy, 1..size"""
+    """Exp of the entropy, 1..size: the number of entries that would carry as much if all were used alike."""
 
     @staticmethod
     def of(counts: NDArray[np.int64]) -> Codebook:
-        """counts: how often each entry occurs, [size]."""
+        """Describe a codebook by how often each entry occurs, counts [size]."""
         share = counts[counts > 0] / counts.sum()
         return Codebook(len(counts), len(share) / len(counts), float(np.exp(-(share * np.log(share)).sum())))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was found. Files that failed are in no system's scores."""
+    """All results. Files that failed are in no system's scores."""
 
     metrics: tuple[str, ...]
-    """names of `METRICS`, those that no file has a value for left out"""
+    """Names of `METRICS`, without those for which no file has a value."""
     systems: tuple[System, ...]
     seconds: float
-    """of audio, of the files that were scored"""
+    """Seconds of audio in the files that were scored."""
     codebooks: tuple[Codebook, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
-    """file -> what was wrong with it"""
+    """File -> why it failed."""
     speakers: Mapping[str, str] = field(default_factory=dict)
-    """file -> who speaks, where that is known"""
+    """File -> name of its speaker, if it is known."""
     notes: tuple[str, ...] = ()
-    """what was left out, a line each"""
+    """What was left out, a line each."""
 
     @property
     def num_files(self) -> int:
-        """Files that were scored."""
+        """Number of files that were scored."""
         return len(self.systems[0].scores) if self.systems else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON: None for what is not known."""
-        facts = {
+        """Return the results as JSON has them, with None for values that are not known."""
+        facts: dict[str, Any] = {
             "num_files": self.num_files,
             "seconds": self.seconds,
             "metrics": {name: _about(name) for name in self.metrics},
@@ -113,7 +117,7 @@ class Evaluation:
             "speakers": dict(self.speakers),
             "notes": list(self.notes),
         }
-        return _without_nan(facts)
+        return {name: _without_nan(value) for name, value in facts.items()}
 
     def _system(self, system: System) -> dict[str, Any]:
         return {
@@ -132,8 +136,8 @@ def _about(name: str) -> dict[str, Any]:
     return {"label": metric.label, "unit": metric.unit, "better": "higher" if metric.higher_is_better else "lower"}
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan."""
+def _without_nan(value: JSON) -> JSON:
+    """Replace nan, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

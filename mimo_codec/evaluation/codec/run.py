@@ -8,42 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from mimo_codec.codec.base import Codec
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec.baselines import Baseline
 from mimo_codec.evaluation.codec.items import Item
 from mimo_codec.evaluation.codec.results import Evaluation, System
 from mimo_codec.evaluation.codec.scoring import Job, Scored, scorer
-from mimo_codec.evaluation.codec.systems import Codec, Coder, DecodedFiles, Model
+from mimo_codec.evaluation.codec.systems import Coder, DecodedFiles, Model
 from mimo_codec.metrics import CORE_METRICS, require_metric
 
 FILES_PER_WORKER = 4
-"""Coded before they are scored: enough that workers seldom wait, few enough to hold in memory."""
+"""Files that are coded before they are scored: enough that workers seldom wait, few enough to hold in memory."""
 
 
 def evaluate(
-    codec: Codec | None,
+    codec: Codec[Any] | None,
     items: Sequence[Item],
     *,
-    num_quantizers: int = 8,
+    num_quantizers: int | None = None,
     codebooks: Sequence[int] = (),
     metrics: Sequence[str] = CORE_METRICS,
     baselines: Sequence[Baseline] = (),
     workers: int = 1,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> Evaluation:
-    """Score what a codec makes of each original with its first `num_quantizers` codebooks, or, without a codec, the
-    decoded files of the items; and what the baselines make of it.
+    """Score what a codec makes of each original, or decoded files, and what the baselines make of it.
 
-    codebooks: smaller numbers of codebooks to score too, decoded from the same codes. metrics: see `speech_metrics`.
-    workers: processes that score; a script that wants more than one keeps its own work under `if __name__ ==
-    "__main__"`. progress is called with every item that is done with. A file that cannot be read, coded or scored is
-    among the `failed` of the result. MimoError for what is wrong with the rest.
+    A script that wants more than one worker keeps its own work under `if __name__ == "__main__"`.
+
+    Args:
+        codec: the codec under test; None: the decoded files of the items are scored.
+        items: the originals.
+        num_quantizers: codebooks to use; None: 8, or all if there are fewer.
+        codebooks: smaller numbers of codebooks to score too, decoded from the same codes.
+        metrics: see `speech_metrics`.
+        baselines: codecs to compare with.
+        workers: processes that score.
+        progress: called with every item that is finished.
+
+    Returns:
+        The results; a file that cannot be read, coded or scored is among `failed`.
+
+    Raises:
+        MimoError: for wrong arguments.
     """
     for name in metrics:
         require_metric(name)
-    if workers < 1:
-        raise MimoError(f"workers = {workers}: at least 1 is needed")
+    require(workers >= 1, f"workers = {workers}: at least 1 is needed")
     coder = DecodedFiles() if codec is None else Model(codec, num_quantizers, codebooks)
     scored: dict[str, Scored] = {}
     failed: dict[str, str] = {}
@@ -71,7 +85,7 @@ def _prepare(item: Item, coder: Coder, baselines: tuple[Baseline, ...], metrics:
 
 
 def _named(error: MimoError, item: Item) -> str:
-    """With the name of the file, which errors on its content lack."""
+    """Return the message with the name of the file, which errors about a file's content lack."""
     text = str(error)
     return text if text.startswith((str(item.path), str(item.decoded))) else f"{item.path}: {text}"
 

@@ -1,4 +1,4 @@
-"""Score everything that was decoded from an original, in several processes: PESQ and its like use one core each."""
+"""Score the waveforms that were decoded from an original, in several processes, as PESQ and others use one core."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mimo_codec.common.checks import wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.codec.baselines import Baseline
 from mimo_codec.evaluation.codec.systems import Sound
@@ -19,9 +20,10 @@ from mimo_codec.metrics import METRICS, available_metrics, missing_packages, req
 
 
 def choose_metrics(names: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
-    """Names asked for, or None for all but the slow ones, or ["all"] -> (metrics to compute, notes on what is missing).
+    """Choose metrics -> (names of metrics to compute, notes on what is missing).
 
-    MimoError for names that are not known, and for named metrics whose packages are not installed.
+    names: of metrics; None for all but the slow ones; ["all"] for all. Names that are not known raise MimoError, and so
+    do named metrics whose packages are not installed.
     """
     if names is not None and list(names) != ["all"]:
         for name in names:
@@ -39,27 +41,29 @@ def choose_metrics(names: Sequence[str] | None) -> tuple[tuple[str, ...], list[s
 
 @dataclass(frozen=True)
 class Job:
-    """All there is to score of one original."""
+    """An original with all that is to be scored against it."""
 
     original: Sound
     text: str | None
     decoded: Mapping[str, Sound]
-    """of each system"""
+    """System -> its decoded waveform."""
     baselines: tuple[Baseline, ...]
     metrics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Scored:
+    """The scores of one original."""
+
     seconds: float
     scores: Mapping[str, Mapping[str, float]]
-    """system -> metric -> value"""
+    """System -> metric -> value."""
     bits_per_second: Mapping[str, float]
-    """of each baseline"""
+    """Baseline -> its bitrate."""
 
 
 def _score(job: Job | MimoError) -> Scored | MimoError:
-    """Errors pass, and are values, so that those of one file do not end the others."""
+    """Score one original. Errors are passed on and returned, so that those of one file do not end the others."""
     if isinstance(job, MimoError):
         return job
     samples, rate = job.original
@@ -76,16 +80,17 @@ def _score(job: Job | MimoError) -> Scored | MimoError:
 
 @contextmanager
 def scorer(workers: int) -> Iterator[Callable[[Sequence[Job | MimoError]], Iterable[Scored | MimoError]]]:
-    """`_score` of many jobs, in `workers` processes, or in this one if that is 1."""
+    """Yield a function that scores many jobs, in `workers` processes, or in this one if that is 1."""
     if workers <= 1:
         yield lambda jobs: map(_score, jobs)
         return
     # Not forked: a copy of a process whose torch has threads hangs.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        yield lambda jobs: pool.map(_score, jobs)
-    except BrokenProcessPool:
-        raise MimoError("a process that scores has died, perhaps for lack of memory: use fewer workers") from None
+        with wrap_errors(
+            "a process that scores has died, perhaps for lack of memory: use fewer workers", BrokenProcessPool
+        ):
+            yield lambda jobs: pool.map(_score, jobs)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Where decoded waveforms come from: a codec with some of its codebooks, or files that are there already."""
+"""Systems under test, which give decoded waveforms: a codec with some of its codebooks, or files decoded elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimo_codec.audio.files import load_audio
+from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import to_numpy
 from mimo_codec.common.checks import check_integer
@@ -19,59 +20,52 @@ from mimo_codec.evaluation.codec.items import Item
 from mimo_codec.evaluation.codec.results import Codebook, System
 
 Sound = tuple[NDArray[np.float32], int]
-"""[S] and its rate in Hz; numpy, because it travels between processes."""
+"""A waveform [S] and its rate in Hz; an array, because it is sent between processes."""
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""system -> file -> metric -> value"""
+"""System -> file -> metric -> value."""
 Value = TypeVar("Value")
 
 
-class Codec(Protocol):
-    """A MimoCodec or an OnnxCodec."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...
-    def encode(self, audio: Any, sample_rate: int | None, num_quantizers: int) -> AudioCodes: ...
-    def decode(self, codes: AudioCodes) -> Any: ...
-
-
 class Coder(Protocol):
-    """Where the decoded waveforms come from."""
+    """What gives the decoded waveforms of an item."""
 
     def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
-        """System -> its waveform."""
+        """Code an original [S] at `rate` -> the decoded waveform of each system, by name."""
 
     def systems(self, scores: Scores) -> list[System]:
-        """scores: system -> file -> metric -> value."""
+        """Describe the systems, with their scores by system, file and metric."""
 
-    def codebooks(self) -> list[Codebook]: ...
+    def codebooks(self) -> list[Codebook]:
+        """Describe how all items together have used each codebook."""
 
 
 class DecodedFiles:
-    """Decoded files that are there already."""
+    """Files that were decoded elsewhere."""
 
     name = "decoded files"
 
     def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
+        """Read the item's decoded file; MimoError when there is none."""
         if item.decoded is None:
             raise MimoError(f"{item.path}: there is no decoded file to compare with")
         waveform, decoded_rate = load_audio(item.decoded)
         return {self.name: (waveform.numpy(), decoded_rate)}
 
     def systems(self, scores: Scores) -> list[System]:
+        """Describe the one system."""
         return [System(self.name, "files", scores[self.name])]
 
     def codebooks(self) -> list[Codebook]:
+        """Return nothing: files have no codebooks."""
         return []
 
 
 class Model:
-    """A codec that counts what it uses: time and entries of its codebooks."""
+    """A codec, with the time that it takes and the entries of its codebooks that it uses."""
 
-    def __init__(self, codec: Codec, num_quantizers: int, codebooks: Sequence[int]):
+    def __init__(self, codec: Codec[Any], num_quantizers: int | None, codebooks: Sequence[int]):
+        """Measure with the first `num_quantizers` codebooks, and with each smaller number in `codebooks` too."""
+        num_quantizers = codec.check_num_quantizers(num_quantizers)
         silence = np.zeros(codec.sample_rate, np.float32)  # so that what happens on first use is not timed
         codec.decode(codec.encode(silence, codec.sample_rate, num_quantizers))
         for number in codebooks:
@@ -84,6 +78,7 @@ class Model:
         self._decode_seconds = dict.fromkeys(self._names, 0.0)
 
     def __call__(self, item: Item, original: Tensor, rate: int) -> dict[str, Sound]:
+        """Encode an original once and decode it with each number of codebooks."""
         codes, elapsed = _timed(lambda: self._codec.encode(original.numpy(), rate, self._num_quantizers))
         self._encode_seconds += elapsed
         self._seconds += codes.duration
@@ -100,6 +95,7 @@ class Model:
         return to_numpy(waveform)
 
     def systems(self, scores: Scores) -> list[System]:
+        """Describe the codec with each number of codebooks."""
         encode_factor = self._encode_seconds / self._seconds
         return [
             System(
@@ -114,6 +110,7 @@ class Model:
         ]
 
     def codebooks(self) -> list[Codebook]:
+        """Describe the use of each codebook so far."""
         return [Codebook.of(counts) for counts in self._counts]
 
 

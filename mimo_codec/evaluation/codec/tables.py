@@ -1,4 +1,4 @@
-"""An evaluation as text for the terminal, as Markdown, and as a folder of report files."""
+"""Results of an evaluation as text for the terminal, as Markdown, and as a folder of report files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ REPORT_FILES = ("report.json", "report.md", *plots.PLOTS)
 
 
 def as_json(evaluation: Evaluation) -> str:
+    """Return the results as JSON, every file's scores included."""
     return json.dumps(evaluation.as_dict(), indent=2, allow_nan=False)
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """A line per metric, a column per system: metrics are many, and terminals narrow. ASCII."""
+    """Return an ASCII table: a line per metric, a column per system, because metrics are many and terminals narrow."""
     systems = evaluation.systems
     rows = [["", *(system.name for system in systems)], ["kbit/s", *map(_kbps, systems)]]
     rows += [[_label(name), *(_value(system.summary(name), "+-") for system in systems)] for name in evaluation.metrics]
@@ -32,7 +33,7 @@ def as_text(evaluation: Evaluation) -> str:
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """A row per system; then the codebooks, what failed and what was left out."""
+    """Return a Markdown table with a row per system; then the codebooks, files that failed, and notes."""
     names = evaluation.metrics
     header = ["", "kbit/s", *(f"{_label(name)} {_arrow(name)}" for name in names), "encode, s/s", "decode, s/s"]
     rows = []
@@ -81,7 +82,7 @@ def _arrow(name: str) -> str:
 
 
 def _value(summary: Summary, sign: str) -> str:
-    """The mean and half of its interval."""
+    """Format the mean and half the width of its interval."""
     if math.isnan(summary.mean):
         return NOTHING
     places = 3 if abs(summary.mean) < 10 else 2
@@ -110,7 +111,7 @@ def _codebook_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+    """Align columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -229,7 +229,7 @@ def _differences(
     codec: MimoCodec, waveform: torch.Tensor, codes: np.ndarray, other: np.ndarray
 ) -> tuple[Difference, ...]:
     frames = np.flatnonzero((codes != other).any(axis=0))
-    features = codec.features(waveform) if len(frames) else torch.zeros(0)
+    features = _features(codec, waveform) if len(frames) else torch.zeros(0)
     found = []
     for frame in frames.tolist():
         first = int((codes[:, frame] != other[:, frame]).argmax())
@@ -240,6 +240,13 @@ def _differences(
         a, b = (float((residual - entries[int(c[first, frame])]).square().sum()) for c in (codes, other))
         found.append(Difference(frame, first, abs(a - b) / max(a, b, 1e-30)))
     return tuple(found)
+
+
+def _features(codec: MimoCodec, waveform: torch.Tensor) -> torch.Tensor:
+    """waveform [S] -> what `encode` quantizes, [T, D]."""
+    mel = codec.mel(waveform[None])
+    segment = (codec.config.segment_frames or codec.config.num_frames(len(waveform))) * codec.config.mels_per_frame
+    return torch.cat([codec.encoder(part)[0] for part in mel.split(segment, dim=1)])
 
 
 def _listed(found: Sequence[Comparison]) -> list[str]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mimo_codec import __version__
 from mimo_codec.codec.model import MimoCodec
-from mimo_codec.common.checks import check_count, check_integer
+from mimo_codec.common.checks import check_integer
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
 from mimo_codec.onnx.session import METADATA, NEW
@@ -68,15 +68,15 @@ def export_codec(
     """Write encoder.onnx and decoder.onnx, and the steps of streams where the codec streams exactly.
 
     graphs: some of "encoder", "encoder_step", "decoder", "decoder_step"; None: all that this codec has.
-    num_quantizers: codebooks in the graphs; None: all. dtype: of encoder and decoder: float32; float16, the front end,
-    quantization and inverse STFT still in float32; or int8, weights and products of their matrices (for CPUs).
+    num_quantizers: codebooks in the graphs; None: 8, or all if there are fewer. dtype: of encoder and decoder:
+    float32; float16, the front end, quantization and inverse STFT still in float32; or int8, weights and products of
+    their matrices (for CPUs).
     check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
     Returns the files. Raises MimoError for an existing folder without `overwrite`, and for bad values.
     """
     require_exporter()
     folder = Path(folder)
-    count = codec.num_quantizers if num_quantizers is None else num_quantizers
-    check_count(count, codec.num_quantizers)
+    count = codec.check_num_quantizers(num_quantizers)
     check_integer("opset", opset, 18, 25)
     if dtype not in DTYPES:
         raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimo_codec.common.require import require
+from mimo_codec.common.checks import require
 from mimo_codec.lm import MimoAudioLM, Stop
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Audio, Grid, Text, delay

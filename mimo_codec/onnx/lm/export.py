@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mimo_codec import __version__
-from mimo_codec.common.checks import check_integer
+from mimo_codec.common.checks import check_choice, check_integer, require
 from mimo_codec.common.files import atomic_path
-from mimo_codec.common.require import check_choice, require
 from mimo_codec.hub import CONFIG
 from mimo_codec.lm.instructions import PROMPTS
 from mimo_codec.lm.pipeline import MimoAudioLM

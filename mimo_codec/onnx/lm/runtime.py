@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.require import require
+from mimo_codec.common.checks import require
+from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.generate import Backend, Batch, Numbers, Patches, Tokens
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.request import Request, forbidden_tokens
 from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.loading import is_export, load_codec
 from mimo_codec.onnx.codec.runtime import OnnxCodec
 from mimo_codec.onnx.lm.sampling import penalised, sample
 from mimo_codec.onnx.session import Provider, Session
@@ -38,7 +40,7 @@ class OnnxAudioLM(AudioLM[Array]):
         self,
         folder: str | Path,
         *,
-        codec: OnnxCodec | str | Path | None = None,
+        codec: SpeechCodec | str | Path | None = None,
         providers: Sequence[Provider] | None = None,
         num_threads: int | None = None,
         cuda_graphs: bool = False,
@@ -48,11 +50,12 @@ class OnnxAudioLM(AudioLM[Array]):
 
         Args:
             folder: what `mimo-codec export lm` wrote.
-            codec: the codec to listen and speak with, or its folder; without it audio goes in and comes out as codes.
+            codec: the codec to listen and speak with, or its name (see `load_codec`); without it audio goes in and
+                comes out as codes.
             providers: of ONNX Runtime, as in OnnxCodec.
             num_threads: on the CPU, as in OnnxCodec.
-            cuda_graphs: replay the steps of patches as CUDA graphs, as OnnxCodec does chunks, and those of a codec that
-                is loaded here.
+            cuda_graphs: replay the steps of patches as CUDA graphs, as OnnxCodec does chunks, and those of an exported
+                codec that is loaded here.
             instructions: of the prompts, or a language ("en", "zh"); None for those of the model.
 
         Raises:
@@ -69,7 +72,10 @@ class OnnxAudioLM(AudioLM[Array]):
         names = f"{self.patch_step.path} and {self.backbone.path.name}"
         require(same, f"{names} come from different exports; export them together")
         if isinstance(codec, (str, Path)):
-            codec = OnnxCodec(codec, providers, num_threads=num_threads, cuda_graphs=cuda_graphs)
+            if is_export(codec):
+                codec = OnnxCodec(codec, providers, num_threads=num_threads, cuda_graphs=cuda_graphs)
+            else:
+                codec = load_codec(codec)
         config, tokenizer = LMConfig.from_dict(self.metadata["config"]), TextTokenizer.load(self.folder)
         super().__init__(config, tokenizer, codec, Instructions.choose(instructions, self.folder))
         self.backend = OnnxBackend(self.backbone, self.patch_step, config)

@@ -1,4 +1,4 @@
-"""Discriminators of waveforms [B, S]: multi-period (HiFi-GAN) and multi-scale STFT (EnCodec), spectrally normalised.
+"""Discriminators of waveforms [B, S]: multi-period (HiFi-GAN) and multi-scale STFT (EnCodec), spectrally normalized.
 
 Each sub-discriminator gives a map of scores and the outputs of its layers; `Discriminators` is the list of them all.
 """
@@ -6,6 +6,7 @@ Each sub-discriminator gives a map of scores and the outputs of its layers; `Dis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ SLOPE = 0.1
 
 
 class Judgement(NamedTuple):
-    """What K sub-discriminators say: K maps of scores, positive for real, and K lists of layers' outputs."""
+    """The outputs of K sub-discriminators: K maps of scores, positive for real, and K lists of layers' outputs."""
 
     scores: list[Tensor]
     layers: list[list[Tensor]]
@@ -39,21 +40,19 @@ class _ConvolutionStack(nn.Module):
 
 
 class PeriodDiscriminator(_ConvolutionStack):
-    """Sees every `period`-th sample: Kong et al. 2020 (HiFi-GAN), section 2.3.
-
-    channels: of its layers; each but the last shortens time by `stride`.
-    """
+    """Judges every `period`-th sample: Kong et al. 2020 (HiFi-GAN), section 2.3."""
 
     def __init__(
         self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024), kernel_size: int = 5, stride: int = 3
     ):
+        """channels: of its layers, each of which but the last shortens time by `stride`."""
         sizes = [1, *channels]
         pad = (kernel_size // 2, 0)
         super().__init__(
             [
                 *(
                     nn.Conv2d(a, b, (kernel_size, 1), (stride if n < len(channels) - 1 else 1, 1), pad)
-                    for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+                    for n, (a, b) in enumerate(pairwise(sizes))
                 ),
                 nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0)),
             ]
@@ -61,18 +60,16 @@ class PeriodDiscriminator(_ConvolutionStack):
         self.period = period
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """waveform [B, S] -> scores and the layers' outputs, [B, C, S', period] each."""
+        """Judge waveforms [B, S] -> scores and the layers' outputs, [B, C, S', period] each."""
         waveform = F.pad(waveform[:, None], (0, -waveform.shape[-1] % self.period), mode="reflect")
-        return self.judge(waveform.unflatten(-1, (-1, self.period)))
+        return self.judge(waveform.reshape(*waveform.shape[:2], -1, self.period))
 
 
 class STFTDiscriminator(_ConvolutionStack):
-    """Sees a complex spectrogram, as real and imaginary parts: Défossez et al. 2022 (EnCodec), section 3.4.
-
-    The layers look further along time by `dilations` and halve the frequencies; their hop is a quarter of n_fft.
-    """
+    """Judges a complex spectrogram, as real and imaginary parts: Défossez et al. 2022 (EnCodec), section 3.4."""
 
     def __init__(self, n_fft: int, channels: int = 32, dilations: Sequence[int] = (1, 2, 4)):
+        """n_fft: size of the STFT, whose hop is a quarter; dilations: along time, of layers that halve frequency."""
         super().__init__(
             [
                 nn.Conv2d(2, channels, (3, 9), padding=(1, 4)),
@@ -86,7 +83,7 @@ class STFTDiscriminator(_ConvolutionStack):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """waveform [B, S] -> scores and the layers' outputs, [B, C, M, F] each; the STFT is float32."""
+        """Judge waveforms [B, S] -> scores and the layers' outputs, [B, C, M, F] each; the STFT is float32."""
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
                 waveform.float(),
@@ -100,16 +97,7 @@ class STFTDiscriminator(_ConvolutionStack):
 
 
 class Discriminators(nn.ModuleList):
-    """All sub-discriminators; no periods or no STFT sizes leave out that kind.
-
-    Args:
-        periods: of the multi-period discriminators.
-        period_channels: of the layers of each.
-        stft_sizes: n_fft of the multi-scale STFT discriminators.
-        stft_channels: of every layer of each.
-        gain: on the waveforms. Spectral normalisation bounds what layers can amplify, so speech at usual levels (an
-            RMS of 0.05 to 0.1) would reach the scores as next to nothing, and discriminators hardly learn.
-    """
+    """All sub-discriminators; without periods or without STFT sizes that kind is left out."""
 
     def __init__(
         self,
@@ -119,6 +107,16 @@ class Discriminators(nn.ModuleList):
         stft_channels: int = 32,
         gain: float = 30.0,
     ):
+        """Make the sub-discriminators.
+
+        Args:
+            periods: of the multi-period discriminators.
+            period_channels: of the layers of each.
+            stft_sizes: n_fft of the multi-scale STFT discriminators.
+            stft_channels: of every layer of each.
+            gain: on the waveforms. Spectral normalization limits what layers can amplify, so speech at usual levels (an
+                RMS of 0.05 to 0.1) would hardly change the scores, and discriminators would train very slowly.
+        """
         super().__init__(
             [
                 *(PeriodDiscriminator(period, period_channels) for period in periods),
@@ -128,6 +126,6 @@ class Discriminators(nn.ModuleList):
         self.gain = gain
 
     def forward(self, waveform: Tensor) -> Judgement:
-        """waveform [B, S] -> Judgement of every sub-discriminator."""
+        """Judge waveforms [B, S] with every sub-discriminator."""
         scores, layers = zip(*(discriminator(self.gain * waveform) for discriminator in self), strict=True)
         return Judgement(list(scores), list(layers))

@@ -1,0 +1,95 @@
+"""The commands `encode`, `decode` and `reconstruct`; `batch.py` does the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mimo_codec.audio.folders import AUDIO
+from mimo_codec.cli.options import (
+    BatchSeconds,
+    Device,
+    Dtype,
+    Format,
+    Model,
+    NumQuantizers,
+    Output,
+    Overwrite,
+    Revision,
+)
+from mimo_codec.cli.plan import CODES, plan_jobs
+
+if TYPE_CHECKING:
+    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.onnx.codec.runtime import OnnxCodec
+
+
+def encode(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files, or folders of them.")],
+    output: Output,
+    num_quantizers: NumQuantizers = None,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode audio files to .mimo files.
+
+    One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
+    """
+    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite)
+    from mimo_codec.cli.batch import encode_files
+
+    encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+
+
+def decode(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help=".mimo files, or folders of them.")],
+    output: Output,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    format: Format = "wav",
+    overwrite: Overwrite = False,
+) -> None:
+    """Decode .mimo files to audio files.
+
+    One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
+    """
+    plan = plan_jobs(inputs, output, CODES, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    from mimo_codec.cli.batch import decode_files
+
+    decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
+
+
+def reconstruct(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file, or folder of audio files.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file or folder to write.")],
+    num_quantizers: NumQuantizers = None,
+    model: Model = "nano",
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_seconds: BatchSeconds = 120.0,
+    format: Format = "wav",
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode and decode audio files, to hear or measure the result.
+
+    A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
+    """
+    plan = plan_jobs([source], output, AUDIO, AUDIO, suffix=f".{format}", overwrite=overwrite)
+    from mimo_codec.cli.batch import reconstruct_files
+
+    reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+
+
+def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:
+    from mimo_codec.loading import load_codec
+
+    return load_codec(model, device=device, dtype=dtype, revision=revision)

@@ -1,0 +1,56 @@
+"""The commands `data ...`, which prepare speech to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimo_codec.cli.console import print_line, progress_bar
+from mimo_codec.cli.options import Overwrite
+from mimo_codec.common.checks import require
+from mimo_codec.common.files import check_target
+
+data = typer.Typer(rich_markup_mode=None)
+
+
+@data.callback(invoke_without_command=True)
+def start(context: typer.Context) -> None:
+    """Prepare speech to train on."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@data.command("scan")
+def scan(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder of audio files, or manifest (.jsonl).")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="MANIFEST", help="Manifest to write (.jsonl).")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes.  [default: one per processor]")
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(help="Shortest duration of an utterance, in seconds.")] = 0.1,
+    max_clipped: Annotated[float, typer.Option(help="Largest share of samples at full scale.")] = 0.01,
+    max_silence: Annotated[float, typer.Option(help="Largest share of 20 ms blocks below -60 dBFS.")] = 0.9,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the utterances that are fit to train on, and write a manifest of them.
+
+    Every file is decoded completely. The manifest records duration, sample rate, peak, clipping and silence of each
+    utterance, and the text beside it (a.txt for a.wav). Files that are damaged, silent, clipped or too short are left
+    out and listed.
+    """
+    require(output.lower().endswith(".jsonl"), f"{output}: the name of a manifest must end in .jsonl")
+    check_target(Path(output), overwrite)
+    from mimo_codec.data import scan as scanning
+    from mimo_codec.data.manifest import find_utterances, write_manifest
+
+    limits = scanning.Limits(min_seconds, max_clipped, max_silence)
+    found, faults = find_utterances(source)
+    with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0)) as finished:
+        good, bad = scanning.scan(found, limits, workers, finished)
+    for fault in (faults := [*faults, *bad]):
+        print_line(f"skipped {fault}")
+    require(good, f"{source}: none of {len(found)} utterances is fit to train on")
+    write_manifest(output, good, overwrite)
+    print("\n".join(scanning.summary(good, faults)))

@@ -1,0 +1,23 @@
+"""The command `train`: a recipe and what overrides it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file, or name of a shipped recipe.")],
+) -> None:
+    """Train a model by a recipe.
+
+    Options after RECIPE override its keys, as in mimo-codec train nano_stage1 --data.root speech --trainer.max_steps
+    1000. For a list of them: mimo-codec train nano_stage1 --help.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
+    from mimo_codec.train import run
+
+    run.train(recipe, context.args, all_cores=True)

@@ -1,0 +1,39 @@
+"""Exported codecs that several tests use, each written by the first test that asks for it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from goldens import streaming_codec
+
+from mimo_codec.cli.main import main
+
+
+def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
+    """A folder that the first of all test processes writes; exporting takes seconds a graph."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"onnx-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            export(folder)
+    return folder
+
+
+def tiny_export(factory: pytest.TempPathFactory) -> Path:
+    """`streaming_codec()`, written by the command, which compares it with PyTorch."""
+
+    def export(folder: Path) -> None:
+        model = tiny_model(folder)
+        streaming_codec().save_pretrained(model)
+        with pytest.raises(SystemExit) as exited:
+            main(["export", "codec", str(model), "-o", str(folder)])
+        assert exited.value.code == 0
+
+    return exported_once(factory, "tiny", export)
+
+
+def tiny_model(export: Path) -> Path:
+    """The folder of the model that `tiny_export` exports."""
+    return export.with_name("onnx-tiny-model")
