@@ -9,7 +9,6 @@ backbone step reaches, as a share of what copying reaches.
 from __future__ import annotations
 
 import os
-import sys
 from time import perf_counter
 from typing import Annotated, NamedTuple
 
@@ -17,9 +16,8 @@ import numpy as np
 import torch
 import typer
 
-from mimo_codec.benchmarks.codec import parse_numbers
+from mimo_codec.benchmarks.shared import parse_numbers, run_app
 from mimo_codec.codec.model import check_device, check_dtype
-from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.backend import TorchBackend
 from mimo_codec.lm.config import FRAME_RATE, PRESETS, LMConfig
 from mimo_codec.lm.generate import generate_positions
@@ -162,7 +160,4 @@ def _print_shape(
 
 
 if __name__ == "__main__":
-    try:
-        app(standalone_mode=True)
-    except MimoError as error:
-        sys.exit(f"error: {error}")
+    run_app(app)
