@@ -1,1 +1,1 @@
-"""Sound in and out: files of audio, and sample rates."""
+"""Audio: files, waveforms that a caller passes in, sample rates, and folders."""

@@ -39,22 +39,21 @@ _MAX_KNOWN_SAMPLES = 2**36  # a day at the highest sample rate
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says.
-
-    `num_samples` is per channel, and None where the header does not say: an MP3 without a Xing,
-    Info or VBRI frame, a FLAC made as a stream. It is exact for a sound wav, flac, ogg or opus
-    file and for what common MP3 encoders write; a damaged file may hold less.
-    `format` is libsndfile's container and coding, such as "WAV/PCM_16" or "OGG/OPUS".
-    """
+    """The facts in a file's header."""
 
     sample_rate: int
+    """In Hz."""
     num_samples: int | None
+    """Samples per channel; None if the header does not say: an MP3 without a Xing, Info or VBRI frame, a FLAC made as a
+    stream. It is exact for intact wav, flac, ogg and opus files and for those of common MP3 encoders; a damaged file
+    may hold less."""
     num_channels: int
     format: str
+    """libsndfile's container and coding, such as "WAV/PCM_16" or "OGG/OPUS"."""
 
 
 def audio_info(path: AnyPath) -> AudioInfo:
-    """Read the header of an audio file. Raises MimoError as `load_audio` does, samples apart."""
+    """Read the header of an audio file; raise the errors of `load_audio`, but for those about samples."""
     with _open_audio(path) as file:
         num_samples = file.frames if file.frames <= _MAX_KNOWN_SAMPLES else None
         form = f"{file.format}/{file.subtype}"

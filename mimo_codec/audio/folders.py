@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -19,17 +20,16 @@ def _refuse(error: OSError) -> None:
 def find_files(
     source: str | Path, suffixes: Sequence[str], on_error: Callable[[OSError], None] = _refuse
 ) -> list[Path]:
-    """A file itself, or the files of a folder tree with one of these suffixes, in order.
+    """List the files of a folder tree that have one of these suffixes, in order; a file is listed as it is.
 
-    Links to folders are followed, though no folder is read twice; what is hidden does not count. MimoError when a
-    folder holds none, and for folders in it that cannot be read, unless `on_error` takes them.
+    Links to folders are followed, but no folder is read twice; hidden files and folders are left out. Raises MimoError
+    when a folder holds no such file, and for folders in it that cannot be read, unless `on_error` handles them.
     """
     source = Path(source)
     if not os.path.isdir(source):
         return [source]
     files = list(_walk(source, suffixes, on_error))
-    if not files:
-        raise MimoError(f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
+    require(files, f"{source}: there are no files to read ({' '.join(suffixes)}) in this folder or below")
     return files
 
 

@@ -1,1 +1,1 @@
-"""What every room needs; imports nothing of ours: errors, files, arrays, checks of values, lazy names, processes."""
+"""Helpers for all other folders, from which nothing is imported here: errors, checks, files, arrays, processes."""

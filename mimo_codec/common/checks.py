@@ -6,6 +6,7 @@ context managers turn other exceptions, such as those about files of strangers, 
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,18 +34,22 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_integer(name: str, value: object, low: int, high: int) -> int:
+def check_integer(name: str, value: object, low: int, high: float = math.inf) -> int:
     """Return `value` as an int; raise MimoError unless it is an integer (no bool) in low..high."""
     if not is_integer(value) or not low <= value <= high:
-        raise MimoError(f"{name} must be an integer from {low} to {high}, not {reprlib.repr(value)}")
+        raise MimoError(f"{name} must be an integer {_limits(low, high)}, not {reprlib.repr(value)}")
     return int(value)
 
 
-def check_number(name: str, value: object, low: float, high: float) -> float:
+def check_number(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return `value` as a float; raise MimoError unless it is a number (no bool, no NaN) in low..high."""
     if not is_number(value) or not low <= value <= high:
-        raise MimoError(f"{name} must be a number from {low} to {high}, not {reprlib.repr(value)}")
+        raise MimoError(f"{name} must be a number {_limits(low, high)}, not {reprlib.repr(value)}")
     return float(value)
+
+
+def _limits(low: float, high: float) -> str:
+    return f"from {low} to {high}" if high < math.inf else f"of at least {low}"
 
 
 def check_choice(name: str, value: Value, choices: Iterable[Value]) -> Value:

@@ -31,21 +31,21 @@ _MIXTURE_SNR_DB = (0.0, 20.0)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How crops are changed at random; by default their level and sign only.
+    """Random changes of crops; by default of their level and sign only.
 
     Args:
-        gain_db: range of the change of level; null: none. Peaks never come to lie above 0.99.
-        invert: change the sign of every other crop.
+        gain_db: range of the change of level in dB; null: none. Peaks stay at or below 0.99.
+        invert: whether the sign of half of the crops is changed.
         speed: largest relative change of speed, pitch and formants included, such as 0.1; 0: none.
         formant: largest relative change of the formants alone, such as 0.1; 0: none. Together with `speed` it makes
             other voices: pitch and length of the vocal tract vary independently.
-        equalise_db: largest change by a smooth random filter; 0: none.
-        noise_snr_db: range of the distance to added white to brown noise; null: none.
+        equalise_db: largest change by a smooth random filter, in dB; 0: none.
+        noise_snr_db: range of the signal-to-noise ratio of added white to brown noise, in dB; null: none.
         reverb: share of crops that get an artificial room; 0: none.
-        bandwidth: share of crops that lose what lies above a random frequency from 3 kHz on; 0: none.
+        bandwidth: share of crops that lose all frequencies above a random one from 3 kHz on; 0: none.
         mixture: share of crops that get another utterance on top, 0 to 20 dB below; 0: none.
 
-    Raises MimoError, which names the setting, for values that cannot be.
+    Raises MimoError, which names the setting, for values out of range.
     """
 
     gain_db: tuple[float, float] | None = (-8.0, 6.0)

@@ -77,7 +77,7 @@ class Utterance:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, high)
         if self.sample_rate is not None:
-            check_integer("sample_rate", self.sample_rate, 1, 10**9)
+            check_integer("sample_rate", self.sample_rate, 1)
         if self.end is not None:
             require(self.end > self.start, f"end must be later than start ({self.start:g}), not {self.end:g}")
 

@@ -48,7 +48,7 @@ class Limits:
     def __post_init__(self) -> None:
         """Check every limit."""
         for field in fields(self):
-            check_number(field.name, getattr(self, field.name), 0, 1e9)
+            check_number(field.name, getattr(self, field.name), 0)
 
 
 def scan(

@@ -41,6 +41,12 @@ def test_numbers_that_are_none_are_named(value):
         check_number("share", value, 0, 1)
 
 
+def test_values_without_an_upper_limit():
+    assert check_integer("n", 10**30, 1) == 10**30 and check_number("x", math.inf, 0) == math.inf
+    with pytest.raises(MimoError, match="^n must be an integer of at least 1, not 0$"):
+        check_integer("n", 0, 1)
+
+
 def test_long_values_are_shortened():
     with pytest.raises(MimoError) as caught:
         check_integer("size", "x" * 10_000, 1, 3)
