@@ -192,7 +192,8 @@ class SpeechLanguageModel(nn.Module):
 
 def _qwen2(
     config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocabulary: int
-) -> Any:
+) -> nn.Module:
+    """Make a Qwen2 stack that attends by `_attend`."""
     with needs_extra("transformers", "lm"):
         from transformers import AttentionInterface, Qwen2Config, Qwen2Model
     AttentionInterface.register(ATTENTION, _attend)
@@ -210,15 +211,15 @@ def _qwen2(
         use_cache=False,
         attn_implementation=ATTENTION,
     )
-    return Qwen2Model(Qwen2Config(**shape))
+    return cast(nn.Module, Qwen2Model(Qwen2Config(**shape)))
 
 
-def _local(config: LMConfig, width: int, layers: int, ffn: int) -> Any:
-    """A Qwen2 stack without token embeddings."""
+def _local(config: LMConfig, width: int, layers: int, ffn: int) -> nn.Module:
+    """Make a Qwen2 stack without token embeddings."""
     heads = config.local_attn_heads
-    stack = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
+    stack: Any = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
     stack.embed_tokens = None
-    return stack
+    return cast(nn.Module, stack)
 
 
 def _attend(

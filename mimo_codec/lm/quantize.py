@@ -27,7 +27,7 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
     check_choice("quantize", kind, KINDS)
     with needs_extra("torchao", "lm,quantize"):
         from torchao import quantization
-    config = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
+    config: Any = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
 
     def quantize(model: nn.Module, device: torch.device) -> None:
         works = kind != "int4" or device.type == "cuda"
@@ -46,8 +46,8 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
     return quantize
 
 
-def _int4(config: Callable[..., Any]) -> Any:
-    """Packed for the kernel that comes with torch: the default of newer versions of torchao needs another package."""
+def _int4(config: Callable[..., object]) -> object:
+    """Make a configuration for weights packed for the kernel that comes with torch: the default of newer versions of torchao needs another package."""
     named = "int4_packing_format" in inspect.signature(config).parameters
     return config(int4_packing_format="tile_packed_to_4d", version=2) if named else config()
 
