@@ -58,7 +58,7 @@ class SpeechLanguageModel(nn.Module):
         )
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
         if c.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+            self.lm_head.weight = cast(Any, self.model).embed_tokens.weight
         self.speech_embeddings = nn.ModuleList(nn.Embedding(n, c.input_local_dim) for n in c.speech_vocab_size)
         self.input_local_transformer = _local(c, c.input_local_dim, c.input_local_layers, 4 * c.input_local_dim)
         self.speech_group_downcast = nn.Linear(c.input_local_dim * c.group_size, c.hidden_size, bias=False)

@@ -47,7 +47,10 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
 
 
 def _int4(config: Callable[..., object]) -> object:
-    """Make a configuration for weights packed for the kernel that comes with torch: the default of newer versions of torchao needs another package."""
+    """Make a configuration whose weights are packed for the kernel that comes with torch.
+
+    The default of newer versions of torchao needs another package.
+    """
     named = "int4_packing_format" in inspect.signature(config).parameters
     return config(int4_packing_format="tile_packed_to_4d", version=2) if named else config()
 
