@@ -61,7 +61,7 @@ class Codec(ABC, Generic[ArrayT]):
     @property
     @abstractmethod
     def model_id(self) -> str:
-        """ "name@fingerprint": what the codes of this model are marked with. The fingerprint names its codebooks."""
+        """Mark of the codes of this model: "name@fingerprint", where the fingerprint names its codebooks."""
 
     @property
     @abstractmethod
@@ -145,8 +145,11 @@ class Codec(ABC, Generic[ArrayT]):
 
     @property
     def decode_latency(self) -> float:
-        """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once:
-        the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT. MimoError without a decoder."""
+        """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once.
+
+        These are the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT. Raises MimoError
+        without a decoder.
+        """
         return (self.config.samples_per_frame + self._delay()) / self.sample_rate
 
     def check_num_quantizers(self, num_quantizers: int | None) -> int:

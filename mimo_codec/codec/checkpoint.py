@@ -138,8 +138,11 @@ _RELEASED_QUANTIZER, _QUANTIZER = "encoder.quantizer.", "quantizer."
 
 
 def _from_released(key: str, value: Tensor) -> tuple[str, Tensor]:
-    """The released checkpoints hold the quantizer inside the encoder, codebooks without a leading dimension of one and
-    the flag `inited` as a float."""
+    """A tensor of a file -> its name and value here.
+
+    The released checkpoints hold the quantizer inside the encoder, codebooks without a leading dimension of one and
+    the flag `inited` as a float.
+    """
     if not key.startswith(_RELEASED_QUANTIZER):
         return key, value
     key = _QUANTIZER + key.removeprefix(_RELEASED_QUANTIZER)

@@ -22,6 +22,7 @@ class UpsampleConv(nn.Module):
     """
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, stride: int, norm: str):
+        """norm: "group" or "frame"."""
         super().__init__()
         self.stride, self.extra, self.per_frame = stride, kernel_size - stride, norm == "frame"
         self.conv = nn.ConvTranspose1d(dim_in, dim_out, kernel_size, stride)
@@ -45,7 +46,7 @@ class UpsampleConv(nn.Module):
         return torch.stack((total, mean + step * share, deviations), dim=1)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x [B, T, D] -> [B, stride T, D_out]; lengths [B]: valid input frames of a right-padded batch."""
+        """`x` [B, T, D] -> [B, stride T, D_out]; lengths [B]: valid input frames of a right-padded batch."""
         if lengths is not None:
             x = x * length_mask(lengths, x.shape[1])[..., None]
         y = self.conv(x.transpose(1, 2))
@@ -60,6 +61,7 @@ class UpsampleConv(nn.Module):
         return y[:, : y.shape[1] - self.extra]
 
     def initial_state(self, batch: int) -> State:
+        """State before the first frame."""
         weight = self.conv.weight
         stats = weight.new_zeros(batch, 3, dtype=torch.float32)
         return {"x": weight.new_zeros(batch, 1 if self.extra else 0, weight.shape[0]), "stats": stats}
@@ -88,6 +90,7 @@ class Decoder(nn.Module):
     """The paper's audio decoder (section 2.1.1) with its vocoder, names as in the released checkpoint."""
 
     def __init__(self, config: CodecConfig):
+        """Random weights."""
         super().__init__()
         c, dim = config.decoder, config.d_model
         pool = config.encoder.pool
@@ -103,7 +106,7 @@ class Decoder(nn.Module):
         self.vocoder = Vocoder(config)
 
     def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """quantized [B, T, D] -> [B, M, n_mels]; lengths [B]: code frames per item."""
+        """`quantized` [B, T, D] -> [B, M, n_mels]; lengths [B]: code frames per item."""
         x = quantized
         if self.pool > 1:
             x = self.dconv1(x, lengths)
@@ -111,7 +114,7 @@ class Decoder(nn.Module):
         return self.dconv2(self.layer_norm(self.layers(x, lengths)), lengths)
 
     def forward(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """quantized [B, T, D] -> waveform [B, T samples_per_frame] float32; lengths [B]: code frames per item.
+        """`quantized` [B, T, D] -> waveform [B, T samples_per_frame] float32; lengths [B]: code frames per item.
 
         Every item gives what it gives alone; samples beyond its own end hold anything.
         """
@@ -121,6 +124,7 @@ class Decoder(nn.Module):
         return self.vocoder(mel, None if lengths is None else lengths * self.mels_per_frame)
 
     def initial_state(self, batch: int) -> State:
+        """State before the first frame."""
         parts = {
             "layers": self.layers.initial_state(batch, self.dconv2.conv.weight),
             "dconv2": self.dconv2.initial_state(batch),

@@ -17,6 +17,7 @@ class Encoder(nn.Module):
     """The paper's audio encoder (section 2.1.1), names as in the released checkpoint."""
 
     def __init__(self, config: CodecConfig):
+        """Random weights."""
         super().__init__()
         c, dim = config.encoder, config.d_model
         self.stride, self.pool = c.stride, c.pool
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
             self.down_sample_norm = make_norm(config.norm, dim)
 
     def _convolve(self, mel: Tensor, at_start: bool, at_end: bool, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels] -> [B, J, D]; a real start or end is padded with one zero frame before each convolution.
+        """`mel` [B, M, n_mels] -> [B, J, D]; a real start or end is padded with one zero frame before each convolution.
 
         Frames of a shorter item beyond its length are set to zero in between, so that it sees what it sees alone.
         """
@@ -61,7 +62,7 @@ class Encoder(nn.Module):
         return self.down_sample_norm(x)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels]; lengths [B]: mel frames per item of a right-padded batch -> features [B, T, D].
+        """`mel` [B, M, n_mels]; lengths [B]: mel frames per item of a right-padded batch -> features [B, T, D].
 
         Every item gives what it gives alone; frames beyond its own T hold anything.
         """

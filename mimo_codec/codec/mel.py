@@ -59,6 +59,7 @@ class LogMel(Float32Module):
     filters: Tensor
 
     def __init__(self, config: MelConfig):
+        """The filters of a configuration; nothing is trained."""
         super().__init__()
         self.config = config
         self.pad = config.n_fft // 2
@@ -66,7 +67,7 @@ class LogMel(Float32Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor, before: int = 0, after: int = 0) -> Tensor:
-        """waveform [B, S] -> [B, 1 + (S - before - after) // hop_length, n_mels].
+        """`waveform` [B, S] -> [B, 1 + (S - before - after) // hop_length, n_mels].
 
         before, after: how many samples at the start and at the end are not of the item but surround it; before: 0, or
         more than n_fft / 2. Where a frame reaches beyond the waveform, the waveform is reflected; fewer than

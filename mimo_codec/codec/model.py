@@ -89,7 +89,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
 
     @property
     def model_id(self) -> str:
-        """ "name@fingerprint": what the codes of this model are marked with. The fingerprint names its codebooks."""
+        """Mark of the codes of this model: "name@fingerprint", where the fingerprint names its codebooks."""
         clean = "".join(c if c.isprintable() and c.isascii() else "_" for c in self.name)
         return f"{clean[: MAX_MODEL_LENGTH - 9] or 'custom'}@{self.quantizer.fingerprint()}"
 

@@ -61,8 +61,11 @@ def _is_installed(distribution: str) -> bool:
 
 
 def choose_providers(wanted: Sequence[Provider] | None, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Providers to try, in order, with their options: those asked for ("cuda" or "CUDAExecutionProvider"), or all known
-    that are there. MimoError for one that this runtime has not, and for what is no list of providers."""
+    """Providers to try, in order, with their options.
+
+    Those asked for ("cuda" or "CUDAExecutionProvider"), or all known that are there. Raises MimoError for one that this
+    runtime has not, and for what is no list of providers.
+    """
     if wanted is None:
         return [(name, {}) for name in PROVIDERS if name in available]
     if not isinstance(wanted, (list, tuple)) or not wanted:
@@ -80,8 +83,10 @@ def choose_providers(wanted: Sequence[Provider] | None, available: Sequence[str]
 
 
 def _load_cuda(runtime: Any) -> None:
-    """Load CUDA and cuDNN from where pip puts them, which no loader searches. Where they are missing it prints so, and
-    the system's own may do all the same: nothing for standard output."""
+    """Load CUDA and cuDNN from where pip puts them, which no loader searches.
+
+    Where they are missing it prints so, and the system's own may do all the same: nothing for standard output.
+    """
     if hasattr(runtime, "preload_dlls"):  # from 1.21 on
         with redirect_stdout(StringIO()) as said:
             runtime.preload_dlls(directory="")

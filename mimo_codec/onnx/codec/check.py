@@ -57,6 +57,7 @@ class Difference:
     """How far the distances to the two codes' entries are apart, relative."""
 
     def __str__(self) -> str:
+        """What differs, in words."""
         return f"frame {self.frame}, codebook {self.codebook}: distances within {self.gap:.0e}"
 
 
@@ -81,9 +82,11 @@ class Comparison:
 
     @property
     def num_ties(self) -> int:
+        """Frames whose codes differ although both entries are equally far."""
         return sum(difference.gap <= MAX_TIE for difference in self.differences)
 
     def __str__(self) -> str:
+        """One line of a report."""
         equal = 100 * (1 - self.num_different / self.num_codes)
         line = f"{self.name}  codes equal {equal:6.2f} %"
         if self.differences:
@@ -99,9 +102,9 @@ class Comparison:
 
 
 def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = print) -> list[Comparison]:
-    """Compare the graphs in `folder` with the codec they are of; a line for each piece of speech goes to `report`, and
-    one for each code that differs.
+    """Compare the graphs in `folder` with the codec they are of.
 
+    A line for each piece of speech goes to `report`, and one for each code that differs.
     Raises MimoError when float32 graphs differ by more than rounding, and others by more than their precision.
     """
     exported = OnnxCodec(folder, ["cpu"])
@@ -153,7 +156,7 @@ def _check_steps(exported: OnnxCodec, waveform: np.ndarray) -> str:
 
 @torch.no_grad()
 def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Comparison:
-    """waveform [S] at the codec's rate."""
+    """Compare both on one `waveform` [S] at the codec's rate."""
     rate, count = codec.sample_rate, exported.num_quantizers
     codes, encode = _timed(lambda: codec.encode(waveform, rate, num_quantizers=count))
     other, onnx_encode = _timed(lambda: exported.encode(waveform.numpy(), rate, num_quantizers=count))
@@ -169,8 +172,10 @@ def compare(codec: MimoCodec, exported: OnnxCodec, waveform: torch.Tensor) -> Co
 
 @torch.no_grad()
 def compare_batch(codec: MimoCodec, exported: OnnxCodec, waveforms: Sequence[torch.Tensor]) -> list[Comparison]:
-    """Waveforms [S] through the exported graphs at once, decoded from all codebooks and from half of them; through the
-    codec one by one."""
+    """Compare both on waveforms [S]: through the exported graphs at once, through the codec one by one.
+
+    They are decoded from all codebooks and from half of them.
+    """
     rate, count = codec.sample_rate, exported.num_quantizers
     others = exported.encode_batch([waveform.numpy() for waveform in waveforms], rate, count)
     codes = [codec.encode(waveform, rate, num_quantizers=count) for waveform in waveforms]
@@ -243,7 +248,7 @@ def _differences(
 
 
 def _features(codec: MimoCodec, waveform: torch.Tensor) -> torch.Tensor:
-    """waveform [S] -> what `encode` quantizes, [T, D]."""
+    """What `encode` quantizes of a waveform [S]: features [T, D]."""
     mel = codec.mel(waveform[None])
     segment = (codec.config.segment_frames or codec.config.num_frames(len(waveform))) * codec.config.mels_per_frame
     return torch.cat([codec.encoder(part)[0] for part in mel.split(segment, dim=1)])

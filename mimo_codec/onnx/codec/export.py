@@ -51,6 +51,7 @@ class Graph:
 
     @property
     def state(self) -> Mapping[str, Tensor]:
+        """The state among the inputs; empty where there is none."""
         return self.inputs.get("state", {})
 
 
@@ -230,8 +231,11 @@ def write_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What exports and quantizes tells what it does not find, such as torchvision, and warns of its own workings; where
-    nobody has set logging up, its first words would do that for the whole program."""
+    """Silence what exports and quantizes.
+
+    It tells what it does not find, such as torchvision, and warns of its own workings; where nobody has set logging
+    up, its first words would do that for the whole program.
+    """
     root, placeholder = logging.getLogger(), logging.NullHandler()
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

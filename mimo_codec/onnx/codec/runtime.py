@@ -31,12 +31,14 @@ class OnnxCodec(Codec[NDArray[Any]]):
         num_threads: int | None = None,
         cuda_graphs: bool = False,
     ):
-        """folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"], or with its
-        options: [("cuda", {"device_id": 1})]; None: TensorRT, CUDA or CPU, the first that works. num_threads: on the
-        CPU. cuda_graphs: record the chunks of streams as CUDA graphs, one for each size of chunk, and replay them; on
-        the first GPU, from one thread at a time, and not yet tried on a GPU.
+        """Load an exported codec; graphs are loaded when they are first needed.
 
-        Graphs are loaded when they are first needed. Raises MimoError for a folder without encoder.onnx, and for
+        folder: what `mimo-codec export codec` wrote. providers: of ONNX Runtime, such as ["cuda"], or with its options:
+        [("cuda", {"device_id": 1})]; None: TensorRT, CUDA or CPU, the first that works. num_threads: on the CPU.
+        cuda_graphs: record the chunks of streams as CUDA graphs, one for each size of chunk, and replay them; on the
+        first GPU, from one thread at a time, and not yet tried on a GPU.
+
+        Raises MimoError for a folder without encoder.onnx, and for
         cuda_graphs without CUDA.
         """
         self.folder, self._providers, self._num_threads = Path(folder), providers, num_threads
@@ -73,7 +75,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
 
     @property
     def model_id(self) -> str:
-        """ "name@fingerprint" of the codec that was exported."""
+        """Mark of the codes of the codec that was exported: "name@fingerprint"."""
         return str(self.metadata["model_id"])
 
     @property
