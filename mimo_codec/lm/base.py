@@ -113,7 +113,7 @@ class AudioLM(TaskMethods[Generation[ArrayT]], Generic[ArrayT]):
             MimoError: for bad grids and options, and for prompts that do not fit into the context (ContextError),
                 before anything is computed.
         """
-        pieces = self._start(ids, max_new_patches, stream=False, **options)
+        pieces = self._start(ids, max_new_patches, whole=True, **options)
         found = {piece.item: piece.generation for piece in pieces if piece.generation is not None}
         return [found[i] for i in range(len(found))] if isinstance(ids, (list, tuple)) else found[0]
 
@@ -124,7 +124,7 @@ class AudioLM(TaskMethods[Generation[ArrayT]], Generic[ArrayT]):
 
         The last piece of an item has the whole `generation`. Mistakes raise MimoError at once, as in `generate`.
         """
-        return self._start(ids, max_new_patches, stream=True, **options)
+        return self._start(ids, max_new_patches, whole=False, **options)
 
     def run(self, task: str, arguments: Mapping[str, Any], **options: Unpack[TaskOptions]) -> Generation[ArrayT]:
         """Do any task of the table `TASKS` by name; see `TaskMethods.run`."""
@@ -153,13 +153,13 @@ class AudioLM(TaskMethods[Generation[ArrayT]], Generic[ArrayT]):
         ids: GridLike | Sequence[GridLike],
         max_new: int,
         *,
-        stream: bool,
+        whole: bool,
         progress: Callable[[], None] | None = None,
         **options: Any,
     ) -> Iterator[Piece[ArrayT]]:
         """Check everything, then return the pieces, of which nothing is computed yet."""
         requests = self._requests(ids, max_new, **options)
-        writers = [Writer(self, i, request, stream) for i, request in enumerate(requests)]
+        writers = [Writer(self, i, request, stream=not whole) for i, request in enumerate(requests)]
         return self._pieces(requests, writers, progress)
 
     def _pieces(

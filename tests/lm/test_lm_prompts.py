@@ -1,4 +1,4 @@
-"""Prompts of every task: the golden grids, the wording, and what is refused."""
+"""Prompts of every task: the golden grids, the instructions, and what is refused."""
 
 from __future__ import annotations
 
