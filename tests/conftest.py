@@ -81,10 +81,10 @@ def mixed_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[s
 
 @pytest.fixture(scope="session")
 def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A codec of the size `SMALL` to start stage 2 from, with fitted codebooks."""
+    """A codec of the size `SMALL` to start stage 2 from, with initialized codebooks."""
     torch.manual_seed(0)
     codec = MimoCodec(CodecConfig.preset("tiny").replace(**SMALL))
-    codec.quantizer.fit(torch.randn(500, 32), 100)
+    codec.quantizer.initialize(torch.randn(500, 32), 100)
     folder = tmp_path_factory.mktemp("codec") / "small"
     codec.save_pretrained(folder)
     return folder

@@ -2,17 +2,28 @@
 
 import copy
 from functools import cache
+from typing import Any
 
+import pytest
 import torch
 from conftest import GOLDEN, make_speech
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mimo_codec import CodecConfig, MimoCodec
+from mimo_codec.codec.quantizer import Quantizer
+from mimo_codec.codec.residual_fsq import ResidualFSQ
 
 CODECS = ("codec_base", "codec_variant", "codec_hybrid")
 DECODING_CODECS = ("codec_base", "codec_variant")
 CASES = ("short", "odd", "long")
+KINDS: dict[str, dict[str, Any]] = {
+    "rfsq": {"quantizer_type": "rfsq", "fsq_levels": [8, 5, 5, 5], "num_quantizers": 3},
+    "convnext": {"vocoder_type": "convnext", "vocoder_causal": True},
+    "convnext-centred": {"vocoder_type": "convnext", "vocoder_causal": False},
+}
+"""Codecs like "tiny" with another quantizer or vocoder than the released one: name -> changes to that preset."""
+each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def log_mel(codec: MimoCodec, waveform: Tensor) -> Tensor:
@@ -50,22 +61,39 @@ def streaming_codec(preset: str = "tiny", shallow: bool = False) -> MimoCodec:
     """Random weights of the streaming kind, with codebooks drawn from features of speech, so that codes vary from frame
     to frame (the features of random weights are nearly constant, and far from fresh codebooks).
 
-    shallow: one layer in each part and three codebooks, which is quickly exported."""
+    preset: a name of a preset, or of KINDS. shallow: one layer in each part and three codebooks, which is quickly
+    exported."""
     torch.manual_seed(0)
-    config = CodecConfig.preset(preset)
+    config = CodecConfig.preset("tiny").replace(**KINDS[preset]) if preset in KINDS else CodecConfig.preset(preset)
     if shallow:
         config = config.replace(encoder_layers=1, decoder_layers=1, vocoder_num_layers=1, num_quantizers=3)
     codec = MimoCodec(config).eval()
-    residual = encoder_output(codec, make_speech(10.0, seed=1))
-    for index in range(codec.num_quantizers):
-        entries = codec.quantizer.codebook(index)
+    spread_codes(codec.quantizer, encoder_output(codec, make_speech(10.0, seed=1)))
+    return codec
+
+
+def spread_codes(quantizer: Quantizer, features: Tensor) -> None:
+    """Make codes of features [T, D] vary from frame to frame: entries that are drawn from them, or projections to their
+    principal components."""
+    if isinstance(quantizer, ResidualFSQ):
+        mean = features.mean(0)
+        _, values, components = torch.linalg.svd(features - mean, full_matrices=False)
+        rows = components[: len(quantizer.levels)]
+        scales = values[: len(quantizer.levels), None] / len(features) ** 0.5
+        quantizer.in_proj.weight.copy_(rows / (2 * scales))
+        quantizer.in_proj.bias.copy_(-quantizer.in_proj.weight @ mean)
+        quantizer.out_proj.weight.copy_((rows * 2 * scales).T)
+        quantizer.out_proj.bias.copy_(mean)
+        return
+    residual = features
+    for index in range(quantizer.config.num_quantizers):
+        entries = quantizer.codebook(index)
         drawn = residual[torch.randint(len(residual), (len(entries),))]
         entries.copy_(drawn + 0.3 * residual.std() * torch.randn_like(drawn))
         nearest = torch.cdist(residual, entries).argmin(-1)
         residual = residual - entries[nearest]
-    return codec
 
 
 def any_codec(name: str) -> MimoCodec:
-    """By name: "tiny" or one of CODECS."""
-    return streaming_codec() if name == "tiny" else golden_codec(name)
+    """By name: "tiny", or one of KINDS or CODECS."""
+    return streaming_codec(name) if name == "tiny" or name in KINDS else golden_codec(name)

@@ -9,7 +9,6 @@ backbone step reaches, as a share of what copying reaches.
 from __future__ import annotations
 
 import os
-import sys
 from time import perf_counter
 from typing import Annotated, NamedTuple
 
@@ -17,32 +16,35 @@ import numpy as np
 import torch
 import typer
 
-from mimo_codec.benchmarks.codec import parse_numbers
+from mimo_codec.benchmarks.shared import parse_numbers, run_app
 from mimo_codec.codec.model import check_device, check_dtype
-from mimo_codec.common.errors import MimoError
-from mimo_codec.lm.config import PRESETS, LMConfig
-from mimo_codec.lm.generate import Steps, generate
+from mimo_codec.lm.backend import TorchBackend
+from mimo_codec.lm.config import FRAME_RATE, PRESETS, LMConfig
+from mimo_codec.lm.generate import generate_positions
 from mimo_codec.lm.layout import Audio, Layout
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
-from mimo_codec.lm.request import FRAME_RATE, Request
+from mimo_codec.lm.request import Request
 
 EMPTY_ID = 0
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 class Figures(NamedTuple):
-    """Of one run."""
+    """The times of one run."""
 
     first: float
     """Seconds to the first patch."""
     step: float
     """Seconds per patch after it."""
     decoder: float
-    """Of them in the patch decoder."""
+    """Seconds of each step that the patch decoder takes."""
 
 
 def make_model(config: LMConfig, device: torch.device, dtype: torch.dtype) -> SpeechLanguageModel:
-    """Random weights, never twice in memory. Text logits are all zero: the likeliest token is 0, here `<|empty|>`."""
+    """Make a model of random weights, never twice in memory.
+
+    Text logits are all zero: the likeliest token is 0, here `<|empty|>`.
+    """
     with torch.device("meta"):
         model = SpeechLanguageModel(config, EMPTY_ID).to(dtype)
     model = model.to_empty(device=device)
@@ -53,15 +55,15 @@ def make_model(config: LMConfig, device: torch.device, dtype: torch.dtype) -> Sp
     return model.eval()
 
 
-def measure(steps: Steps, batch_size: int, num_prompt: int, num_new: int) -> Figures:
-    """Prompts of `num_prompt` patches, then `num_new` new ones."""
-    c, device = steps.model.config, steps.model.device
+def measure(backend: TorchBackend, batch_size: int, num_prompt: int, num_new: int) -> Figures:
+    """Generate `num_new` patches after prompts of `num_prompt` patches."""
+    c, device = backend.model.config, backend.model.device
     layout = Layout(c.group_size, c.speech_zeroemb_idx, c.delay_pattern, EMPTY_ID)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, np.array(c.codebook_sizes)[:, None], (c.audio_channels, c.group_size * num_prompt))
     requests = [Request(layout.build([Audio(codes)]), num_new) for _ in range(batch_size)]
     spent = 0.0
-    decode = steps.decode_patches
+    decode = backend.decode_patches
 
     def timed(*arguments: object) -> torch.Tensor:
         nonlocal spent
@@ -72,17 +74,17 @@ def measure(steps: Steps, batch_size: int, num_prompt: int, num_new: int) -> Fig
         spent += perf_counter() - start
         return patches
 
-    steps.decode_patches = timed  # type: ignore[method-assign, assignment]
+    backend.decode_patches = timed  # type: ignore[method-assign, assignment]
     try:
         start, first = perf_counter(), 0.0
-        for n, _ in enumerate(generate(steps, layout, requests)):
+        for n, _ in enumerate(generate_positions(backend, requests, layout)):
             if n == 0:
                 _wait(device)
                 first, spent = perf_counter() - start, 0.0
         _wait(device)
         rest = perf_counter() - start - first
     finally:
-        steps.decode_patches = decode  # type: ignore[method-assign]
+        backend.decode_patches = decode  # type: ignore[method-assign]
     return Figures(first, rest / (num_new - 1), spent / (num_new - 1))
 
 
@@ -92,7 +94,7 @@ def _wait(device: torch.device) -> None:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a large copy."""
+    """Return the bytes that a large copy reads and writes in a second."""
     source = torch.empty(2**28, dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -144,10 +146,10 @@ def _print_shape(
     )
     print(f"{'':10}{'batch':>6}{'first s':>9}{'patches/s':>11}{'realtime':>10}{'decoder':>9}{'ms/step':>9}")
     for mode in ("eager", "compiled") if compiled else ("eager",):
-        steps = Steps(model, mode == "compiled")
+        backend = TorchBackend(model, mode == "compiled")
         for batch_size in batch_sizes:
-            measure(steps, batch_size, num_prompt, num_new)  # warms up, or compiles
-            first, step, decoder = measure(steps, batch_size, num_prompt, num_new)
+            measure(backend, batch_size, num_prompt, num_new)  # warms up, or compiles
+            first, step, decoder = measure(backend, batch_size, num_prompt, num_new)
             line = (
                 f"{mode:10}{batch_size:6}{first:9.2f}{batch_size / step:11.1f}{1 / step / patch_rate:10.2f}"
                 f"{decoder / step:9.0%}{1000 * step:9.1f}"
@@ -158,7 +160,4 @@ def _print_shape(
 
 
 if __name__ == "__main__":
-    try:
-        app(standalone_mode=True)
-    except MimoError as error:
-        sys.exit(f"error: {error}")
+    run_app(app)

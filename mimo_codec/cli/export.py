@@ -70,7 +70,7 @@ def lm(
     revision: Revision = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export a language model: backbone.onnx and patch_step.onnx, with its tokenizer and wording.
+    """Export a language model: backbone.onnx and patch_step.onnx, with its tokenizer and instructions.
 
     `mimo_codec.onnx.OnnxAudioLM` generates with them without PyTorch.
     """

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimo_codec.codec.config import MODEL_TYPE, CodecConfig
+from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.fields import MODEL_TYPE
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
@@ -134,7 +135,7 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-_RELEASED_QUANTIZER, _QUANTIZER = "encoder.quantizer.", "quantizer."
+_RELEASED_QUANTIZER, _QUANTIZER, _CODEBOOK = "encoder.quantizer.", "quantizer.", "._codebook."
 
 
 def _from_released(key: str, value: Tensor) -> tuple[str, Tensor]:
@@ -149,7 +150,7 @@ def _from_released(key: str, value: Tensor) -> tuple[str, Tensor]:
     if key.endswith(".inited"):
         flag = value != 0
         return key.removesuffix("inited") + "initted", flag.reshape(()) if flag.numel() == 1 else flag
-    return key, value[None]
+    return key, value[None] if _CODEBOOK in key else value
 
 
 def _to_released(name: str, value: Tensor) -> tuple[str, Tensor]:
@@ -158,7 +159,7 @@ def _to_released(name: str, value: Tensor) -> tuple[str, Tensor]:
     key = _RELEASED_QUANTIZER + name.removeprefix(_QUANTIZER)
     if key.endswith(".initted"):
         return key.removesuffix("initted") + "inited", value.float().reshape(-1)
-    return key, value[0]
+    return key, value[0] if _CODEBOOK in key else value
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.streaming import State, scope, scoped
 from mimo_codec.codec.transformer import Transformer, length_mask, make_norm
-from mimo_codec.codec.vocoder import Vocoder
+from mimo_codec.codec.vocoder import make_vocoder
 
 
 class UpsampleConv(nn.Module):
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
         )
         self.layer_norm = make_norm(config.norm, dim)
         self.dconv2 = UpsampleConv(dim, config.mel.n_mels, c.kernel_size, c.stride, c.conv_norm)
-        self.vocoder = Vocoder(config)
+        self.vocoder = make_vocoder(config)
 
     def coarse_mel(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
         """`quantized` [B, T, D] -> [B, M, n_mels]; lengths [B]: code frames per item."""

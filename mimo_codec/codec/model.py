@@ -17,7 +17,7 @@ from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.decoder import Decoder
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
-from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.quantizer import make_quantizer
 from mimo_codec.codec.streaming import State, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
 from mimo_codec.common.errors import MimoError
@@ -40,7 +40,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         self.name = "custom"
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
-        self.quantizer = ResidualQuantizer(config.quantizer, config.d_model)
+        self.quantizer = make_quantizer(config.quantizer, config.d_model)
         self.decoder = Decoder(config) if decoder else None
 
     # ---- loading and saving --------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         with torch.device("meta"):  # the weights are assigned, so never exist twice
             codec = cls(config, decoder=has_decoder)
         codec.mel = LogMel(config.mel)
-        codec.quantizer = ResidualQuantizer(config.quantizer, config.d_model)
+        codec.quantizer = make_quantizer(config.quantizer, config.d_model)
         load_state(codec, tensors, folder)
         codec.name = name
         return codec.to(place).eval()
@@ -117,7 +117,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
     def decodes_streams(self) -> bool:
         """Whether `decode_chunk` is possible; `config.streams_decode` says whether it is exact."""
         sees_no_future = all(window[1] == 0 for window in self.config.decoder.layer_windows())
-        return self.decoder is not None and sees_no_future and self.config.vocoder.window[1] >= 0
+        return self.decoder is not None and sees_no_future and self.config.vocoder.look_ahead is not None
 
     @property
     def _batches_exactly(self) -> bool:

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec.config import Window
+from mimo_codec.codec.fields import Window
 from mimo_codec.codec.streaming import State, scope, scoped
 
 QUERY_BLOCK = 512
+Position = int | Tensor
+"""Number of a frame in a stream: an integer, or a tensor [] where a graph is exported."""
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
@@ -90,7 +92,7 @@ def _trains_on_short_cpu_block(q: Tensor, num_keys: int) -> bool:
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the keys that `mask` allows, in the dtype of q; shapes as in `attend`."""
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
     return scores.softmax(-1) @ v
 
 
@@ -115,7 +117,9 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, valid: Tensor | None = None) -> Tensor:
         """Attend and project: queries sit at positions offset.., keys at 0... Returns [B, Tq, D]."""
         q, k = rotate(q, self.rope_theta, offset), rotate(k, self.rope_theta)
-        return self.out_proj(rearrange(attend(q, k, v, self.window, offset, valid), "b h t d -> b t (h d)"))
+        mixed: Tensor = rearrange(attend(q, k, v, self.window, offset, valid), "b h t d -> b t (h d)")
+        projected: Tensor = self.out_proj(mixed)
+        return projected
 
 
 class TransformerLayer(nn.Module):
@@ -133,14 +137,18 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = make_norm(norm, dim)
 
     def mlp(self, x: Tensor) -> Tensor:
-        return x + self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
+        """x [B, T, D] -> [B, T, D]: the feed-forward part of the layer, residual included."""
+        hidden: Tensor = self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
+        return x + hidden
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x [B, T, D]; valid: bool [B, T] or None -> [B, T, D]."""
         q, k, v = self.self_attn.project(self.self_attn_layer_norm(x))
         return self.mlp(x + self.self_attn(q, k, v, valid=valid))
 
-    def step(self, x: Tensor, cache: Mapping[str, Tensor], start: int, end: int | None) -> tuple[Tensor, State]:
+    def step(
+        self, x: Tensor, cache: Mapping[str, Tensor], start: Position, end: Position | None
+    ) -> tuple[Tensor, State]:
         """One chunk: frames at positions start.. in, the frames `right` positions earlier out.
 
         x: [B, n, D], with positions below 0 (nothing yet) and from `end` on (nothing any more) holding anything.
@@ -156,7 +164,7 @@ class TransformerLayer(nn.Module):
         first = start + num_new - num_keys
         valid = None
         if first < 0 or (end is not None and end < start + num_new):
-            positions = torch.arange(first, start + num_new, device=x.device)
+            positions = first + torch.arange(num_keys, device=x.device)
             valid = (positions >= 0)[None]
             if end is not None:
                 valid = valid & (positions < end)
@@ -191,6 +199,7 @@ class Transformer(nn.ModuleList):
 
     @property
     def layers(self) -> list[TransformerLayer]:
+        """The layers, the first one first."""
         return [layer for layer in self if isinstance(layer, TransformerLayer)]
 
     @property
@@ -218,7 +227,9 @@ class Transformer(nn.ModuleList):
             state |= scope({"k": past, "v": past, "x": like.new_zeros(batch, right, self.dim)}, str(i))
         return state
 
-    def step(self, x: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None) -> tuple[Tensor, State]:
+    def step(
+        self, x: Tensor, state: Mapping[str, Tensor], start: Position, end: Position | None = None
+    ) -> tuple[Tensor, State]:
         """A chunk of a stream: frames at positions start .. start + n in, those `look_ahead` positions earlier out.
 
         x: [B, n, D]; start: position of its first frame; end: length of the whole stream once known (later positions
@@ -231,7 +242,7 @@ class Transformer(nn.ModuleList):
         for i, layer in enumerate(self.layers):
             x, cache = layer.step(x, scoped(state, str(i)), start, end)
             new_state |= scope(cache, str(i))
-            start -= layer.self_attn.window[1]
+            start = start - layer.self_attn.window[1]
             if i + 1 == self.skip_layer:
                 skipped = x
         return (x if skipped is None else x + skipped), new_state

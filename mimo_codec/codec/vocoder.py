@@ -1,16 +1,25 @@
-"""Coarse mel [B, M, n_mels] -> waveform [B, S]: windowed Transformer, spectrum head, inverse STFT (Vocos)."""
+"""What every vocoder is: coarse mel [B, M, n_mels] -> waveform [B, S], in the manner of Vocos (Siuzdak 2023).
+
+`Vocoder` is the contract: layers that give one hidden frame for each mel frame, a spectrum head and an inverse STFT.
+The kinds of vocoders, such as the released Transformer-Vocos (`transformer_vocoder`), are its subclasses and differ in
+their layers; `mimo_codec.codec.choices` lists them, and `make_vocoder` makes the one that a configuration asks for.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimo_codec.codec.choices import VOCODERS, find_class
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.transformer import State, Transformer, length_mask, make_norm
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import Position, length_mask
 
 MAX_LOG_MAGNITUDE = math.log(100.0)
 ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0
@@ -28,8 +37,10 @@ class InverseSTFT(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft))
 
     def overlap_add(self, spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope, each
-        [B, (M - 1) hop_length + n_fft], not yet divided."""
+        """spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope.
+
+        Each is [B, (M - 1) hop_length + n_fft], and they are not yet divided.
+        """
         window = self.window.float()
         frames = torch.fft.irfft(spectrum, self.n_fft) * window * valid[..., None]
         squares = valid[..., None] * window.square()
@@ -66,23 +77,50 @@ class SpectrumHead(nn.Module):
         return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
 
 
-class Vocoder(nn.Module):
-    """The paper's Transformer-Vocos (section 2.1.1), names as in the released checkpoint."""
+class Vocoder(nn.Module, ABC):
+    """Layers, spectrum head and inverse STFT, at once or in chunks of a stream.
 
-    def __init__(self, config: CodecConfig):
-        super().__init__()
-        c = config.vocoder
-        self.embeddings = nn.Linear(config.mel.n_mels, c.dim, bias=False)
-        self.layers = Transformer(
-            c.dim, c.num_heads, c.ffn_dim, (c.window,) * c.num_layers, config.norm, config.activation, config.rope_theta
-        )
-        self.layer_norm = make_norm(config.norm, c.dim)
-        self.head = SpectrumHead(c.dim, config.mel.n_fft, config.mel.hop_length)
+    A subclass makes the layers and the head; its constructor takes a CodecConfig. `hidden` and `step_hidden` are also
+    what is exported to ONNX, so they have no branches and loops over sizes outside of Transformers, which the graphs
+    replace.
+    """
+
+    head: SpectrumHead
+
+    # ---- what a subclass says ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def look_ahead(self) -> int:
+        """Mel frames after an output frame on which it depends."""
+
+    @abstractmethod
+    def hidden(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item.
+
+        Every item of a batch gives what it gives alone; frames beyond its own end hold anything.
+        """
+
+    @abstractmethod
+    def initial_hidden_state(self, batch: int) -> State:
+        """State of the layers before the first mel frame."""
+
+    @abstractmethod
+    def step_hidden(
+        self, mel: Tensor, state: Mapping[str, Tensor], start: Position, end: Position | None = None
+    ) -> tuple[Tensor, State]:
+        """A chunk of a stream: mel [B, n, n_mels] at positions start.. -> hidden frames [B, n, D] and the new state.
+
+        The frames are those of `hidden`, `look_ahead` positions late; at positions below 0 they hold anything.
+        end: length of the stream in frames once known; later positions are padding.
+        """
+
+    # ---- written once --------------------------------------------------------------------------------------------
 
     @property
     def delay(self) -> int:
         """Samples by which `step`'s output lags behind its input."""
-        return self.layers.look_ahead * self.head.istft.hop_length + self.head.istft.cut
+        return self.look_ahead * self.head.istft.hop_length + self.head.istft.cut
 
     @property
     def flush_frames(self) -> int:
@@ -91,14 +129,14 @@ class Vocoder(nn.Module):
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """mel [B, M, n_mels] -> waveform [B, M hop_length] float32; lengths [B]: mel frames per item."""
-        x = self.layer_norm(self.layers(self.embeddings(mel), lengths))
-        return self.head.istft(self.head.spectrum(x), lengths)
+        waveform: Tensor = self.head.istft(self.head.spectrum(self.hidden(mel, lengths)), lengths)
+        return waveform
 
     def initial_state(self, batch: int) -> State:
+        """State before the first mel frame: that of the layers, and samples that later frames add to."""
         istft = self.head.istft
         zeros = istft.window.new_zeros(batch, istft.n_fft - istft.hop_length, dtype=torch.float32)
-        layers = self.layers.initial_state(batch, self.embeddings.weight)
-        return {"signal": zeros, "envelope": zeros, **{f"layers.{k}": v for k, v in layers.items()}}
+        return {"signal": zeros, "envelope": zeros, **scope(self.initial_hidden_state(batch), "layers")}
 
     def step(
         self, mel: Tensor, state: Mapping[str, Tensor], start: int, end: int | None = None
@@ -109,18 +147,21 @@ class Vocoder(nn.Module):
         end: length of the stream in frames once known; later positions are padding.
         """
         istft = self.head.istft
-        layers = {name.removeprefix("layers."): v for name, v in state.items() if name.startswith("layers.")}
-        x, layers = self.layers.step(self.embeddings(mel), layers, start, end)
-        first = start - self.layers.look_ahead
+        hidden, layers = self.step_hidden(mel, scoped(state, "layers"), start, end)
+        first = start - self.look_ahead
         positions = torch.arange(first, first + mel.shape[1], device=mel.device)
         valid = positions >= 0
         if end is not None:
             valid = valid & (positions < end)
-        spectrum = self.head.spectrum(self.layer_norm(x))
-        signal, envelope = istft.overlap_add(spectrum, valid.float().expand(mel.shape[0], -1))
+        signal, envelope = istft.overlap_add(self.head.spectrum(hidden), valid.float().expand(mel.shape[0], -1))
         done, tail = mel.shape[1] * istft.hop_length, istft.n_fft - istft.hop_length
         signal = signal + F.pad(state["signal"], (0, signal.shape[1] - tail))
         envelope = envelope + F.pad(state["envelope"], (0, envelope.shape[1] - tail))
         waveform = signal[:, :done] / envelope[:, :done].clamp(min=ENVELOPE_FLOOR)
-        caches = {f"layers.{name}": value for name, value in layers.items()}
-        return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **caches}
+        return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **scope(layers, "layers")}
+
+
+def make_vocoder(config: CodecConfig) -> Vocoder:
+    """The vocoder that a configuration asks for, with random weights."""
+    kind = cast("type[Vocoder]", find_class(VOCODERS, config.vocoder))
+    return kind(config)

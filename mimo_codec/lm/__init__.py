@@ -4,7 +4,8 @@
     print(lm.transcribe("speech.wav").text)
     waveform = lm.speak("Good morning.", voice="speech.wav").waveform
 
-The files are the data flow: prompts -> layout -> model -> generate (sampling, cache) -> pipeline. Needs the extra `lm`.
+The files are the data flow: audio -> tasks -> prompts -> layout -> generate (backend: model, cache, sampling) ->
+output; `base` and `pipeline` put them together. Needs the extra `lm`.
 """
 
 from __future__ import annotations
@@ -15,39 +16,43 @@ from mimo_codec.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mimo_codec.lm.config import LMConfig
+    from mimo_codec.lm.instructions import INSTRUCTIONS, Instructions
     from mimo_codec.lm.layout import Layout
     from mimo_codec.lm.output import Generation, Piece
     from mimo_codec.lm.pipeline import MimoAudioLM
-    from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording
+    from mimo_codec.lm.prompts import Example, Turn
     from mimo_codec.lm.request import Sampling, Stop
+    from mimo_codec.lm.tasks import TASKS
 
 _HOMES = {
     "Example": "prompts",
     "Generation": "output",
+    "INSTRUCTIONS": "instructions",
+    "Instructions": "instructions",
     "LMConfig": "config",
     "Layout": "layout",
     "MimoAudioLM": "pipeline",
     "Piece": "output",
     "Sampling": "request",
     "Stop": "request",
-    "TASKS": "prompts",
+    "TASKS": "tasks",
     "Turn": "prompts",
-    "WORDINGS": "prompts",
-    "Wording": "prompts",
+    "WORDINGS": "instructions",  # name of INSTRUCTIONS in version 0.1
+    "Wording": "instructions",
 }
 __all__ = [
+    "INSTRUCTIONS",
+    "TASKS",
     "Example",
     "Generation",
+    "Instructions",
     "LMConfig",
     "Layout",
     "MimoAudioLM",
     "Piece",
     "Sampling",
     "Stop",
-    "TASKS",
     "Turn",
-    "WORDINGS",
-    "Wording",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path
+from mimo_codec.common.files import atomic_path, make_folder
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
@@ -39,26 +40,24 @@ DeviceMap = str | Mapping[str, str | int | torch.device]
 
 
 def find_config(name_or_path: str | Path, revision: str | None = None) -> LMConfig:
-    """The shape of what `find_language_model` finds, of which nothing more comes down; MimoError for other models."""
+    """Read the configuration of what `find_language_model` would find, and download nothing else."""
     return LMConfig.load(_find(name_or_path, revision, CONFIG) / CONFIG)
 
 
 def find_language_model(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """A local folder or a hub id OWNER/NAME -> folder; MimoError says what was looked for."""
+    """Find a model by its folder or its hub id OWNER/NAME; MimoError says what was looked for."""
     find_config(name_or_path, revision)  # refuses other models before gigabytes come down
     return _find(name_or_path, revision, CONFIG, "*.safetensors", INDEX, *TEXT_FILES)
 
 
 def _find(name_or_path: str | Path, revision: str | None, *patterns: str) -> Path:
-    """The folder, with the files that match `patterns` if it is the hub's."""
+    """Return the folder, with the files that match `patterns` if it is the hub's."""
     name = str(name_or_path)
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path):
-        if not (path / CONFIG).is_file():
-            raise MimoError(f"{path}: there is no {CONFIG} in this folder, so it is not a model")
+        require((path / CONFIG).is_file(), f"{path}: there is no {CONFIG} in this folder, so it is not a model")
         return path
-    if os.path.exists(path):
-        raise MimoError(f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
+    require(not os.path.exists(path), f"{path} is a file; a model is a folder with {CONFIG} and {WEIGHTS}")
     if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return download(name, revision, *patterns)
     raise MimoError(f"unknown language model {name!r}: neither a folder nor a hub id OWNER/NAME")
@@ -71,21 +70,29 @@ def load_language_model(
     quantize: str | None = None,
     device_map: DeviceMap | None = None,
 ) -> tuple[SpeechLanguageModel, TextTokenizer]:
-    """The networks on `device`, in evaluation mode, and the tokenizer.
+    """Load the networks, in evaluation mode, and the tokenizer.
 
-    dtype: None keeps that of the files. Tensors go one by one from the file to the device, so that the weights never
-    exist twice; with `quantize` ("int8" or "int4") through the memory of the CPU. device_map: layers on several devices
-    instead of one. MimoError names whatever does not fit, and says what would fit when memory does not suffice.
+    Tensors go one by one from the file to the device, so that the weights never exist twice; quantized ones go through
+    the memory of the CPU.
+
+    Args:
+        folder: with config.json, weights and tokenizer.
+        device: to put the networks on.
+        dtype: of the weights; None keeps that of the files.
+        quantize: "int8" or "int4".
+        device_map: puts layers on several devices instead of one.
+
+    Raises:
+        MimoError: names whatever does not fit, and says what would fit when memory does not suffice.
     """
     config, tokenizer = LMConfig.load(folder / CONFIG), TextTokenizer.load(folder)
-    if len(tokenizer) > config.vocab_size:
-        raise MimoError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}")
+    count = len(tokenizer)
+    require(count <= config.vocab_size, f"{folder}: the tokenizer has {count} tokens, the model {config.vocab_size}")
     with torch.device("meta"):
         model = SpeechLanguageModel(config, tokenizer.special.empty)
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     if device_map is not None:
-        if quantize is not None:
-            raise MimoError("device_map and quantize exclude each other")
+        require(quantize is None, "device_map and quantize exclude each other")
         return _spread(folder, model, device_map, dtype, expected), tokenizer
     quantizer = find_quantizer(quantize)
     target, device = device, torch.device("cpu") if quantizer else device
@@ -96,8 +103,8 @@ def load_language_model(
     _check_complete(folder, tensors, expected)
     model.load_state_dict(tensors, assign=True)
     if config.tie_word_embeddings:
-        if not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight):
-            raise MimoError(f"{folder}: tie_word_embeddings, but lm_head.weight is not model.embed_tokens.weight")
+        tied = torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+        require(tied, f"{folder}: tie_word_embeddings, but lm_head.weight is not model.embed_tokens.weight")
         model.lm_head.weight = model.model.embed_tokens.weight
     rebuild_rotary(model, device)
     with _enough_memory(folder, model, target):
@@ -118,15 +125,13 @@ def _read(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
+    unreadable = wrap_errors(f"{path}: not a readable safetensors file", SafetensorError, OSError)
+    with unreadable, safe_open(path, framework="pt") as file:
+        yield file
 
 
 def _checked_names(path: Path, file: Any, expected: Mapping[str, list[int]]) -> list[str]:
-    """The tensors of a file; MimoError names all that are unexpected or of a wrong shape."""
+    """Return the names of the tensors in a file; MimoError lists all that are unexpected or of a wrong shape."""
     shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     problems = [
         *listed("unexpected", (name for name in shapes if name not in expected)),
@@ -139,16 +144,14 @@ def _checked_names(path: Path, file: Any, expected: Mapping[str, list[int]]) -> 
             ),
         ),
     ]
-    if problems:
-        raise MimoError(f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
+    require(not problems, f"{path}: the weights do not fit the configuration: {'; '.join(problems)}")
     return list(shapes)
 
 
 def _check_complete(folder: Path, found: Iterable[str], expected: Mapping[str, list[int]]) -> None:
     present = set(found)
     missing = listed("missing", (name for name in expected if name not in present))
-    if missing:
-        raise MimoError(f"{folder}: the weights do not fit the configuration: {missing[0]}")
+    require(not missing, f"{folder}: the weights do not fit the configuration: {'; '.join(missing)}")
 
 
 def _spread(
@@ -158,11 +161,9 @@ def _spread(
     dtype: torch.dtype | None,
     expected: Mapping[str, list[int]],
 ) -> SpeechLanguageModel:
-    """The model with its layers where a device map says, by accelerate."""
-    try:
+    """Load the model with its layers where a device map says, by accelerate."""
+    with needs_extra("accelerate", "lm"):
         from accelerate import load_checkpoint_and_dispatch
-    except ImportError:
-        raise MimoError("device_map needs accelerate: pip install 'mimo-codec[lm]'") from None
     found: list[str] = []
     for path in weight_files(folder):
         with _opened(path) as file:
@@ -194,11 +195,11 @@ def _spread(
 
 
 def _places(model: SpeechLanguageModel, device_map: DeviceMap) -> Mapping[str, Any]:
-    """ "auto": the layers of the backbone evenly over all devices, and all that works together on the first."""
+    """Return a device for each module; "auto" spreads the backbone's layers evenly, the first device has the rest."""
     if not isinstance(device_map, str):
         return device_map
-    if device_map != "auto":
-        raise MimoError(f'device_map: {device_map!r} is not known; there is "auto", or a device for each module')
+    known = device_map == "auto"
+    require(known, f'device_map: {device_map!r} is not known; there is "auto", or a device for each module')
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory, get_max_memory
 
@@ -218,7 +219,7 @@ def _places(model: SpeechLanguageModel, device_map: DeviceMap) -> Mapping[str, A
 
 @contextmanager
 def _enough_memory(folder: Path, model: SpeechLanguageModel, device: torch.device) -> Iterator[None]:
-    """Out of memory -> MimoError that says what would fit."""
+    """Turn an error for lack of memory into a MimoError that says what would fit."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -244,17 +245,23 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
 def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenizer: TextTokenizer) -> None:
     """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
     folder = Path(folder)
-    if model.is_quantized:
-        raise MimoError(f"{folder}: a quantized model cannot be saved; load it without quantize")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
+    require(not model.is_quantized, f"{folder}: a quantized model cannot be saved; load it without quantize")
+    make_folder(folder)
     state = model.state_dict()
-    if any(value.is_meta for value in state.values()):
-        raise MimoError(f"{folder}: layers of this model are on the disk; load it on one device to save it")
+    is_whole = not any(value.is_meta for value in state.values())
+    require(is_whole, f"{folder}: layers of this model are on the disk; load it on one device to save it")
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
+    _write_weights(folder, state)
+    config = model.config.to_dict()
+    for name in ("torch_dtype", "dtype"):
+        if name in config:
+            config[name] = str(model.dtype).removeprefix("torch.")
+    _write_json(folder / CONFIG, config)
+    _write_tokenizer(folder, tokenizer)
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
     shards = _shards(state)
     names = (
         [WEIGHTS]
@@ -268,11 +275,9 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
         total = sum(value.nbytes for value in state.values())
         placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
-    config = model.config.to_dict()
-    for name in ("torch_dtype", "dtype"):
-        if name in config:
-            config[name] = str(model.dtype).removeprefix("torch.")
-    _write_json(folder / CONFIG, config)
+
+
+def _write_tokenizer(folder: Path, tokenizer: TextTokenizer) -> None:
     with atomic_path(folder / "tokenizer.json") as temporary:
         temporary.write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):  # for those who read the folder by other means
@@ -285,7 +290,7 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
 
 
 def _remove_others(folder: Path, names: Sequence[str]) -> None:
-    """Weights of a model that was in this folder before; they would be read instead of the new ones."""
+    """Remove weights of a model that was in this folder before; they would be read instead of the new ones."""
     for path in (folder / WEIGHTS, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
         if path.name not in names:
             path.unlink(missing_ok=True)
@@ -306,10 +311,8 @@ def _shards(state: Mapping[str, Tensor]) -> list[list[str]]:
 def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with atomic_path(path) as temporary:
         mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
-        try:
+        with wrap_errors(f"{path}: cannot be written", SafetensorError):
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt"})
-        except SafetensorError as error:
-            raise MimoError(f"{path}: cannot be written ({error})") from None
         temporary.chmod(mode)
 
 

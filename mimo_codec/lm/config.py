@@ -8,101 +8,84 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.checks import check_choice, check_integer, check_type, error_prefix, require
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.fields import check_fields, flag, integer, integers, number
 from mimo_codec.common.files import read_json
 
+FRAME_RATE, SAMPLE_RATE = 25.0, 24000
+"""Rates in Hz of the codecs whose codes the language model reads."""
 MAX_SIZE, MAX_LAYERS, MAX_CHANNELS, MAX_GROUP = 2**24, 1024, 64, 64
+"""Largest values in a config.json, which may come from anyone."""
 _PER_CHANNEL = ("speech_vocab_size", "speech_zeroemb_idx", "delay_pattern")
+
+
+def _size(default: int) -> int:
+    return integer(default, 1, MAX_SIZE)
 
 
 @dataclass(frozen=True)
 class LMConfig:
-    """Field names are the keys of the released config.json; defaults are those of the released 7B model.
+    """Shape of a language model.
 
-    Every field is validated; MimoError names the key that is wrong.
+    Field names are the keys of the released config.json; defaults are those of the released 7B model. Every field is
+    validated; MimoError names the key that is wrong.
     """
 
-    vocab_size: int = 151680
+    vocab_size: int = _size(151680)
     """Text tokens."""
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 36
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 8
-    head_dim: int = 128
-    max_position_embeddings: int = 8192
+    hidden_size: int = _size(4096)
+    intermediate_size: int = _size(11008)
+    num_hidden_layers: int = integer(36, 1, MAX_LAYERS)
+    num_attention_heads: int = _size(32)
+    num_key_value_heads: int = _size(8)
+    head_dim: int = _size(128)
+    max_position_embeddings: int = _size(8192)
     """Longest sequence, in positions (patches and text tokens)."""
-    rope_theta: float = 640000.0
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
+    rope_theta: float = number(640000.0, 1, 1e12)
+    rms_norm_eps: float = number(1e-6, 0, 1)
+    tie_word_embeddings: bool = flag(False)
 
-    local_dim: int = 1024
+    local_dim: int = _size(1024)
     """Width of the patch decoder."""
-    local_layers: int = 16
-    local_attn_heads: int = 64
-    local_ffn_dim: int = 4096
+    local_layers: int = integer(16, 1, MAX_LAYERS)
+    local_attn_heads: int = _size(64)
+    local_ffn_dim: int = _size(4096)
 
-    input_local_dim: int = 1024
+    input_local_dim: int = _size(1024)
     """Width of the patch encoder and of the code embeddings."""
-    input_local_layers: int = 6
-    input_full_attention: bool = True
+    input_local_layers: int = integer(6, 1, MAX_LAYERS)
+    input_full_attention: bool = flag(True)
     """The patch encoder attends to the whole patch, not only backwards."""
 
-    audio_channels: int = 8
+    audio_channels: int = integer(8, 1, MAX_CHANNELS)
     """Codebooks that the model reads and writes."""
-    group_size: int = 4
+    group_size: int = integer(4, 1, MAX_GROUP)
     """Code frames of a patch."""
-    speech_vocab_size: tuple[int, ...] = (1025, 1025, *[129] * 6)
+    speech_vocab_size: tuple[int, ...] = integers((1025, 1025, *[129] * 6), 1, MAX_SIZE)
     """Entries of each codebook, and one for the empty code."""
-    speech_zeroemb_idx: tuple[int, ...] = (1024, 1024, *[128] * 6)
+    speech_zeroemb_idx: tuple[int, ...] = integers((1024, 1024, *[128] * 6), 0, MAX_SIZE)
     """The empty code of each channel."""
-    delay_pattern: tuple[int, ...] = tuple(range(8))
+    delay_pattern: tuple[int, ...] = integers(tuple(range(8)), 0, MAX_GROUP)
     """Frames by which each channel follows in the patch decoder."""
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Keys of a config.json that have no meaning here; written back as they were."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "max_position_embeddings",
-            "local_dim",
-            "local_attn_heads",
-            "local_ffn_dim",
-            "input_local_dim",
-        ):
-            check_integer(f"config: {name}", getattr(self, name), 1, MAX_SIZE)
-        for name in ("num_hidden_layers", "local_layers", "input_local_layers"):
-            check_integer(f"config: {name}", getattr(self, name), 1, MAX_LAYERS)
-        check_integer("config: audio_channels", self.audio_channels, 1, MAX_CHANNELS)
-        check_integer("config: group_size", self.group_size, 1, MAX_GROUP)
-        check_number("config: rope_theta", self.rope_theta, 1, 1e12)
-        check_number("config: rms_norm_eps", self.rms_norm_eps, 0, 1)
-        for name in ("tie_word_embeddings", "input_full_attention"):
-            if not isinstance(getattr(self, name), bool):
-                raise MimoError(f"config: {name} must be true or false, not {getattr(self, name)!r}")
-        for width, heads in (("local_dim", "local_attn_heads"), ("input_local_dim", "local_attn_heads")):
-            if getattr(self, width) % (2 * getattr(self, heads)):
-                raise MimoError(f"config: {width} = {getattr(self, width)} must be an even multiple of {heads}")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise MimoError("config: num_attention_heads must be a multiple of num_key_value_heads")
-        self._check_channels()
-
-    def _check_channels(self) -> None:
+        """Check every field and how they fit together."""
+        check_fields(self, "config: ")
+        for name in ("local_dim", "input_local_dim"):
+            width = getattr(self, name)
+            even = width % (2 * self.local_attn_heads) == 0
+            require(even, f"config: {name} = {width} must be an even multiple of local_attn_heads")
+        grouped = self.num_attention_heads % self.num_key_value_heads == 0
+        require(grouped, "config: num_attention_heads must be a multiple of num_key_value_heads")
         for name in _PER_CHANNEL:
-            values = getattr(self, name)
-            if len(values) != self.audio_channels:
-                raise MimoError(f"config: {name} has {len(values)} values for {self.audio_channels} audio_channels")
-            for value in values:
-                check_integer(f"config: {name}", value, 0, MAX_SIZE if name != "delay_pattern" else MAX_GROUP)
+            count = len(getattr(self, name))
+            complete = count == self.audio_channels
+            require(complete, f"config: {name} has {count} values for {self.audio_channels} audio_channels")
         for size, empty in zip(self.speech_vocab_size, self.speech_zeroemb_idx, strict=True):
-            if empty != size - 1:
-                raise MimoError(f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
+            require(empty == size - 1, f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
     @property
     def codec(self) -> str | None:
@@ -119,31 +102,33 @@ class LMConfig:
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> LMConfig:
-        """The released flat dictionary -> LMConfig; keys that have no meaning here are kept in `extra`."""
-        if not isinstance(flat, Mapping) or "audio_channels" not in flat or "local_dim" not in flat:
-            raise MimoError("config: no audio_channels and local_dim, so not a MiMo-Audio language model")
+        """Read the released flat dictionary; keys that have no meaning here are kept in `extra`.
+
+        Raises MimoError for other models, for values that are wrong, and for features that are not supported.
+        """
+        known = isinstance(flat, Mapping) and "audio_channels" in flat and "local_dim" in flat
+        require(known, "config: no audio_channels and local_dim, so not a MiMo-Audio language model")
         for name, plain in (("rope_scaling", None), ("use_sliding_window", False), ("hidden_act", "silu")):
-            if flat.get(name, plain) != plain:
-                raise MimoError(f"config: {name} = {flat[name]!r} is not supported")
+            require(flat.get(name, plain) == plain, f"config: {name} = {flat.get(name)!r} is not supported")
         rope = flat.get("rope_parameters")
         if isinstance(rope, Mapping):
-            if rope.get("rope_type", "default") != "default":
-                raise MimoError(f"config: rope_parameters of type {rope['rope_type']!r} are not supported")
-            if "rope_theta" in rope:
-                flat = {**flat, "rope_theta": rope["rope_theta"]}
-        known = {f.name for f in fields(cls)} - {"extra"}
-        channels = flat["audio_channels"]
-        values = {name: _per_channel(name, value, channels) for name, value in flat.items() if name in known}
+            kind = rope.get("rope_type", "default")
+            require(kind == "default", f"config: rope_parameters of type {kind!r} are not supported")
+            flat = {**flat, **{name: rope[name] for name in ("rope_theta",) if name in rope}}
+        names = {f.name for f in fields(cls)} - {"extra"}
+        values = {name: value for name, value in flat.items() if name in names}
+        for name in _PER_CHANNEL:
+            if name in values:
+                values[name] = _per_channel(name, values[name], flat["audio_channels"])
         values["input_full_attention"] = flat.get("input_full_attention") or False  # as where the key is older
-        if "head_dim" not in values and "hidden_size" in values and "num_attention_heads" in values:
+        values.setdefault("input_local_dim", values["local_dim"])
+        if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
             heads = check_integer("config: num_attention_heads", values["num_attention_heads"], 1, MAX_SIZE)
             values["head_dim"] = check_integer("config: hidden_size", values["hidden_size"], 1, MAX_SIZE) // heads
-        if "input_local_dim" not in values and "local_dim" in values:
-            values["input_local_dim"] = values["local_dim"]
-        return cls(**values, extra=MappingProxyType({k: v for k, v in flat.items() if k not in known}))
+        return cls(**values, extra=MappingProxyType({k: v for k, v in flat.items() if k not in names}))
 
     def to_dict(self) -> dict[str, Any]:
-        """The inverse of `from_dict`."""
+        """Return the flat dictionary of the released config.json, which `from_dict` reads."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         for name in _PER_CHANNEL:
             flat[name] = "-".join(str(value) for value in flat[name])
@@ -153,29 +138,23 @@ class LMConfig:
     def load(cls, path: str | Path) -> LMConfig:
         """Read a config.json; MimoError, naming the file, when it cannot be read or is not of such a model."""
         flat = read_json(path)
-        try:
+        with error_prefix(path):
             return cls.from_dict(flat)
-        except MimoError as error:
-            raise MimoError(f"{path}: {error}") from None
 
     @classmethod
     def preset(cls, name: str) -> LMConfig:
-        """A configuration from `PRESETS` by name."""
-        if name not in PRESETS:
-            raise MimoError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
-        return PRESETS[name]
+        """Return a configuration from `PRESETS`; MimoError lists the names there are."""
+        return PRESETS[check_choice("preset", name, PRESETS)]
 
 
-def _per_channel(name: str, value: Any, channels: Any) -> Any:
-    """ "1025-1025-129" -> (1025, 1025, 129); one integer is that of every channel."""
-    if name not in _PER_CHANNEL:
-        return value
+def _per_channel(name: str, value: object, channels: object) -> tuple[int, ...]:
+    """Read "1025-1025-129" as (1025, 1025, 129); one integer is that of every channel."""
     if isinstance(value, int):
         value = [value] * check_integer("config: audio_channels", channels, 1, MAX_CHANNELS)
-    words = value.split("-") if isinstance(value, str) else value if isinstance(value, list) else None
+    words = value.split("-") if isinstance(value, str) else value
     try:
-        return tuple(int(word) for word in words)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+        return tuple(int(word) for word in check_type(name, words, list, "a list"))
+    except (TypeError, ValueError):  # MimoError is a ValueError
         raise MimoError(f"config: {name} must be integers joined by '-', not {value!r}") from None
 
 

@@ -1,289 +1,195 @@
-"""Generation: prompts of a batch -> new positions, each item as if it were alone.
+"""Generation: prompts of a batch -> new positions, each item as if it were alone, whatever computes the networks.
 
-Prompts are padded on the left; every item has its own sampling settings, generator and end. A position is a text token,
-or `<|empty|>` and a patch. All randomness is drawn outside the networks, so that what runs inside can be compiled.
+Prompts are padded on the left; every item has its own sampling settings, random numbers and end. A position is a text
+token, or `<|empty|>` and a patch. There is one loop, `generate_positions`; a `Backend` computes for it, with PyTorch
+(`backend.py`) or ONNX Runtime (`mimo_codec.onnx.lm.runtime`). Needs numpy only.
 """
 
 from __future__ import annotations
 
-import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.layout import Layout
-from mimo_codec.lm.model import SpeechLanguageModel, place_of
-from mimo_codec.lm.request import WINDOW, Position, Progress, Request, forbidden_tokens
-from mimo_codec.lm.sampling import Settings, penalised, sample
+from mimo_codec.lm.request import WINDOW, Request, find_stop
 
-logger = logging.getLogger(__name__)
-BLOCK = 128
-"""Cache sizes are multiples of it, so that compiled graphs serve prompts of many lengths."""
+Tokens = NDArray[np.int64]
+"""One text token for each item [B]."""
+Patches = NDArray[np.int64]
+"""Codes of one patch for each item [B, C, G]."""
+Numbers = NDArray[np.float32]
+"""Random numbers in [0, 1)."""
 
 
-class Steps:
-    """The three things that are done over and over, eager or compiled."""
+# ---- what a backend computes -----------------------------------------------------------------------------------------
 
-    def __init__(self, model: SpeechLanguageModel, compiled: bool = False):
-        self.model, self.compiled = model, compiled
-        self.advance: Callable[..., tuple[Tensor, Tensor]] = self._advance
-        self.patch_step: Callable[..., tuple[Tensor, Tensor]] = self._patch_step
-        self._graphs = compiled and model.device.type == "cuda"
-        self._spare: dict[str, KeyValueCache] = {}
-        if compiled:
-            self.advance = self._replayed(self._compiled(self._advance))
-            self.patch_step = self._replayed(self._compiled(self._patch_step))
 
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """By torch.compile, or as it is where that finds no compiler: a step that was begun can be repeated."""
-        from torch._dynamo.exc import TorchDynamoException  # takes a second
+class Batch(ABC):
+    """The networks at work on one batch. Random numbers come in as arguments, so that what runs can be compiled."""
 
-        best = torch.compile(function, mode="reduce-overhead" if self._graphs else None)
+    @abstractmethod
+    def read_prompts(self, tokens: Tokens, patches: Patches, pads: NDArray[np.int64], uniform: Numbers) -> Tokens:
+        """Read all prompts and draw the first token of every item.
 
-        def call(*arguments: Any) -> Any:
-            nonlocal best
-            try:
-                return best(*arguments)
-            except TorchDynamoException as error:
-                logger.warning("generation goes on without torch.compile: %s", str(error).partition("\n")[0])
-                best = function
-                return function(*arguments)
-
-        return call
-
-    def _replayed(self, function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-        """CUDA graphs write every result where the one before was: it is copied before the next call."""
-        if not self._graphs:
-            return function
-
-        def call(*arguments: Any) -> tuple[Tensor, Tensor]:
-            torch.compiler.cudagraph_mark_step_begin()
-            one, other = function(*arguments)
-            return one.clone(), other.clone()
-
-        return call
-
-    # ---- caches --------------------------------------------------------------------------------------------------
-
-    def take_cache(self, name: str, batch_size: int, size: int) -> KeyValueCache:
-        """A cache for the stack of this name: the one that was given back last if it fits, so that graphs find their
-        memory again and runs side by side have each their own."""
-        spare = self._spare.pop(name, None)
-        if spare is not None and (spare.batch_size, spare.size) == (batch_size, size):
-            spare.reset()
-            return spare
-        del spare  # before there is another
-        stack: Any = getattr(self.model, name)
-        devices = [place_of(layer) for layer in stack.layers]
-        shape = (batch_size, stack.config.num_key_value_heads, size, stack.config.head_dim)
-        cache = KeyValueCache(*shape, self.model.dtype, devices)
-        if self._graphs:
-            for tensor in (*cache.keys, *cache.values):
-                torch._dynamo.mark_static_address(tensor)
-        return cache
-
-    def give_back(self, name: str, cache: KeyValueCache) -> None:
-        """Keep a cache for the next run."""
-        self._spare[name] = cache
-
-    # ---- backbone ------------------------------------------------------------------------------------------------
-
-    def _advance(
-        self,
-        tokens: Tensor,
-        patches: Tensor,
-        slot: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        cache: KeyValueCache,
-        settings: Settings | None,
-        forbidden: Tensor | None,
-        uniform: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """A position of every item in, the next token out: tokens [B], patches [B, C, G] -> tokens, seeds [B, D]."""
-        cache.positions = slot
-        embeddings = self.model.embed(tokens[:, None], patches[:, None])
-        hidden = self.model.run_backbone(embeddings, mask, positions[:, None], cache)[:, 0]
-        return self.choose(hidden, settings, forbidden, uniform)
-
-    def choose(
-        self, hidden: Tensor, settings: Settings | None, forbidden: Tensor | None, uniform: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, H] -> text tokens [B], seeds of the patch decoder [B, D]."""
-        logits = self.model.lm_head(hidden).float()
-        if forbidden is not None:
-            logits = logits.masked_fill(forbidden, -torch.inf)
-        return _draw(logits, settings, uniform), self.model.seeds(hidden)
-
-    # ---- patch decoder -------------------------------------------------------------------------------------------
-
-    def _patch_step(
-        self,
-        inputs: Tensor,
-        step: Tensor,
-        mask: Tensor,
-        active: Tensor,
-        channels: tuple[int, ...],
-        cache: KeyValueCache,
-        settings: Settings | None,
-        uniform: Tensor,
-        recent: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """inputs [N, D] at step [1] -> codes [N, C], and the next inputs [N, D] from those of the active channels [C].
-
-        channels: those that are worked out; the others are zero. uniform: [N, C].
+        Args:
+            tokens: text tokens [B, P].
+            patches: codes [B, P, C, G].
+            pads: positions of padding [B] in front of each prompt.
+            uniform: random numbers [B].
         """
-        model = self.model
-        cache.positions = step
-        hidden = model.run_local(inputs[:, None], mask, step, cache)[:, 0]
-        codes = [torch.zeros_like(inputs[:, 0], dtype=torch.long)] * model.config.audio_channels
-        total = inputs.new_zeros(len(inputs), model.config.input_local_dim)
-        for r in channels:
-            logits = model.local_transformer_lm_heads[r](hidden)[:, :-1].float()  # the last is the empty code
-            if recent is not None and settings is not None:
-                logits = penalised(logits, recent[:, r], settings.penalty)
-            codes[r] = _draw(logits, settings, uniform[:, r])
-            total = total + model.embed_channel(r, codes[r]) * active[r].to(inputs.dtype)
-        return torch.stack(codes, 1), model.to_local(total)
 
-    def decode_patches(
-        self, seeds: Tensor, cache: KeyValueCache, settings: Settings | None, uniform: Tensor, recent: Tensor | None
-    ) -> Tensor:
-        """Seeds [N, D] -> patches [N, C, G], channel r at steps delay r <= t < delay r + G; uniform: [N, C, G]."""
-        c = self.model.config
-        group, num_steps, device = c.group_size, self.model.num_steps, seeds.device
-        cache.reset()
-        delays = torch.tensor(c.delay_pattern, device=device)
-        steps = torch.arange(num_steps, device=device)
-        patches = torch.zeros(len(seeds), c.audio_channels, group, dtype=torch.long, device=device)
-        inputs = seeds
-        for t in range(num_steps):
-            now = [r for r, d in enumerate(c.delay_pattern) if d <= t < d + group]
-            active = (delays <= t) & (t < delays + group)
-            frame = (t - delays).clamp(0, group - 1)
-            drawn = uniform.gather(2, frame[None, :, None].expand(len(seeds), -1, 1))[..., 0]
-            channels = tuple(range(c.audio_channels)) if self.compiled else tuple(now)
-            mask = (steps <= t)[None, None, None]
-            codes, inputs = self.patch_step(
-                inputs, steps[t : t + 1], mask, active, channels, cache, settings, drawn, recent
-            )
-            for r in now:
-                patches[:, r, t - c.delay_pattern[r]] = codes[:, r]
-        return patches
+    @abstractmethod
+    def read_position(self, tokens: Tokens, patches: Patches, uniform: Numbers) -> Tokens:
+        """Read one more position of every item, tokens [B] and patches [B, C, G], and draw the next tokens [B]."""
+
+    @abstractmethod
+    def decode_patches(self, items: list[int], uniform: Numbers, recent: Patches) -> Patches:
+        """Draw the patches [N, C, G] that belong to the last tokens of N items.
+
+        Args:
+            items: which of the batch.
+            uniform: random numbers [B, C, G].
+            recent: the last `WINDOW` frames of every item [B, C, WINDOW], -1 where there are none.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the batch has used; nothing is asked of it afterwards."""
 
 
-def _draw(logits: Tensor, settings: Settings | None, uniform: Tensor) -> Tensor:
-    return logits.argmax(-1) if settings is None else sample(logits, settings, uniform)
+class Backend(ABC):
+    """What computes the networks of a language model."""
+
+    @abstractmethod
+    def batch(self, requests: Sequence[Request], num_positions: int) -> Batch:
+        """Begin a batch whose items have at most `num_positions` positions, prompt and answer."""
+
+    @abstractmethod
+    def random_numbers(self, seed: int) -> Callable[[int], Numbers]:
+        """Return a function that gives so many random numbers more at every call, the same ones for the same seed."""
+
+    @abstractmethod
+    def new_seeds(self, count: int) -> list[int]:
+        """Return seeds for items for which the caller gave none."""
 
 
-def generate(steps: Steps, layout: Layout, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
-    """Yields, step by step, the new position of every item; None for those that have ended."""
-    with torch.inference_mode():
-        run = _Run(steps, layout, requests)
-        run.prefill()
+def generate_positions(
+    backend: Backend, requests: Sequence[Request], layout: Layout
+) -> Iterator[list[Position | None]]:
+    """Yield, step by step, the new position of every item; None for those that have ended."""
+    progress = Progress(requests, layout)
+    num_channels, group = layout.num_channels, layout.group_size
+    streams = [backend.random_numbers(request.seed) for request in requests]
+    recent = np.full((len(requests), num_channels, WINDOW), -1)
+
+    def draw() -> Numbers:
+        """Numbers of one position [B, 1 + C G], of which text uses the first; the same whatever they are used for."""
+        return np.stack([stream(1 + num_channels * group) for stream in streams])
+
+    batch = backend.batch(requests, progress.num_positions)
+    uniform = draw()
+    tokens = batch.read_prompts(*progress.prompts(), progress.pads, uniform[:, 0])
     try:
         while True:
-            with torch.inference_mode():  # never across a yield, where it would hold in the caller's code too
-                new = run.positions()
-            yield new
-            if run.ended:
+            patches = progress.empty_patches(len(requests))
+            if items := progress.speaking(tokens):
+                patches[items] = batch.decode_patches(items, uniform[:, 1:].reshape(patches.shape), recent)
+                recent[items] = np.concatenate((recent[items], patches[items]), axis=2)[:, :, group:]
+            yield progress.add(tokens, patches)
+            if progress.ended:
                 return
-            with torch.inference_mode():
-                run.advance()
+            uniform = draw()
+            tokens = batch.read_position(tokens, patches, uniform[:, 0])
     finally:
-        steps.give_back("model", run.cache)
-        steps.give_back("local_transformer", run.patch_cache)
+        batch.close()
 
 
-class _Run:
-    """A batch on its way."""
+# ---- what has come of it ---------------------------------------------------------------------------------------------
 
-    def __init__(self, steps: Steps, layout: Layout, requests: Sequence[Request]):
-        self.steps, self.model = steps, steps.model
-        self.progress = Progress(requests, layout)
-        c, device = self.model.config, self.model.device
-        size = self.progress.longest + max(request.max_new for request in requests)
-        self.cache = steps.take_cache("model", len(requests), -(-size // BLOCK) * BLOCK)
-        self.patch_cache = steps.take_cache("local_transformer", len(requests), self.model.num_steps)
-        texts, audios = [r.text for r in requests], [r.audio for r in requests]
-        draws = steps.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings
-        self.text = Settings.of(texts, device) if draws else None
-        penalises = steps.compiled or any(s.repetition_penalty != 1 for s in audios)
-        draws = penalises or any(s.temperature > 0 for s in audios)
-        self.audio = Settings.of(audios, device) if draws else None
-        shape = (len(requests), c.audio_channels, WINDOW)
-        self.recent = torch.full(shape, -1, device=device) if penalises else None
-        forbidden = forbidden_tokens(texts, c.vocab_size)
-        self.forbidden = None if forbidden is None else torch.from_numpy(forbidden).to(device)
-        self.empty = torch.from_numpy(self.progress.empty_patches(len(requests))).to(device)
-        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+
+class Position(NamedTuple):
+    """What was generated for one item at one step."""
+
+    token: int
+    patch: Patches | None
+    """[C, G] at audio positions."""
+    end: int | str | None
+    """Id of the stop token, the stop string, or "max_new_patches" or "max_seconds", at the item's last position."""
+
+
+class Progress:
+    """How far a batch has come: its prompts, padded on the left, and which items have come to their end."""
+
+    def __init__(self, requests: Sequence[Request], layout: Layout):
+        """Begin with nothing generated."""
+        self.requests, self.layout = requests, layout
+        lengths = [layout.num_positions(request.grid) for request in requests]
+        self.longest = max(lengths)
+        self.pads = np.array([self.longest - length for length in lengths])
+        """[B], positions of padding in front of each prompt."""
+        self.num_new, self.num_patches = 0, [0] * len(requests)
+        self.texts: list[list[int]] = [[] for _ in requests]
+        self.is_over = [False] * len(requests)
 
     @property
     def ended(self) -> bool:
-        return self.progress.ended
+        """Whether every item has come to its end."""
+        return all(self.is_over)
 
-    def prefill(self) -> None:
-        """All prompts through the backbone, and the first token of every item."""
-        device, longest = self.model.device, self.progress.longest
-        tokens, patches = (torch.from_numpy(array).to(device) for array in self.progress.prompts())
-        pads = torch.from_numpy(self.progress.pads).to(device)
-        slots, keys = torch.arange(longest, device=device), torch.arange(self.cache.size, device=device)
-        visible = (keys[None] <= slots[:, None])[None] & (keys[None, None] >= pads[:, None, None])
-        visible |= (keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
-        self.pads, self.keys = pads, keys
-        self.cache.positions = slots
-        embeddings = self.model.embed(tokens, patches)
-        positions = (slots[None] - pads[:, None]).clamp(min=0)
-        hidden = self.model.run_backbone(embeddings, visible[:, None], positions, self.cache)[:, -1]
-        self.uniform = self._draw_uniform()
-        self.tokens, self.seeds = self.steps.choose(hidden, self.text, self.forbidden, self.uniform[:, 0])
+    @property
+    def num_positions(self) -> int:
+        """Most positions of an item, prompt and answer."""
+        return self.longest + max(request.max_new for request in self.requests)
 
-    def _draw_uniform(self) -> Tensor:
-        """[B, 1 + C G] numbers of this position, of which text uses the first; the same whatever they are used for."""
-        c = self.model.config
-        count = 1 + c.audio_channels * c.group_size
-        rows = [torch.rand(count, generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.model.device)
+    def empty_patches(self, *shape: int) -> Patches:
+        """Return patches [*shape, C, G] of empty codes."""
+        empty = np.array(self.layout.empty_codes)[:, None]
+        return np.tile(empty, (*shape, 1, self.layout.group_size))
 
-    def positions(self) -> list[Position | None]:
-        """Tokens that were drawn -> patches where they are audio, and what has come to its end."""
-        tokens = self.tokens.tolist()
-        self.patches = self.empty.clone()
-        if speaking := self.progress.speaking(tokens):
-            self._decode(speaking)
-        return self.progress.add(tokens, self.patches.cpu().numpy())
+    def prompts(self) -> tuple[NDArray[np.int64], Patches]:
+        """Return the text tokens [B, P] and patches [B, P, C, G] of all prompts, padded on the left."""
+        tokens = np.zeros((len(self.requests), self.longest), np.int64)
+        patches = self.empty_patches(len(self.requests), self.longest)
+        for i, (request, pad) in enumerate(zip(self.requests, self.pads, strict=True)):
+            tokens[i, pad:] = self.layout.token_ids(request.grid)
+            patches[i, pad:] = self.layout.patches(request.grid)
+        return tokens, patches
 
-    def _decode(self, speaking: list[int]) -> None:
-        c = self.model.config
-        uniform = self.uniform[:, 1:].reshape(-1, c.audio_channels, c.group_size)
-        rows = torch.tensor(speaking, device=self.model.device)
-        if self.steps.compiled:  # graphs want the same shape every time
-            decoded = self.steps.decode_patches(self.seeds, self.patch_cache, self.audio, uniform, self.recent)[rows]
-        else:
-            settings = None if self.audio is None else self.audio.rows(rows)
-            recent = None if self.recent is None else self.recent[rows]
-            decoded = self.steps.decode_patches(self.seeds[rows], self.patch_cache, settings, uniform[rows], recent)
-        self.patches[rows] = decoded
-        if self.recent is not None:
-            self.recent[rows] = torch.cat((self.recent[rows], decoded), dim=2)[:, :, c.group_size :]
+    def speaking(self, tokens: Tokens) -> list[int]:
+        """Return the items of which the next position is audio."""
+        return [i for i, token in enumerate(tokens.tolist()) if token == self.layout.empty_id and not self.is_over[i]]
 
-    def advance(self) -> None:
-        """The new positions into the backbone, and the next token out."""
-        slot = self.progress.longest + self.progress.num_new - 1
-        self.uniform = self._draw_uniform()
-        slots = torch.tensor([slot], device=self.model.device)
-        mask = ((self.keys <= slot)[None] & (self.keys[None] >= self.pads[:, None]))[:, None, None]
-        self.tokens, self.seeds = self.steps.advance(
-            self.tokens,
-            self.patches,
-            slots,
-            slot - self.pads,
-            mask,
-            self.cache,
-            self.text,
-            self.forbidden,
-            self.uniform[:, 0],
-        )
+    def add(self, tokens: Tokens, patches: Patches) -> list[Position | None]:
+        """Take the next tokens [B] and patches [B, C, G], and return the new position of every item.
+
+        It is None for items that have ended before.
+        """
+        self.num_new += 1
+        speaking = set(self.speaking(tokens))
+        new: list[Position | None] = []
+        for i, token in enumerate(tokens.tolist()):
+            if self.is_over[i]:
+                new.append(None)
+                continue
+            self.num_patches[i] += i in speaking
+            self.texts[i] += [] if i in speaking else [token]
+            end = self._end(i, token)
+            self.is_over[i] = end is not None
+            new.append(Position(token, patches[i].copy() if i in speaking else None, end))
+        return new
+
+    def _end(self, item: int, token: int) -> int | str | None:
+        request = self.requests[item]
+        if token in request.stop_ids:
+            return token
+        if request.decode is not None and token != self.layout.empty_id:
+            found = find_stop(request.decode(self.texts[item]), request.stop_text)
+            if found is not None:
+                return found[1]
+        if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
+            return "max_seconds"
+        return "max_new_patches" if self.num_new >= request.max_new else None

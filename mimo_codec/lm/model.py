@@ -7,13 +7,13 @@ The state dict has the keys of the released checkpoints.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.layout import delay
@@ -23,18 +23,18 @@ ATTENTION = "mimo_codec"
 
 
 class Output(NamedTuple):
-    """What `forward` gives: predictions for every next position, given the true ones."""
+    """Predictions for every next position, given the true ones."""
 
     embeddings: Tensor
-    """[B, P, H], what the backbone reads."""
+    """Inputs of the backbone [B, P, H]."""
     text_logits: Tensor
-    """[B, P, vocabulary], of the token at the next position."""
+    """Logits of the token at the next position [B, P, vocabulary]."""
     local_hidden: Tensor
-    """[B, P, D], the seed from which the patch at the next position is decoded."""
+    """Seed from which the patch at the next position is decoded [B, P, D]."""
     audio_positions: Tensor
-    """[N, 2], item and position of every patch that is predicted (those at position 0 are not)."""
+    """Item and position of every patch that is predicted (those at position 0 are not) [N, 2]."""
     audio_logits: tuple[Tensor, ...]
-    """Of each of C channels, [N, G, codes], the empty code among them."""
+    """Logits of each of C channels [N, G, codes], the empty code among them."""
 
 
 class SpeechLanguageModel(nn.Module):
@@ -58,7 +58,7 @@ class SpeechLanguageModel(nn.Module):
         )
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
         if c.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+            self.lm_head.weight = cast(Any, self.model).embed_tokens.weight
         self.speech_embeddings = nn.ModuleList(nn.Embedding(n, c.input_local_dim) for n in c.speech_vocab_size)
         self.input_local_transformer = _local(c, c.input_local_dim, c.input_local_layers, 4 * c.input_local_dim)
         self.speech_group_downcast = nn.Linear(c.input_local_dim * c.group_size, c.hidden_size, bias=False)
@@ -72,22 +72,24 @@ class SpeechLanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are wanted."""
+        """The device that inputs have to be on."""
         return place_of(self.speech_group_downcast)
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the weights."""
         return self.speech_group_downcast.weight.dtype
 
     # ---- grid -> embeddings --------------------------------------------------------------------------------------
 
     def embed(self, tokens: Tensor, patches: Tensor) -> Tensor:
-        """Text tokens [B, P] and patches [B, P, C, G] -> embeddings [B, P, H].
+        """Embed text tokens [B, P] and patches [B, P, C, G] as [B, P, H].
 
         Text counts nothing at `<|empty|>`, audio nothing elsewhere.
         """
         is_audio = tokens == self.empty_id
-        text = self.model.embed_tokens(tokens.clamp(min=0)).to(tokens.device).masked_fill(is_audio[..., None], 0)
+        text: Tensor = self.model.embed_tokens(tokens.clamp(min=0)).to(tokens.device)
+        text = text.masked_fill(is_audio[..., None], 0)
         if torch.compiler.is_compiling():  # no shapes that depend on data
             return text + self.encode_patches(patches).masked_fill(~is_audio[..., None], 0)
         embeddings = text.clone()
@@ -95,60 +97,65 @@ class SpeechLanguageModel(nn.Module):
         return embeddings
 
     def encode_patches(self, patches: Tensor) -> Tensor:
-        """The patch encoder: codes [..., C, G] -> [..., H]."""
+        """Encode patches: codes [..., C, G] -> [..., H]."""
         frames = self._embed_codes(patches).flatten(0, -3)  # [N, G, D']
         length = frames.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool, device=frames.device)
         if not self.config.input_full_attention:
             mask = mask.tril()
         hidden = _run(self.input_local_transformer, frames, mask[None, None], torch.arange(length, device=mask.device))
-        return self.speech_group_downcast(hidden.flatten(1)).unflatten(0, patches.shape[:-2])
+        return cast(Tensor, self.speech_group_downcast(hidden.flatten(1)).unflatten(0, patches.shape[:-2]))
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
-        """Codes [..., C, T] -> sum over the channels [..., T, D'], empty codes counting nothing."""
-        total: Any = 0
-        for r in range(self.config.audio_channels):
+        """Embed codes [..., C, T] as the sum over the channels [..., T, D'], empty codes counting nothing."""
+        total = self.embed_channel(0, codes[..., 0, :])
+        for r in range(1, self.config.audio_channels):
             total = total + self.embed_channel(r, codes[..., r, :])
         return total
 
     def embed_channel(self, channel: int, codes: Tensor) -> Tensor:
-        """Codes [...] of one channel -> [..., D']."""
+        """Embed codes [...] of one channel as [..., D']."""
         empty = codes == self.config.speech_zeroemb_idx[channel]
-        return self.speech_embeddings[channel](codes).masked_fill(empty[..., None], 0)
+        return cast(Tensor, self.speech_embeddings[channel](codes).masked_fill(empty[..., None], 0))
 
     # ---- backbone ------------------------------------------------------------------------------------------------
 
     def run_backbone(
         self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Embeddings [B, n, H] -> hidden states [B, n, H].
+        """Run embeddings [B, n, H] through the backbone to hidden states [B, n, H].
 
-        mask: bool [B or 1, 1, n, keys], True where a query may look; positions: [B or 1, n]; without a cache the keys
-        are these n.
+        Args:
+            embeddings: of n positions.
+            mask: bool [B or 1, 1, n, keys], True where a query may look.
+            positions: of the embeddings [B or 1, n].
+            cache: of the positions before; without one the keys are these n.
         """
         return _run(self.model, embeddings, mask, positions, cache)
 
     def seeds(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., H] -> seeds of the patch decoder [..., D]."""
-        return self.hidden_states_downcast(hidden)
+        """Turn hidden states [..., H] into seeds of the patch decoder [..., D]."""
+        return cast(Tensor, self.hidden_states_downcast(hidden))
 
     # ---- patch decoder -------------------------------------------------------------------------------------------
 
     @property
     def num_steps(self) -> int:
-        """Steps that the patch decoder takes for a patch."""
+        """Number of steps that the patch decoder takes for a patch."""
         return self.config.group_size + max(self.config.delay_pattern)
 
     def to_local(self, embedding: Tensor) -> Tensor:
-        """Code embeddings [..., D'] -> [..., D]."""
-        return self.speech_embeddings_to_local(embedding) if hasattr(self, "speech_embeddings_to_local") else embedding
+        """Bring code embeddings [..., D'] to the width of the patch decoder [..., D]."""
+        if not hasattr(self, "speech_embeddings_to_local"):
+            return embedding
+        return cast(Tensor, self.speech_embeddings_to_local(embedding))
 
     def run_local(self, inputs: Tensor, mask: Tensor, steps: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Inputs [N, n, D] of the patch decoder at `steps` [n] -> hidden states [N, n, D]."""
+        """Run inputs [N, n, D] at `steps` [n] through the patch decoder to hidden states [N, n, D]."""
         return _run(self.local_transformer, inputs, mask, steps, cache)
 
     def patch_logits(self, seeds: Tensor, patches: Tensor) -> tuple[Tensor, ...]:
-        """Seeds [N, D] and the true codes [N, C, G] -> logits [N, G, codes] of each channel, all steps at once."""
+        """Predict from seeds [N, D] and the true codes [N, C, G] the logits [N, G, codes] of each channel at once."""
         c = self.config
         delayed = delay(patches, c.delay_pattern, c.speech_zeroemb_idx)
         inputs = torch.cat((seeds[:, None], self.to_local(self._embed_codes(delayed[..., :-1]))), dim=1)
@@ -162,16 +169,15 @@ class SpeechLanguageModel(nn.Module):
     # ---- everything at once --------------------------------------------------------------------------------------
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Output:
-        """Grids [B, 1 + C, G P] -> predictions for every next position, given the true ones.
+        """Predict every next position of grids [B, 1 + C, G P], given the true ones.
 
-        lengths: positions [B] of each item, padding after it; all P when None.
+        Args:
+            ids: valid grids, as `Layout.build` makes them and `Layout.check_grid` checks them.
+            lengths: positions [B] of each item, padding after it; all P when None.
         """
         c = self.config
-        if ids.ndim != 3 or ids.shape[1] != 1 + c.audio_channels or ids.shape[2] % c.group_size:
-            need = f"[B, {1 + c.audio_channels}, {c.group_size} P]"
-            raise MimoError(f"ids: has shape {list(ids.shape)}; {need} is needed")
         tokens = ids[:, 0, :: c.group_size]
-        patches = ids[:, 1:].unflatten(-1, (-1, c.group_size)).transpose(1, 2)
+        patches = ids[:, 1:].reshape(len(ids), c.audio_channels, -1, c.group_size).transpose(1, 2)
         steps = torch.arange(tokens.shape[1], device=ids.device)
         present = torch.ones_like(tokens, dtype=torch.bool) if lengths is None else steps < lengths[:, None]
         embeddings = self.embed(tokens, patches)
@@ -186,11 +192,10 @@ class SpeechLanguageModel(nn.Module):
 
 def _qwen2(
     config: LMConfig, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocabulary: int
-) -> Any:
-    try:
+) -> nn.Module:
+    """Make a Qwen2 stack that attends by `_attend`."""
+    with needs_extra("transformers", "lm"):
         from transformers import AttentionInterface, Qwen2Config, Qwen2Model
-    except ImportError:
-        raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
     AttentionInterface.register(ATTENTION, _attend)
     shape: dict[str, Any] = dict(
         vocab_size=vocabulary,
@@ -206,15 +211,15 @@ def _qwen2(
         use_cache=False,
         attn_implementation=ATTENTION,
     )
-    return Qwen2Model(Qwen2Config(**shape))
+    return cast(nn.Module, Qwen2Model(Qwen2Config(**shape)))
 
 
-def _local(config: LMConfig, width: int, layers: int, ffn: int) -> Any:
-    """A Qwen2 stack without token embeddings."""
+def _local(config: LMConfig, width: int, layers: int, ffn: int) -> nn.Module:
+    """Make a Qwen2 stack without token embeddings."""
     heads = config.local_attn_heads
-    stack = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
+    stack: Any = _qwen2(config, width, layers, heads, heads, width // heads, ffn, 1)
     stack.embed_tokens = None
-    return stack
+    return cast(nn.Module, stack)
 
 
 def _attend(
@@ -236,17 +241,18 @@ def _attend(
 def _run(
     stack: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
 ) -> Tensor:
-    """inputs [N, n, width] through a Qwen2 stack, with mask [N or 1, 1, n, keys] and positions [n] or [N or 1, n]."""
+    """Run inputs [N, n, width] through a Qwen2 stack; mask [N or 1, 1, n, keys], positions [n] or [N or 1, n]."""
     if not len(inputs):
         return inputs
     mask = mask.expand(len(inputs), 1, *mask.shape[2:])
     positions = positions.expand(len(inputs), inputs.shape[1])
     # the cache has another name since transformers 5.24, but the same place
-    return stack(None, mask, positions, cache, inputs_embeds=inputs, use_cache=cache is not None).last_hidden_state
+    output = stack(None, mask, positions, cache, inputs_embeds=inputs, use_cache=cache is not None)
+    return cast(Tensor, output.last_hidden_state)
 
 
 def place_of(module: nn.Module) -> torch.device:
-    """The device that a module computes on, wherever its weights wait."""
+    """Return the device that a module computes on, wherever its weights wait."""
     hook = getattr(module, "_hf_hook", None)  # of accelerate, when layers are spread over devices
     found = getattr(hook, "execution_device", None)
     return torch.device(found) if found is not None else next(module.parameters()).device

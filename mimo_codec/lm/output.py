@@ -1,6 +1,6 @@
-"""Positions as they are generated -> pieces of text, codes and sound, and the whole at the end.
+"""Results of generation: positions become pieces of text, codes and audio, and whole answers at the end.
 
-Arrays are those of the model that writes: torch tensors or numpy arrays.
+Arrays are those of the model that generates: torch tensors or numpy arrays.
 """
 
 from __future__ import annotations
@@ -8,86 +8,93 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import to_numpy
-from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.audio import SpeechCodec
+from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
+from mimo_codec.lm.generate import Patches, Position
 from mimo_codec.lm.layout import Layout
-from mimo_codec.lm.request import FRAME_RATE, SAMPLE_RATE, Patches, Position, Request, find_stop
+from mimo_codec.lm.request import Request, find_stop
 from mimo_codec.lm.tokenizer import TextTokenizer
 
-Array = Any
-"""A torch tensor or a numpy array."""
+if TYPE_CHECKING:
+    import torch
+
+ArrayT = TypeVar("ArrayT", bound="torch.Tensor | NDArray[Any]")
+"""The arrays of a model: torch.Tensor, or numpy's."""
+ArrayOut = TypeVar("ArrayOut", bound="torch.Tensor | NDArray[Any]", covariant=True)
 MARKS = ("<think>", "</think>")
 PROMPT_END = 16
 """Tokens of a prompt's end in which an open mark of thinking is looked for."""
 
 
 @dataclass(frozen=True, eq=False)
-class Generation:
-    """What the model wrote."""
+class Generation(Generic[ArrayT]):
+    """The whole answer to one prompt."""
 
-    ids: Array
+    ids: ArrayT
     """The new positions, int64 [1 + C, G N]; text tokens fill all G columns."""
     text: str
-    """Of the text tokens, without special ones and thoughts."""
+    """The text tokens as text, without special ones and thoughts."""
     thoughts: str | None
-    """What was thought before, up to `</think>`."""
+    """The text before `</think>`, if the model thought first."""
     codes: AudioCodes | None
-    """Of all patches, in order; None when there are none."""
-    waveform: Array | None
+    """The codes of all patches, in order; None when there are none."""
+    waveform: ArrayT | None
     """`codes` decoded, [S] at 24 kHz, when a codec is attached."""
     stop_reason: str
     """The stop token or string, or "max_new_patches", "max_seconds" or "context"."""
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """A part of a generation, as it comes."""
+class Piece(Generic[ArrayT]):
+    """A part of an answer, as soon as it is there."""
 
     item: int
-    """Of the batch."""
+    """Which item of the batch it belongs to."""
     text: str = ""
     thoughts: str = ""
     codes: AudioCodes | None = None
-    """A patch."""
-    waveform: Array | None = None
+    """One patch."""
+    waveform: ArrayT | None = None
     """The samples that are complete, [S] at 24 kHz."""
-    generation: Generation | None = None
+    generation: Generation[ArrayT] | None = None
     """Everything, in the last piece of an item."""
 
 
-class Speaker(Protocol):
+class WritingModel(Protocol[ArrayOut]):
     """What a `Writer` asks of the language model."""
 
     config: LMConfig
     tokenizer: TextTokenizer
     layout: Layout
-    codec: Any
+    codec: SpeechCodec | None
 
-    def own(self, array: np.ndarray) -> Array:
-        """An array in the kind that the model gives to its users and to its codec."""
+    def from_numpy(self, array: NDArray[Any]) -> ArrayOut:
+        """Return an array in the kind that the model gives to its users."""
 
 
-class Writer:
-    """Positions of one item -> pieces."""
+class Writer(Generic[ArrayT]):
+    """Turns the positions of one item into pieces."""
 
-    def __init__(self, lm: Speaker, item: int, request: Request, stream: bool):
+    def __init__(self, lm: WritingModel[ArrayT], item: int, request: Request, stream: bool):
+        """With `stream` every piece is given as it comes, else the whole answer alone."""
         self.lm, self.item, self.request, self.stream = lm, item, request, stream
         self.patches: list[Patches] = []
         self.columns: list[Patches] = []
-        self.sound: list[Array] = []
+        self.waveforms: list[NDArray[np.float32]] = []
         self.state: Any = None
-        empty = np.array(lm.config.speech_zeroemb_idx)[:, None]
-        self.empty = np.broadcast_to(empty, (len(empty), lm.config.group_size))
+        self.empty = np.tile(np.array(lm.layout.empty_codes)[:, None], lm.layout.group_size)
         self.text = _Text(lm.tokenizer, lm.layout.token_ids(request.grid).tolist(), request.stop_text)
 
-    def add(self, position: Position) -> Iterator[Piece]:
-        """A new position -> what can be shown of it, and the generation when it is the last."""
-        group = self.lm.config.group_size
+    def add(self, position: Position) -> Iterator[Piece[ArrayT]]:
+        """Take a new position; yield what can be shown of it, and the generation when it is the last."""
+        group = self.lm.layout.group_size
         codes = self.empty if position.patch is None else position.patch
         self.columns.append(np.concatenate((np.full((1, group), position.token), codes)))
         if position.patch is not None:
@@ -99,53 +106,53 @@ class Writer:
         if position.end is not None:
             yield Piece(self.item, generation=self._generation(position.end))
 
-    def _pieces(self, position: Position) -> Iterator[Piece]:
-        """What is new, and at the end what was held back."""
+    def _pieces(self, position: Position) -> Iterator[Piece[ArrayT]]:
+        """Yield what is new, and at the end what was held back."""
         is_last = position.end is not None
         thoughts, text = self.text.new(is_last)
         if text or thoughts:
             yield Piece(self.item, text, thoughts)
         if position.patch is not None:
             yield Piece(self.item, codes=self._wrap([position.patch]), waveform=self._decode(position.patch))
-        if is_last and self.sound:
+        if is_last and self.waveforms:
             yield Piece(self.item, waveform=self._decode(self.patches[-1][:, :0], last=True))
 
-    def _decode(self, patch: Patches, last: bool = False) -> Array | None:
-        codec = self.lm.codec
-        if codec is None:
+    def _decode(self, patch: Patches, last: bool = False) -> ArrayT | None:
+        lm = self.lm
+        if lm.codec is None:
             return None
-        waveform, self.state = codec.decode_chunk(patch, self.state, last=last)
-        self.sound.append(to_numpy(waveform))
-        return self.lm.own(self.sound[-1])
+        waveform, self.state = lm.codec.decode_chunk(patch, self.state, last=last)
+        self.waveforms.append(to_numpy(waveform))
+        return lm.from_numpy(self.waveforms[-1])
 
-    def _generation(self, end: int | str) -> Generation:
+    def _generation(self, end: int | str) -> Generation[ArrayT]:
         lm = self.lm
         codes = self._wrap(self.patches)
         reason = end if isinstance(end, str) else lm.tokenizer.token(end)
-        length = self.request.grid.shape[1] // lm.config.group_size + len(self.columns)
+        length = lm.layout.num_positions(self.request.grid) + len(self.columns)
         if reason == "max_new_patches" and length >= lm.config.max_position_embeddings:
             reason = "context"
         waveform = None
-        if self.sound:  # what was streamed is not decoded again
-            waveform = lm.own(np.concatenate(self.sound))
+        if self.waveforms:  # what was streamed is not decoded again
+            waveform = lm.from_numpy(np.concatenate(self.waveforms))
         elif codes is not None and lm.codec is not None:
-            waveform = lm.own(to_numpy(lm.codec.decode(codes)))
+            waveform = lm.from_numpy(to_numpy(lm.codec.decode(codes)))
         thoughts, text = (part.strip() for part in self.text.whole())
-        ids = lm.own(np.concatenate(self.columns, axis=1))
+        ids = lm.from_numpy(np.concatenate(self.columns, axis=1))
         return Generation(ids, text, thoughts or None, codes, waveform, reason)
 
     def _wrap(self, patches: Sequence[Patches]) -> AudioCodes | None:
-        """Patches [C, G] -> AudioCodes."""
+        """Join patches [C, G] to AudioCodes; None without any."""
         if not patches:
             return None
         codes, lm = np.concatenate(patches, axis=1), self.lm
         num_samples = codes.shape[1] * round(SAMPLE_RATE / FRAME_RATE)
         name = lm.codec.model_id if lm.codec is not None else None
-        return AudioCodes(lm.own(codes), num_samples, SAMPLE_RATE, FRAME_RATE, lm.config.codebook_sizes, name)
+        return AudioCodes(lm.from_numpy(codes), num_samples, SAMPLE_RATE, FRAME_RATE, lm.config.codebook_sizes, name)
 
 
 class _Text:
-    """Tokens as they come -> thoughts and text, as far as characters, and marks of thinking, are complete.
+    """Turns tokens, as they come, into thoughts and text, as far as characters and marks of thinking are complete.
 
     Marks are told by their letters: not every tokenizer has a token for each.
     """
@@ -158,7 +165,7 @@ class _Text:
         self.thinks = self._decode(prompt[-PROMPT_END:]).rstrip().endswith(MARKS[0])
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        """Text with the marks, special tokens or not, in their places."""
+        """Return the text with the marks, special tokens or not, in their places."""
         text, start = "", 0
         for i, token in enumerate(tokens):
             if token in self.marks:
@@ -167,7 +174,7 @@ class _Text:
         return text + self.tokenizer.decode(tokens[start:])
 
     def whole(self) -> tuple[str, str]:
-        """Thoughts and text so far."""
+        """Return thoughts and text so far."""
         text = self._decode(self.tokens)
         stop = find_stop(text, self.stops)
         return self._split(text if stop is None else text[: stop[0]])
@@ -182,18 +189,15 @@ class _Text:
         return parts[0], parts[1]
 
     def new(self, last: bool = False) -> tuple[str, str]:
-        """What has not been shown yet of both."""
-        if last:
-            found = self.whole()
-        else:
-            found = self._split(_settled(self._decode(self.tokens), (*MARKS, *self.stops)))
+        """Return what has not been shown yet of both."""
+        found = self.whole() if last else self._split(_settled(self._decode(self.tokens), (*MARKS, *self.stops)))
         new = found[0][len(self.shown[0]) :], found[1][len(self.shown[1]) :]
         self.shown = found
         return new
 
 
 def _settled(text: str, marks: Sequence[str]) -> str:
-    """Without what the next token may still change: the bytes of a character, the beginning of a mark."""
+    """Cut off what the next token may still change: the bytes of a character, the beginning of a mark."""
     text = text.rstrip("\ufffd")
     held = max((n for mark in marks for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)
     return text[: len(text) - held]

@@ -11,125 +11,140 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mimo_codec.codec.base import Codec
 from mimo_codec.codec.model import check_device, check_dtype
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.lm.base import AudioLM, Grids, as_array, named
+from mimo_codec.lm.audio import SpeechCodec
+from mimo_codec.lm.backend import TorchBackend
+from mimo_codec.lm.base import AudioLM, GridLike
 from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
-from mimo_codec.lm.generate import Steps, generate
+from mimo_codec.lm.generate import Position
+from mimo_codec.lm.instructions import INSTRUCTIONS, PROMPTS, Instructions
 from mimo_codec.lm.model import Output, SpeechLanguageModel
-from mimo_codec.lm.prompts import PROMPTS, WORDINGS, Wording, find_wording
-from mimo_codec.lm.request import Position, Request
+from mimo_codec.lm.request import Request
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.loading import load_codec
 
 
-class MimoAudioLM(AudioLM):
+class MimoAudioLM(AudioLM[Tensor]):
     """Speech and text in, speech and text out (arXiv 2512.23808). `from_pretrained` loads one."""
+
+    attach_codec = "from_pretrained(..., codec=NAME)"
 
     def __init__(
         self,
         model: SpeechLanguageModel,
         tokenizer: TextTokenizer,
         *,
-        codec: Codec[Any] | None = None,
-        wording: Wording | None = None,
+        codec: SpeechCodec | None = None,
+        instructions: Instructions | None = None,
         compile: bool | None = None,
     ):
-        """compile: torch.compile for the steps of generation, CUDA graphs included; None for on CUDA only."""
+        """Put the parts together.
+
+        Args:
+            model: the networks, in evaluation mode.
+            tokenizer: of the text.
+            codec: listens and speaks; without one audio goes in and comes out as codes.
+            instructions: of the prompts; English ones when None.
+            compile: torch.compile for the steps of generation, CUDA graphs included; None for on CUDA only.
+        """
+        super().__init__(model.config, tokenizer, codec, instructions or INSTRUCTIONS["en"])
         self.model = model
-        super().__init__(model.config, tokenizer, codec, wording)
-        self._steps = Steps(model, model.device.type == "cuda" if compile is None else compile)
+        self.backend = TorchBackend(model, model.device.type == "cuda" if compile is None else compile)
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
         *,
-        codec: Codec[Any] | str | Path | None = None,
+        codec: SpeechCodec | str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         quantize: str | None = None,
         device_map: DeviceMap | None = None,
-        wording: Wording | str | None = None,
+        instructions: Instructions | str | None = None,
         compile: bool | None = None,
     ) -> MimoAudioLM:
         """Load a model, in evaluation mode.
 
-        name_or_path: a folder with config.json, safetensors and a text tokenizer, or a Hugging Face hub id.
-        codec: one to hear and speak with, or its name (see `load_codec`); without it audio goes in and comes out as
-        codes.
-        device: None for CUDA where there is one, else the CPU. dtype: None keeps that of the files. quantize: "int8" or
-        "int4" weights (by torchao), for little memory. device_map: "auto", or a device for each module, to spread the
-        layers of the backbone over several devices (by accelerate). wording: of the instructions, or a language ("en",
-        "zh"); None for the prompts.json of the checkpoint, or English. compile: None for CUDA only.
-        Raises MimoError for what cannot be found, read or used, and when memory does not suffice.
+        Args:
+            name_or_path: a folder with config.json, safetensors and a text tokenizer, or a Hugging Face hub id.
+            codec: the codec to listen and speak with, or its name (see `load_codec`); without it audio goes in and
+                comes out as codes.
+            device: None for CUDA where there is one, else the CPU.
+            dtype: of the weights; None keeps that of the files.
+            revision: branch, tag or commit of a hub model.
+            quantize: "int8" or "int4" weights (by torchao), for little memory.
+            device_map: "auto", or a device for each module, to spread the layers of the backbone over several devices
+                (by accelerate).
+            instructions: of the prompts, or a language ("en", "zh"); None for the prompts.json of the checkpoint, or
+                English.
+            compile: torch.compile for the steps of generation; None for on CUDA only.
+
+        Raises:
+            MimoError: for what cannot be found, read or used, and when memory does not suffice.
         """
         place = check_device(device)
         wanted = None if dtype is None else check_dtype(dtype)
         folder = find_language_model(name_or_path, revision)
-        if isinstance(wording, str):
-            wording = find_wording(wording)
-        elif wording is None and (folder / PROMPTS).is_file():
-            wording = Wording.load(folder / PROMPTS)
+        chosen = Instructions.choose(instructions, folder)
         if isinstance(codec, (str, Path)):
             codec = _load_codec(codec, device)
         spread = device_map is not None
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
-        return cls(model, tokenizer, codec=codec, wording=wording, compile=False if spread else compile)
+        return cls(model, tokenizer, codec=codec, instructions=chosen, compile=False if spread else compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, safetensors and tokenizer.json in the released layout; prompts.json for other wording."""
+        """Write config.json, safetensors and tokenizer.json in the released layout, and prompts.json if needed."""
         save_language_model(folder, self.model, self.tokenizer)
-        if self.wording != WORDINGS["en"]:
-            self.wording.save(Path(folder) / PROMPTS)
+        if self.instructions != INSTRUCTIONS["en"]:
+            self.instructions.save(Path(folder) / PROMPTS)
         else:
             (Path(folder) / PROMPTS).unlink(missing_ok=True)
 
     # ---- for those who build their own ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def forward(self, ids: Grids) -> Output:
-        """One grid [1 + C, G P], or a list -> predictions of every next position from the true ones before it.
+    def forward(self, ids: GridLike | Sequence[GridLike]) -> Output:
+        """Predict every next position of one grid [1 + C, G P], or of a list of them, from the true ones before it.
 
         Shorter grids of a list are padded at their ends, where what comes out means nothing.
         """
-        grids = [self.layout.check_grid(as_array(item), where) for where, item in named(ids)]
-        lengths = torch.tensor([grid.shape[1] // self.config.group_size for grid in grids])
-        longest, context = max(grid.shape[1] for grid in grids), self.config.max_position_embeddings
-        if int(lengths.max()) > context:
-            raise MimoError(f"ids: {int(lengths.max())} positions; the context has {context}")
-        padded = np.stack([np.pad(grid, ((0, 0), (0, longest - grid.shape[1]))) for grid in grids])
-        return self.model(torch.from_numpy(padded).to(self.model.device), lengths.to(self.model.device))
+        grids = [grid for _, grid in self._grids(ids)]
+        lengths = [self.layout.num_positions(grid) for grid in grids]
+        longest, context = max(lengths), self.config.max_position_embeddings
+        require(longest <= context, f"ids: {longest} positions; the context has {context}")
+        group = self.layout.group_size
+        padded = np.stack([np.pad(grid, ((0, 0), (0, longest * group - grid.shape[1]))) for grid in grids])
+        device = self.model.device
+        output: Output = self.model(torch.from_numpy(padded).to(device), torch.tensor(lengths, device=device))
+        return output
 
     __call__ = forward
 
     # ---- what computes -------------------------------------------------------------------------------------------
 
-    attach_codec = "from_pretrained(..., codec=NAME)"
-
     def _positions(self, requests: Sequence[Request]) -> Iterator[list[Position | None]]:
         try:
-            yield from generate(self._steps, self.layout, requests)
+            yield from super()._positions(requests)
         except torch.OutOfMemoryError:
-            longest = max(request.grid.shape[1] // self.config.group_size + request.max_new for request in requests)
+            longest = max(self.layout.num_positions(request.grid) + request.max_new for request in requests)
             raise MimoError(
                 f"not enough memory on {self.model.device} to generate: {len(requests)} at once, up to {longest}"
                 " positions each; ask for fewer or shorter ones, or load the model with a narrower dtype"
             ) from None
 
-    def own(self, array: np.ndarray) -> Tensor:
-        """An array as a tensor."""
+    def from_numpy(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor of the same memory."""
         return torch.from_numpy(array)
 
-    def _new_seeds(self, count: int) -> list[int]:
-        return torch.randint(2**31, (count,)).tolist()
 
-
-def _load_codec(name: str | Path, device: str | torch.device | None) -> Codec[Any]:
+def _load_codec(name: str | Path, device: str | torch.device | None) -> SpeechCodec:
     try:
         return load_codec(name, device=device)
     except torch.OutOfMemoryError:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimo_codec.common.checks import check_choice, needs_extra, require
 from mimo_codec.common.errors import MimoError
 
 KINDS = ("int8", "int4")
@@ -17,23 +18,20 @@ STACKS = ("model.layers.", "local_transformer.layers.", "input_local_transformer
 
 
 def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None] | None:
-    """ "int8" or "int4" -> a function that quantizes a model and moves it, layer by layer; None -> None.
+    """Return a function that quantizes a model to "int8" or "int4" and moves it, layer by layer; None for None.
 
-    MimoError for other kinds, and without torchao; from the function, where int4 has no kernel (it needs CUDA).
+    Raises MimoError for other kinds, and without torchao; from the function, where int4 has no kernel (it needs CUDA).
     """
     if kind is None:
         return None
-    if kind not in KINDS:
-        raise MimoError(f"quantize: {kind!r} is not known; there is {', '.join(KINDS)}")
-    try:
+    check_choice("quantize", kind, KINDS)
+    with needs_extra("torchao", "lm,quantize"):
         from torchao import quantization
-    except ImportError:
-        raise MimoError("quantize needs torchao: pip install 'mimo-codec[lm,quantize]'") from None
-    config = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
+    config: Any = quantization.Int8WeightOnlyConfig() if kind == "int8" else _int4(quantization.Int4WeightOnlyConfig)
 
     def quantize(model: nn.Module, device: torch.device) -> None:
-        if kind == "int4" and device.type != "cuda":
-            raise MimoError(f"quantize: int4 needs a CUDA device, not {device}; int8 works here")
+        works = kind != "int4" or device.type == "cuda"
+        require(works, f"quantize: int4 needs a CUDA device, not {device}; int8 works here")
 
         def wanted(module: nn.Module, name: str) -> bool:
             return isinstance(module, nn.Linear) and name.startswith(STACKS)
@@ -48,8 +46,11 @@ def find_quantizer(kind: str | None) -> Callable[[nn.Module, torch.device], None
     return quantize
 
 
-def _int4(config: Callable[..., Any]) -> Any:
-    """Packed for the kernel that comes with torch: the default of newer versions of torchao needs another package."""
+def _int4(config: Callable[..., object]) -> object:
+    """Make a configuration whose weights are packed for the kernel that comes with torch.
+
+    The default of newer versions of torchao needs another package.
+    """
     named = "int4_packing_format" in inspect.signature(config).parameters
     return config(int4_packing_format="tile_packed_to_4d", version=2) if named else config()
 

@@ -1,71 +1,59 @@
-"""What is asked for, and what has come of it: the part of generation that is the same whatever computes the networks.
-
-Needs numpy only.
-"""
+"""What a caller asks of generation: how to draw tokens, where to stop, and one item of a batch. Needs numpy only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer, check_number
-from mimo_codec.common.errors import MimoError
-from mimo_codec.lm.layout import Grid, Layout
+from mimo_codec.common.checks import check_integer, check_number, check_type, require
+from mimo_codec.common.fields import check_fields, integer, integers, number
+from mimo_codec.lm.config import FRAME_RATE
+from mimo_codec.lm.layout import Grid
 from mimo_codec.lm.tokenizer import NAMES
 
-FRAME_RATE, SAMPLE_RATE = 25.0, 24000
-"""Of the codecs whose codes the language model reads."""
 WINDOW = 24
 """Frames (about a second) that the repetition penalty looks back."""
-Patches = NDArray[np.int64]
-
-
-# ---- what is asked for -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The default is greedy: the likeliest token, always."""
+    """How tokens are drawn. The default is greedy: always the likeliest token."""
 
-    temperature: float = 0.0
+    temperature: float = number(0.0, low=0, high=100)
     """0 for the likeliest token; 1 leaves the probabilities as they are."""
-    top_k: int = 0
+    top_k: int = integer(0)
     """Draw among so many likeliest tokens; 0 for all."""
-    top_p: float = 1.0
+    top_p: float = number(1.0, low=1e-6, high=1)
     """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = number(1.0, low=0.1, high=10)
     """Audio only: above 1, codes that the channel had in the last `WINDOW` frames become less likely."""
-    forbidden: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = integers(())
     """Text only: ids that are never drawn."""
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_integer("top_k", self.top_k, 0, 2**24)
-        check_number("top_p", self.top_p, 1e-6, 1)
-        check_number("repetition_penalty", self.repetition_penalty, 0.1, 10)
-        if not isinstance(self.forbidden, tuple):
-            raise MimoError(f"forbidden: a tuple of ids is needed, not {self.forbidden!r}")
-        for token in self.forbidden:
-            check_integer("forbidden", token, 0, 2**24)
+        """Check every field."""
+        check_fields(self)
+
+    @property
+    def greedy(self) -> Sampling:
+        """A copy that draws the likeliest of the tokens that are allowed."""
+        return replace(self, temperature=0.0, repetition_penalty=1.0)
 
 
 GREEDY = Sampling()
 
 
 def forbidden_tokens(samplings: Sequence[Sampling], vocab_size: int) -> NDArray[np.bool_] | None:
-    """True at [B, V] where an item may not draw a token; None where all may draw all."""
+    """Return True at [B, V] where an item may not draw a token; None where all may draw all."""
     if not any(sampling.forbidden for sampling in samplings):
         return None
     forbidden = np.zeros((len(samplings), vocab_size), bool)
     for i, sampling in enumerate(samplings):
-        for token in sampling.forbidden:
-            if token >= vocab_size:
-                raise MimoError(f"forbidden: {token} is no text token; there are {vocab_size}")
-            forbidden[i, token] = True
+        forbidden[i, list(sampling.forbidden)] = True
     return forbidden
 
 
@@ -76,21 +64,22 @@ class Stop:
     tokens: tuple[str, ...] = (NAMES["end_of_text"], NAMES["turn_end"], NAMES["speech_end"])
     """Text tokens by name; the one that is drawn is the last position."""
     max_seconds: float | None = None
-    """Of new audio."""
+    """Longest new audio."""
     text: tuple[str, ...] = ()
     """Strings: an answer ends before the first of them, once it has begun."""
 
     def __post_init__(self) -> None:
+        """Check every field."""
         for name, value in (("token names", self.tokens), ("strings", self.text)):
-            if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
-                raise MimoError(f"stop: a tuple of {name} is needed, not {value!r}")
+            valid = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+            require(valid, f"stop: a tuple of {name} is needed, not {value!r}")
         if self.max_seconds is not None:
             check_number("stop: max_seconds", self.max_seconds, 1 / FRAME_RATE, 1e6)
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One item of a batch."""
+    """One item of a batch; its values are valid."""
 
     grid: Grid
     """The prompt [1 + C, G P]."""
@@ -101,89 +90,58 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     stop_text: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = None
-    """Text tokens -> text, where there is stop_text."""
+    """Turns text tokens into text, where there is `stop_text`."""
     max_patches: int | None = None
     seed: int = 0
 
 
+# ---- what callers pass -----------------------------------------------------------------------------------------------
+
+Samplings = Sampling | Sequence[Sampling] | None
+"""One for all items, or one each."""
+
+
+class Options(TypedDict, total=False):
+    """Options of `generate` and `stream`, explained there."""
+
+    greedy: bool
+    text_sampling: Samplings
+    audio_sampling: Samplings
+    stop: Stop | None
+    seed: int | Sequence[int] | None
+    progress: Callable[[], None] | None
+
+
+class TaskOptions(Options, total=False):
+    """Options of every task: those of `generate`, and how long an answer may be."""
+
+    max_new_patches: int
+
+
+def as_stop(stop: object) -> Stop:
+    """Return `stop`, or the default for None; MimoError for anything else."""
+    return Stop() if stop is None else check_type("stop", stop, Stop, "a Stop")
+
+
+def sampling_for_each(name: str, value: Samplings, default: Sampling, count: int) -> list[Sampling]:
+    """Return one Sampling for each of `count` items; MimoError, which calls the value `name`, for anything else."""
+    given: Sequence[object] = value if isinstance(value, Sequence) else [default if value is None else value] * count
+    samplings = [item for item in given if isinstance(item, Sampling)]
+    valid = len(samplings) == len(given) == count
+    require(valid, f"{name}: a Sampling is needed for all items, or one for each of {count}, not {value!r}")
+    return samplings
+
+
+def seed_for_each(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return one seed for each of `count` items: those given, or the numbers from a single one on."""
+    if not isinstance(seed, Sequence):
+        first = check_integer("seed", seed, 0, 2**62)
+        return [first + i for i in range(count)]
+    require(len(seed) == count, f"seed: {len(seed)} were given for {count} items")
+    return [check_integer("seed", item, 0, 2**63 - 1) for item in seed]
+
+
 def find_stop(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
-    """Where in a text that has begun the first of the strings stands, and which it is; None without any."""
+    """Find the first of the strings in a text that has begun: where it stands and which it is; None without any."""
     begin = len(text) - len(text.lstrip())
     return min(((text.find(string, begin), string) for string in strings if string in text[begin:]), default=None)
-
-
-# ---- what has come of it ---------------------------------------------------------------------------------------------
-
-
-class Position(NamedTuple):
-    """What was generated for one item at one step."""
-
-    token: int
-    patch: Patches | None
-    """[C, G] at audio positions."""
-    end: int | str | None
-    """Id of the stop token, the stop string, or "max_new_patches" or "max_seconds", at the item's last position."""
-
-
-class Progress:
-    """A batch on its way: its prompts, padded on the left, and which items have come to their end."""
-
-    def __init__(self, requests: Sequence[Request], layout: Layout):
-        self.requests, self.layout = requests, layout
-        lengths = [request.grid.shape[1] // layout.group_size for request in requests]
-        self.longest = max(lengths)
-        self.pads = np.array([self.longest - length for length in lengths])
-        """[B], positions of padding in front of each prompt."""
-        self.num_new, self.num_patches = 0, [0] * len(requests)
-        self.texts: list[list[int]] = [[] for _ in requests]
-        self.is_over = [False] * len(requests)
-
-    @property
-    def ended(self) -> bool:
-        return all(self.is_over)
-
-    def empty_patches(self, *shape: int) -> Patches:
-        """[*shape, C, G] of empty codes."""
-        empty = np.array(self.layout.empty_codes)[:, None]
-        return np.broadcast_to(empty, (*shape, len(empty), self.layout.group_size)).copy()
-
-    def prompts(self) -> tuple[NDArray[np.int64], Patches]:
-        """Text tokens [B, P] and patches [B, P, C, G]."""
-        tokens = np.zeros((len(self.requests), self.longest), np.int64)
-        patches = self.empty_patches(len(self.requests), self.longest)
-        for i, (request, pad) in enumerate(zip(self.requests, self.pads, strict=True)):
-            tokens[i, pad:] = self.layout.token_ids(request.grid)
-            patches[i, pad:] = self.layout.patches(request.grid)
-        return tokens, patches
-
-    def speaking(self, tokens: Sequence[int]) -> list[int]:
-        """The items of which the next position is audio."""
-        return [i for i, token in enumerate(tokens) if token == self.layout.empty_id and not self.is_over[i]]
-
-    def add(self, tokens: Sequence[int], patches: Patches) -> list[Position | None]:
-        """The next tokens [B] and patches [B, C, G] -> the new position of every item; None for those that ended."""
-        self.num_new += 1
-        speaking = set(self.speaking(tokens))
-        new: list[Position | None] = []
-        for i, token in enumerate(tokens):
-            if self.is_over[i]:
-                new.append(None)
-                continue
-            self.num_patches[i] += i in speaking
-            self.texts[i] += [] if i in speaking else [token]
-            end = self._end(i, token)
-            self.is_over[i] = end is not None
-            new.append(Position(token, patches[i].copy() if i in speaking else None, end))
-        return new
-
-    def _end(self, item: int, token: int) -> int | str | None:
-        request = self.requests[item]
-        if token in request.stop_ids:
-            return token
-        if request.decode is not None and token != self.layout.empty_id:
-            found = find_stop(request.decode(self.texts[item]), request.stop_text)
-            if found is not None:
-                return found[1]
-        if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
-            return "max_seconds"
-        return "max_new_patches" if self.num_new >= request.max_new else None

@@ -24,6 +24,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, samplings: list[Sampling], device: torch.device | str) -> Settings:
+        """Put the settings of every item on a device."""
         return cls(
             torch.tensor([s.temperature for s in samplings], dtype=torch.float32, device=device),
             torch.tensor([s.top_k or 2**30 for s in samplings], device=device),
@@ -32,12 +33,12 @@ class Settings(NamedTuple):
         )
 
     def rows(self, index: Tensor) -> Settings:
-        """The settings of some items."""
+        """Return the settings of some items [N]."""
         return Settings(*(value[index] for value in self))
 
 
 def sample(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
-    """Logits [B, V] and numbers in [0, 1) [B] -> ids [B].
+    """Draw ids [B] from logits [B, V] by numbers in [0, 1) [B].
 
     The distribution after temperature, top-k and top-p is inverted at `uniform`, likeliest token first.
     """
@@ -54,7 +55,7 @@ def sample(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
 
 
 def penalised(logits: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
-    """Logits [B, V] with the codes of `recent` [B, N] made less likely by `penalty` [B].
+    """Make the codes of `recent` [B, N] less likely in logits [B, V] by `penalty` [B].
 
     As in arXiv 1909.05858, section 4.1. Codes outside 0..V-1 mean none.
     """

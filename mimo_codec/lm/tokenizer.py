@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
@@ -53,12 +54,11 @@ class TextTokenizer:
     """Text <-> token ids, by the `tokenizers` library."""
 
     def __init__(self, tokenizer: Tokenizer, source: str | Path = "tokenizer"):
-        """MimoError names every special token that is missing."""
+        """Look up the special tokens; MimoError names every one that is missing from `source`."""
         self.tokenizer, self.source = tokenizer, Path(source)
         ids = {field: tokenizer.token_to_id(name) for field, name in NAMES.items()}
         missing = [NAMES[field] for field, found in ids.items() if found is None]
-        if missing:
-            raise MimoError(f"{source}: the tokenizer has no {', '.join(missing)}, so it is not of such a model")
+        require(not missing, f"{source}: the tokenizer has no {', '.join(missing)}, so it is not of such a model")
         self.special = SpecialTokens(**{field: int(found) for field, found in ids.items() if found is not None})
         added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len)
         self._marks = re.compile("|".join(map(re.escape, reversed(added))))
@@ -68,24 +68,20 @@ class TextTokenizer:
         """Read tokenizer.json, or what older checkpoints have instead (vocab.json, merges.txt)."""
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        try:
+        with needs_extra("tokenizers", "lm"):
             from tokenizers import Tokenizer
-        except ImportError:
-            raise MimoError("the language model needs the extra: pip install 'mimo-codec[lm]'") from None
-        if not path.is_file() and not (folder / "vocab.json").is_file():
-            raise MimoError(f"{folder}: there is neither tokenizer.json nor vocab.json and merges.txt in this folder")
-        try:
-            found = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(folder)
-        except Exception as error:  # the library raises plain Exception
-            raise MimoError(f"{folder}: not a readable tokenizer ({error})") from None
-        return cls(found, folder)
+        found = path.is_file() or (folder / "vocab.json").is_file()
+        require(found, f"{folder}: there is neither tokenizer.json nor vocab.json and merges.txt in this folder")
+        with wrap_errors(f"{folder}: not a readable tokenizer", Exception):  # the library raises nothing narrower
+            tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(folder)
+        return cls(tokenizer, folder)
 
     def __len__(self) -> int:
-        """One more than the highest id."""
+        """Return one more than the highest id."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def split(self, markup: str) -> list[str | int]:
-        """Markup -> plain text and ids of the special tokens that it names, in order."""
+        """Split markup into plain text and ids of the special tokens that it names, in order."""
         pieces: list[str | int] = []
         end = 0
         for match in self._marks.finditer(markup):
@@ -94,10 +90,10 @@ class TextTokenizer:
         return [piece for piece in [*pieces, markup[end:]] if piece != ""]
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids; no special token comes of it, whatever names are in it."""
+        """Turn text into ids; no special token comes of it, whatever names are in it."""
         try:
             text.encode("utf-8")
-        except (AttributeError, UnicodeEncodeError):
+        except UnicodeEncodeError:
             raise MimoError(f"text: {text!r} is no Unicode text") from None
         ids, start = [], 0
         for match in self._marks.finditer(text):  # cut inside the name, so that it is no name any more
@@ -109,22 +105,22 @@ class TextTokenizer:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids -> text, special tokens left out."""
+        """Turn ids into text, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def token_id(self, token: str) -> int:
-        """The id of one token; MimoError when there is none."""
+        """Return the id of one token; MimoError when there is none."""
         found = self.tokenizer.token_to_id(token)
         if found is None:
             raise MimoError(f"the tokenizer has no token {token!r}")
         return int(found)
 
     def token(self, id: int) -> str:
-        """The name of an id."""
+        """Return the name of an id."""
         return str(self.tokenizer.id_to_token(id))
 
 
-def _from_vocabulary(folder: Path) -> Any:
+def _from_vocabulary(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
+    return cast("Tokenizer", AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer)

@@ -129,7 +129,7 @@ class ExportCodec(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write `export`, and `best` if the metric is better than before."""
-        if trainer.sanity_checking or not pl_module.codec.quantizer.fitted:
+        if trainer.sanity_checking or not pl_module.codec.quantizer.is_initialized:
             return
         self._export(trainer, pl_module, "export")
         score = trainer.callback_metrics.get(self.monitor)
@@ -144,7 +144,7 @@ class ExportCodec(lightning.Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write `export` when training ends."""
-        if not pl_module.codec.quantizer.fitted:
+        if not pl_module.codec.quantizer.is_initialized:
             rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
             return
         folder = self._export(trainer, pl_module, "export")
@@ -154,7 +154,8 @@ class ExportCodec(lightning.Callback):
         folder = Path(trainer.default_root_dir) / name
         codec: MimoCodec = stage.validated_codec
         # All processes take part, because this is where shards are put together.
-        trained = {key for key, parameter in stage.codec.named_parameters() if parameter.requires_grad}
+        parameters = stage.codec.named_parameters()
+        trained = {key for key, p in parameters if p.requires_grad and not key.startswith("quantizer.")}
         state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
             save_checkpoint(folder, codec.config, state)

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -75,11 +74,6 @@ class CodecStage(lightning.LightningModule):
         self.scored = self.metrics
         self._scores: list[dict[str, float]] = []
         self._codes: list[Tensor] = []
-
-    @property
-    def options(self) -> SimpleNamespace:
-        """The arguments of __init__, as saved in checkpoints."""
-        return SimpleNamespace(**self.hparams)
 
     @property
     def validated_codec(self) -> MimoCodec:
@@ -254,7 +248,7 @@ class CodecStage(lightning.LightningModule):
         if not features.isfinite().all():
             self._scores.append(dict.fromkeys(self.scored, math.nan))
             return
-        if codec.quantizer.fitted:
+        if codec.quantizer.is_initialized:
             codes = codec.quantizer.encode(features, min(PUBLISHED_QUANTIZERS, codec.num_quantizers))
             features = codec.quantizer.decode(codes).to(features.dtype)
             self._codes.append(codes[0].cpu())
@@ -271,7 +265,7 @@ class CodecStage(lightning.LightningModule):
         scores, self._scores = self._scores, []
         codes, self._codes = self._codes, []
         # Before quantization starts scores are better than soon after, so they must not decide what is the best.
-        kind = "val" if self.codec.quantizer.fitted else "unquantized"
+        kind = "val" if self.codec.quantizer.is_initialized else "unquantized"
         for name in self.scored:
             values = torch.tensor([s[name] for s in scores], dtype=torch.float32, device=self.device)
             sums = torch.stack((values.nansum(), values.isfinite().sum().float()))

@@ -17,6 +17,7 @@ import pytest
 import soundfile as sf
 import torch
 from conftest import Outcome, assert_one_line_error, make_speech
+from goldens import each_kind, streaming_codec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -491,11 +492,24 @@ def test_info_on_a_model(run, tiny_folder, tiny_codec):
     assert facts["encoder_parameters"] == sum(p.numel() for p in tiny_codec.encoder.parameters())
     assert facts["decoder_parameters"] == sum(p.numel() for p in tiny_codec.decoder.parameters())
     assert facts["quantizer_parameters"] == 64 * (2 * 1024 + 6 * 128)
+    assert (facts["quantizer"], facts["vocoder"]) == ("rvq", "transformer")
     assert facts["encode_latency_seconds"] == tiny_codec.encode_latency
     assert facts["decode_latency_seconds"] == tiny_codec.decode_latency
     assert facts["streams_encode"] and facts["streams_decode"]
     assert (facts["dtype"], facts["folder"], facts["codebooks"]) == ("float32", str(tiny_folder), 8)
     assert "streams decode        yes" in run("info", tiny_folder).out.splitlines()
+
+
+@each_kind
+def test_info_on_each_kind(run, tmp_path, kind):
+    codec = streaming_codec(kind)
+    codec.save_pretrained(tmp_path / "model")
+    facts = json.loads(run("info", tmp_path / "model", "--json").out)
+    assert (facts["quantizer"], facts["vocoder"]) == (codec.config.quantizer_type, codec.config.vocoder_type)
+    assert facts["codebook_sizes"] == list(codec.codebook_sizes)
+    assert facts["quantizer_parameters"] == codec.quantizer.num_weights
+    assert facts["decoder_parameters"] == sum(p.numel() for p in codec.decoder.parameters())
+    assert facts["decode_latency_seconds"] == codec.decode_latency and facts["streams_decode"]
 
 
 def test_info_on_nothing(run, tmp_path):

@@ -19,7 +19,7 @@ from conftest import GOLDEN, Outcome, assert_one_line_error, make_speech
 pytest.importorskip("transformers", reason="needs the lm extra")
 
 from mimo_codec import AudioCodes, MimoCodec, load_audio, save_audio
-from mimo_codec.cli.generate import _Session
+from mimo_codec.cli.session import Session
 from mimo_codec.lm import Generation, MimoAudioLM
 
 SAME = ["--seed", "0"]
@@ -218,7 +218,7 @@ def test_weights_do_not_come_down_for_want_of_a_codec(run, monkeypatch, folder: 
 @pytest.fixture
 def before_loading(monkeypatch) -> None:
     """No model is loaded."""
-    monkeypatch.setattr(_Session, "load", lambda self: pytest.fail("a model would be loaded"))
+    monkeypatch.setattr(Session, "load", lambda self: pytest.fail("a model would be loaded"))
 
 
 def test_what_is_refused_before_a_model_is_loaded(run, before_loading: None, folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import GOLDEN, make_speech
-from goldens import CODECS, expected, golden_codec
+from goldens import CODECS, KINDS, each_kind, expected, golden_codec, streaming_codec
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -96,6 +96,24 @@ def test_what_is_saved_loads_again(tmp_path, tiny_codec):
     assert loaded.name == "tiny"
     assert not loaded.training
     assert json.loads((tmp_path / "tiny" / "config.json").read_text())["model_type"] == "mimo_audio_tokenizer"
+
+
+@each_kind
+def test_each_kind_loads_again(tmp_path, kind):
+    codec = streaming_codec(kind)
+    codec.save_pretrained(tmp_path / "tiny")
+    loaded = load(tmp_path / "tiny")
+    assert_same_state(loaded, codec)
+    assert loaded.config == codec.config and loaded.quantizer.fingerprint() == codec.quantizer.fingerprint()
+    flat = json.loads((tmp_path / "tiny" / "config.json").read_text())
+    assert CodecConfig.from_dict(flat) == codec.config and flat.items() >= KINDS[kind].items()
+    waveform = make_speech(0.5)
+    codes = codec.encode(waveform, 24000, codec.num_quantizers)
+    assert loaded.encode(waveform, 24000, codec.num_quantizers).codes.equal(codes.codes)
+    half = load(tmp_path / "tiny", dtype=torch.bfloat16)
+    for name, value in codec.quantizer.state_dict().items():
+        assert torch.equal(half.quantizer.state_dict()[name], value)
+    assert len(half.decode(half.encode(waveform, 24000, codec.num_quantizers))) == len(waveform)
 
 
 def test_saved_over_an_older_model(tmp_path):

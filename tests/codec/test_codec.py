@@ -10,7 +10,9 @@ from conftest import GOLDEN, make_speech
 from goldens import (
     CODECS,
     DECODING_CODECS,
+    KINDS,
     any_codec,
+    each_kind,
     encoder_output,
     expected,
     golden_codec,
@@ -182,15 +184,15 @@ def ten_items() -> list[Tensor]:
     return [make_speech(3.0, seed=i)[:length] for i, length in enumerate(LENGTHS)]
 
 
-each_codec = pytest.mark.parametrize("name", ["tiny", *CODECS])
+each_codec = pytest.mark.parametrize("name", ["tiny", *KINDS, *CODECS])
 
 
 @each_codec
 def test_a_batch_gives_what_its_items_give_alone(name):
     codec = any_codec(name)
-    items = ten_items()
-    alone = [codec.encode(item, RATE) for item in items]
-    batch = codec.encode_batch(items, RATE)
+    items, count = ten_items(), min(8, codec.num_quantizers)
+    alone = [codec.encode(item, RATE, count) for item in items]
+    batch = codec.encode_batch(items, RATE, count)
     for one, other in zip(batch, alone, strict=True):
         assert torch.equal(one.codes, other.codes)
         assert one == other
@@ -253,6 +255,22 @@ def test_a_batch_names_its_bad_item():
         streaming_codec().encode_batch(items, [RATE])
 
 
+# ---- other quantizers and vocoders ----------------------------------------------------------------------------------
+
+
+@each_kind
+def test_each_kind_goes_to_a_file_and_back(kind, tmp_path):
+    codec = streaming_codec(kind)
+    codes = codec.encode(SPEECH, RATE, codec.num_quantizers)
+    assert codes.codebook_sizes == codec.codebook_sizes and codes.model == codec.model_id
+    codes.save(tmp_path / "x.mimo")
+    loaded = AudioCodes.load(tmp_path / "x.mimo")
+    assert loaded == codes
+    torch.testing.assert_close(codec.decode(loaded), codec.decode(codes), atol=0, rtol=0)
+    with pytest.raises(MimoError, match="codes: made by"):
+        any_codec("codec_base").decode(codes)
+
+
 # ---- codebooks and steps ---------------------------------------------------------------------------------------------
 
 
@@ -284,7 +302,7 @@ def test_the_steps_compose_to_encode_and_decode(name):
     mel = log_mel(codec, SPEECH)
     features = encoder_output(codec, SPEECH)
     torch.testing.assert_close(codec.encoder(mel[None])[0], features, atol=1e-4, rtol=0)
-    assert torch.equal(codec.quantizer.encode(features, 8), codes.codes)
+    assert torch.equal(codec.quantizer.encode(features, codes.num_quantizers), codes.codes)
     quantized = codec.quantizer.decode(codes.codes)
     assert quantized.shape == features.shape
     assert quantized.dtype == torch.float32

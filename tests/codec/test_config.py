@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 from conftest import GOLDEN
@@ -66,7 +67,7 @@ def flat_values(config: CodecConfig) -> dict:
         f.metadata["key"]: getattr(section, name)
         for section in sections
         for name, f in section.__dataclass_fields__.items()
-        if "key" in f.metadata
+        if "rule" in f.metadata
     }
 
 
@@ -91,8 +92,11 @@ def test_defaults_are_the_released_ones():
     # beyond the released keys: nothing that would change a released model, and nothing to write
     rest = {key: value for key, value in values.items() if key not in DEFAULTS}
     assert rest == {"segment_seconds": 60, "decoder_conv_norm": "group", "swa_per_block": 1}
-    assert values.keys() == FLAT_KEYS.keys()
-    assert CodecConfig.from_dict({}).to_dict() == {}
+    config = CodecConfig.from_dict({})
+    assert (config.quantizer_type, config.vocoder_type) == ("rvq", "transformer")
+    assert config.to_dict(defaults=True).keys() == values.keys() | {"quantizer_type", "vocoder_type"}
+    assert config.to_dict(defaults=True).keys() <= FLAT_KEYS.keys()
+    assert config.to_dict() == {}
 
 
 def test_to_dict_names_what_differs_from_the_defaults():
@@ -146,11 +150,15 @@ REFUSED = [
     ("encoder_causal", "yes"),
     ("hybrid_attention", 1),
     ("swa_per_block", 0),
+    ("quantizer_type", "vq"),
+    ("quantizer_type", ["rvq"]),
+    ("vocoder_type", None),
     ("num_quantizers", 0),
     ("codebook_size", []),
     ("codebook_size", [1024, 0]),
     ("codebook_size", [65537]),
     ("threshold_ema_dead_code", -1),
+    ("threshold_ema_dead_code", float("inf")),
     ("d_model", "768"),
     ("sampling_rate", 0),
     ("nfft", 1023),
@@ -173,6 +181,36 @@ def test_refused_values_are_named(key, value):
     message = str(caught.value)
     assert f"{key} = {value!r}" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fsq_levels", []),
+        ("fsq_levels", [8, 1]),
+        ("fsq_levels", [8.0]),
+        ("fsq_levels", 8),
+        ("fsq_levels", [256, 257]),
+        ("num_quantizers", 5),
+    ],
+)
+def test_refused_levels_are_named(key, value):
+    flat = {"quantizer_type": "rfsq", "fsq_levels": [8, 5], "num_quantizers": 4}
+    assert CodecConfig.from_dict(flat).codebook_sizes == (40,) * 4
+    with pytest.raises(MimoError, match=re.escape(f"{key} = {value!r}")):
+        CodecConfig.from_dict(flat | {key: value})
+
+
+def test_options_of_another_quantizer_are_dropped_and_not_taken():
+    """What a preset says of its codebooks means nothing to fixed ones, and nobody may think that it does."""
+    fsq = CodecConfig.preset("tiny").replace(quantizer_type="rfsq", num_quantizers=2)
+    assert not {"codebook_size", "threshold_ema_dead_code"} & fsq.to_dict(defaults=True).keys()
+    assert fsq.to_dict(defaults=True)["fsq_levels"] == [4, 4, 4, 4, 4] and fsq.quantizer_type == "rfsq"
+    assert CodecConfig.from_dict(fsq.to_dict()) == fsq
+    with pytest.raises(MimoError, match="'codebook_size' is no option of quantizer_type 'rfsq'"):
+        fsq.replace(codebook_size=[1024])
+    with pytest.raises(MimoError, match="'fsq_levels' is no option of quantizer_type 'rvq'"):
+        CodecConfig.preset("tiny").replace(fsq_levels=[8])
 
 
 def test_a_refusal_names_the_file(tmp_path):

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_speech
-from goldens import DECODING_CODECS, encoder_output, expected, golden_codec, segmented_codec, streaming_codec
+from goldens import (
+    DECODING_CODECS,
+    KINDS,
+    each_kind,
+    encoder_output,
+    expected,
+    golden_codec,
+    segmented_codec,
+    streaming_codec,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -289,6 +298,32 @@ def test_decode_refuses_empty_codes_of_other_shapes(shape):
         streaming_codec().decode_chunk(torch.zeros(shape, dtype=torch.int64))
 
 
+# ---- other quantizers and vocoders ----------------------------------------------------------------------------------
+
+
+@each_kind
+@few
+@given(num_samples=st.integers(1, 40_000), sizes=st.lists(st.integers(0, 9000), max_size=12))
+def test_encode_of_each_kind_in_random_chunks(kind, num_samples, sizes):
+    codec, waveform = streaming_codec(kind), SPEECH[:num_samples]
+    at_once = codec.encode(waveform, RATE, codec.num_quantizers).codes
+    assert torch.equal(stream(codec.encode_chunk, cut(waveform, sizes), num_quantizers=codec.num_quantizers), at_once)
+
+
+@each_kind
+@few
+@given(num_frames=st.integers(1, 60), count=st.integers(1, 3), sizes=st.lists(st.integers(0, 25), max_size=10))
+@torch.no_grad()
+def test_decode_of_each_kind_in_random_chunks(kind, num_frames, count, sizes):
+    codec = streaming_codec(kind)
+    ids = codec.encode(SPEECH, RATE, codec.num_quantizers).codes[:count, :num_frames]
+    assert num_frames < 60 or len(ids[0].unique()) > 20
+    whole = codec.decoder(codec.quantizer.decode(ids)[None])[0]
+    assert whole.shape == (num_frames * FRAME,) and whole.std() > 0.001
+    torch.testing.assert_close(stream(codec.decode_chunk, cut(ids, sizes)), whole, atol=EXACT, rtol=0)
+    torch.testing.assert_close(codec.decode(ids), whole, atol=EXACT, rtol=0)
+
+
 # ---- decode_stream ---------------------------------------------------------------------------------------------------
 
 
@@ -427,7 +462,7 @@ def test_two_streams_do_not_disturb_each_other(codes):
 
 # ---- latency and causality -------------------------------------------------------------------------------------------
 
-streaming_presets = pytest.mark.parametrize("preset", ["tiny", "nano", "small"])
+streaming_presets = pytest.mark.parametrize("preset", ["tiny", "nano", "small", *KINDS])
 
 
 @streaming_presets
@@ -444,9 +479,9 @@ def test_encode_latency_is_true(preset):
     latency = round(codec.encode_latency * RATE)
     for due in (0, 1, 5):
         at = due * FRAME + latency
-        codes, state = codec.encode_chunk(SPEECH[: at - 1])
+        codes, state = codec.encode_chunk(SPEECH[: at - 1], num_quantizers=3)
         assert codes.shape[1] == due
-        codes, _ = codec.encode_chunk(SPEECH[at - 1 : at], state)
+        codes, _ = codec.encode_chunk(SPEECH[at - 1 : at], state, num_quantizers=3)
         assert codes.shape[1] == 1
 
 
@@ -456,7 +491,7 @@ def test_decode_latency_is_true(preset):
     in the worst place of a frame exactly that late."""
     codec = streaming_codec(preset)
     latency = round(codec.decode_latency * RATE)
-    ids = torch.randint(0, 128, (8, 12), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 128, (codec.num_quantizers, 12), generator=torch.Generator().manual_seed(0))
     state, returned, slowest = None, 0, 0
     for frame in range(12):
         now = (frame + 1) * FRAME
@@ -468,18 +503,18 @@ def test_decode_latency_is_true(preset):
     assert returned == 12 * FRAME - (latency - FRAME)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "nano"])
+@pytest.mark.parametrize("preset", ["tiny", "nano", *KINDS])
 def test_decode_does_not_depend_on_what_comes_after_the_latency(preset):
     """Other codes from frame 9 on change nothing that frame 8 brought out."""
     codec = streaming_codec(preset)
-    ids = torch.randint(0, 128, (8, 20), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 128, (codec.num_quantizers, 20), generator=torch.Generator().manual_seed(0))
     other = ids.clone()
     other[:, 9:] = 127 - ids[:, 9:]
     emitted = 9 * FRAME - (round(codec.decode_latency * RATE) - FRAME)
     one, two = codec.decode(ids), codec.decode(other)
     torch.testing.assert_close(one[:emitted], two[:emitted], atol=1e-6, rtol=0)
     assert not torch.allclose(one[9 * FRAME :], two[9 * FRAME :], atol=1e-4)
-    if preset == "tiny":  # of more layers, what passes through all their windows is too faint to see
+    if preset != "nano":  # of more layers, what passes through all their windows is too faint to see
         assert not torch.equal(one[emitted : emitted + 240], two[emitted : emitted + 240])
 
 

@@ -55,10 +55,10 @@ def test_speaking(lms: list[MimoAudioLM]) -> None:
 
 
 def test_streams(lms: list[MimoAudioLM]) -> None:
-    options = {"max_new_patches": 20, "seed": 1, "stop": Stop((), 0.6), "stream": True}
+    options = {"max_new_patches": 20, "seed": 1, "stop": Stop((), 0.6)}
     sounds = []
     for lm in lms:
-        pieces = list(lm.speak("Hello", voice=SPEECH, **options))
+        pieces = list(lm.streaming.speak("Hello", voice=SPEECH, **options))
         sound = [piece.waveform for piece in pieces if piece.waveform is not None]
         assert sound and all(isinstance(waveform, torch.Tensor) for waveform in sound)
         assert torch.equal(torch.cat(sound), pieces[-1].generation.waveform)

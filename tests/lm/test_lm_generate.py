@@ -74,7 +74,7 @@ def test_without_a_compiler_generation_goes_on(lm: MimoAudioLM, monkeypatch, cap
     compiled = MimoAudioLM.from_pretrained(FOLDER, device="cpu", compile=True)
     found, again = (compiled.generate(PROMPTS[0], max_new_patches=2, greedy=True) for _ in range(2))
     assert torch.equal(found.ids, ANSWERS[0][:, :8]) and torch.equal(again.ids, found.ids)
-    warnings = [r.message for r in caplog.records if r.name == "mimo_codec.lm.generate"]
+    warnings = [r.message for r in caplog.records if r.name == "mimo_codec.lm.backend"]
     assert 1 <= len(warnings) <= 2 and all("no-such-compiler" in line for line in warnings)
     torch.compiler.reset()
 
@@ -174,7 +174,7 @@ def test_what_is_refused(lm: MimoAudioLM) -> None:
 def test_a_stream_is_what_comes_at_once(speaking: MimoAudioLM) -> None:
     options = dict(max_new_patches=16, seed=3, stop=Stop(()), **DRAWN)
     at_once = speaking.generate(PROMPTS, **options)
-    pieces: list[Piece] = list(speaking.generate(PROMPTS, stream=True, **options))
+    pieces: list[Piece] = list(speaking.stream(PROMPTS, **options))
     for i, whole in enumerate(at_once):
         own = [piece for piece in pieces if piece.item == i]
         last = own[-1].generation
@@ -189,13 +189,13 @@ def test_a_stream_is_what_comes_at_once(speaking: MimoAudioLM) -> None:
 
 
 def test_a_stream_yields_before_it_is_complete(speaking: MimoAudioLM) -> None:
-    stream = speaking.generate(PROMPTS[0], max_new_patches=1000, stream=True, greedy=True)
+    stream = speaking.stream(PROMPTS[0], max_new_patches=1000, greedy=True)
     assert next(stream).generation is None
     assert not torch.is_inference_mode_enabled()
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(lm: MimoAudioLM) -> None:
-    streams = [lm.generate(PROMPTS[i], max_new_patches=24, greedy=True, stream=True) for i in (0, 1, 0)]
+    streams = [lm.stream(PROMPTS[i], max_new_patches=24, greedy=True) for i in (0, 1, 0)]
     last: dict[int, Generation] = {}
     next(streams[2])
     streams[2].close()  # left alone in the middle
@@ -250,23 +250,23 @@ def test_tasks_that_speak(speaking: MimoAudioLM) -> None:
         speaking.continue_speech(codes, 0.5, **SHORT),
     ):
         check_audio(found)
-    again = speaking.speak("Hello", stream=True, **SHORT)
+    again = speaking.streaming.speak("Hello", **SHORT)
     assert [piece.generation for piece in again][-1].waveform.shape == speaking.speak("Hello", **SHORT).waveform.shape
 
 
 def script(monkeypatch, answer: list[int]) -> None:
     """Let the model write these text tokens, until one ends the item."""
-    from mimo_codec.lm import pipeline
-    from mimo_codec.lm.request import Progress
+    from mimo_codec.lm import base
+    from mimo_codec.lm.generate import Progress
 
-    def written(steps, layout, requests):
+    def written(backend, requests, layout):
         progress = Progress([replace(request, max_new=len(answer)) for request in requests], layout)
         for token in answer:
-            yield progress.add([token] * len(requests), progress.empty_patches(len(requests)))
+            yield progress.add(np.full(len(requests), token), progress.empty_patches(len(requests)))
             if progress.ended:
                 return
 
-    monkeypatch.setattr(pipeline, "generate", written)
+    monkeypatch.setattr(base, "generate_positions", written)
 
 
 def without_marks(lm: MimoAudioLM) -> MimoAudioLM:
@@ -288,7 +288,7 @@ def test_thoughts_are_told_from_the_answer(lm: MimoAudioLM, monkeypatch, marks: 
     audio = np.zeros((8, 8), np.int64)
     found = model.understand(audio, "Is it?", thinking=True)
     assert found.thoughts == "so it is" and found.text == "yes < no"
-    pieces = list(model.understand(audio, "Is it?", thinking=True, stream=True))
+    pieces = list(model.streaming.understand(audio, "Is it?", thinking=True))
     assert "".join(piece.thoughts for piece in pieces) == "so it is"
     assert "".join(piece.text for piece in pieces) == "\nyes < no" and len(pieces) > 4
     at_once = model.understand(audio, "Is it?")  # the prompt has closed the thoughts
@@ -301,7 +301,7 @@ def test_strings_that_end_an_answer(lm: MimoAudioLM, monkeypatch) -> None:
     examples = [{"input_text": "a", "output_text": "b"}]
     found = lm.few_shot("Answer.", examples, text="c", speak=False)
     assert found.text == "Blue." and found.stop_reason == "\n\n"
-    pieces = list(lm.few_shot("Answer.", examples, text="c", speak=False, stream=True))
+    pieces = list(lm.streaming.few_shot("Answer.", examples, text="c", speak=False))
     assert "".join(piece.text for piece in pieces).strip() == "Blue."
     found = lm.few_shot("Answer.", examples, text="c", speak=False, stop=Stop(text=("question", "Next")))
     assert found.text == "Blue." and found.stop_reason == "Next"
@@ -313,7 +313,7 @@ def test_strings_that_end_an_answer(lm: MimoAudioLM, monkeypatch) -> None:
 
 def test_what_was_streamed_is_not_decoded_again(speaking: MimoAudioLM, monkeypatch) -> None:
     monkeypatch.setattr(speaking.codec, "decode", lambda codes: pytest.fail("decoded once more"))
-    *pieces, last = speaking.speak("Hello", stream=True, **SHORT)
+    *pieces, last = speaking.streaming.speak("Hello", **SHORT)
     assert last.generation is not None and last.waveform is None and pieces[-1].waveform is not None
     check_audio(last.generation)
 
@@ -322,7 +322,7 @@ def test_out_of_memory_says_what_was_asked_for(lm: MimoAudioLM, monkeypatch) -> 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(lm._steps, "take_cache", full)
+    monkeypatch.setattr(lm.backend, "take_cache", full)
     with pytest.raises(MimoError, match=r"not enough memory on cpu to generate: 2 at once, up to \d+ positions each"):
         lm.generate(PROMPTS[:2], max_new_patches=5)
     monkeypatch.setattr(MimoCodec, "to", full)
@@ -334,7 +334,7 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
     codes = speaking.codec.encode(make_speech(0.7), 24000)
     other = AudioCodes(codes.codes, codes.num_samples, 24000, 25.0, codes.codebook_sizes, "other@00000000")
     recorded = MimoAudioLM(lm.model, lm.tokenizer)
-    recorded.config = replace(lm.config, extra={"codec": "nano@aaaaaaaa"})
+    recorded.reader.config = replace(lm.config, extra={"codec": "nano@aaaaaaaa"})
     for call, words in [
         (lambda: speaking.speak("Hello", voice=codes[:0.15]), "0.16 s is too short"),
         (lambda: speaking.transcribe(other), "other@00000000"),
@@ -344,19 +344,19 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
         (lambda: speaking.chat([{"role": "user", "txt": "a"}]), r"turns\[0\].*txt"),
         (lambda: speaking.chat(["hello"]), r"turns\[0\]"),
         (lambda: speaking.chat([{"role": "user", "text": "a"}], thinking=True), "speak=False"),
-        (lambda: speaking.run("singing", {}), "unknown task 'singing'"),
+        (lambda: speaking.run("singing", {}), "task 'singing' is not known; choose one of asr, "),
         (lambda: speaking.run("asr", {}), "asr: missing"),
-        (lambda: speaking.transcribe(None), "asr: audio is missing"),
+        (lambda: speaking.transcribe(None), "audio: is a NoneType; a file, codes or"),
         (lambda: speaking.transcribe(7), "audio: is a int; a file, codes or"),
         (lambda: speaking.chat(None, speak=False), "turns: a list"),
-        (lambda: speaking.few_shot("Do it.", None, codes), "examples is missing"),
-        (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop: a Stop is needed"),
-        (lambda: speaking.continue_speech(codes, stop=("<|im_end|>",)), "stop: a Stop is needed"),
-        (lambda: speaking.transcribe(codes, text_sampling=0.5), "text_sampling: a Sampling is needed, not 0.5"),
-        (lambda: speaking.speak("Hello", audio_sampling=[Sampling()]), "audio_sampling: a Sampling is needed"),
-        (lambda: Sampling(forbidden=5), "forbidden: a tuple of ids"),  # type: ignore[arg-type]
+        (lambda: speaking.few_shot("Do it.", None, codes), "examples: a list is needed, not None"),
+        (lambda: speaking.speak("Hello", stop=("<|im_end|>",)), "stop must be a Stop"),
+        (lambda: speaking.continue_speech(codes, stop=("<|im_end|>",)), "stop must be a Stop"),
+        (lambda: speaking.transcribe(codes, text_sampling=0.5), "text_sampling: a Sampling is needed .* not 0.5"),
+        (lambda: speaking.speak("Hello", audio_sampling=[Sampling()] * 2), "audio_sampling: a Sampling is needed"),
+        (lambda: Sampling(forbidden=5), "forbidden: a tuple of integers"),  # type: ignore[arg-type]
         (lambda: Stop(5), "token names"),  # type: ignore[arg-type]
-        (lambda: speaking.chat([{"role": "user", "text": "a"}], system=5, speak=False), "system: is 5"),
+        (lambda: speaking.chat([{"role": "user", "text": "a"}], system=5, speak=False), "system must be text, not 5"),
         (lambda: speaking.run("tts", {"text": "a", "instruction": ""}), "instruction: is empty"),
         (lambda: recorded.transcribe(other), "codes of other@00000000; this model's codec is nano@aaaaaaaa"),
         (lambda: speaking.speak("Hello", stop=Stop((5,))), "token names"),  # type: ignore[arg-type]
@@ -372,7 +372,7 @@ def test_audio_that_tasks_refuse(lm: MimoAudioLM, speaking: MimoAudioLM, tmp_pat
 def test_limits_in_seconds(speaking: MimoAudioLM) -> None:
     """Whole patches of 0.16 s, whatever the rounding of floats; `continue_speech` keeps to both limits it is given."""
     for patches in (29, 57, 58):
-        [request] = speaking._requests(PROMPTS[0], 99, True, None, None, Stop(max_seconds=patches * 0.16), 0)
+        [request] = speaking._requests(PROMPTS[0], 99, stop=Stop(max_seconds=patches * 0.16))
         assert request.max_patches == patches
     codes = speaking.codec.encode(make_speech(0.7), 24000)
     for limit, seconds in ((0.16, 0.16), (None, 0.32)):

@@ -156,14 +156,14 @@ def test_nothing_of_another_model_stays_in_the_folder(lm, tmp_path, monkeypatch)
     """Its weights would be read instead of the new ones."""
     lm.save_pretrained(tmp_path)
     monkeypatch.setattr(checkpoints, "SHARD_BYTES", 200_000)
-    narrow = MimoAudioLM.from_pretrained(FOLDER, device="cpu", dtype="bfloat16", wording="zh")
+    narrow = MimoAudioLM.from_pretrained(FOLDER, device="cpu", dtype="bfloat16", instructions="zh")
     narrow.save_pretrained(tmp_path)
     again = MimoAudioLM.from_pretrained(tmp_path, device="cpu")
-    assert again.model.dtype == torch.bfloat16 and again.wording == narrow.wording != lm.wording
+    assert again.model.dtype == torch.bfloat16 and again.instructions == narrow.instructions != lm.instructions
     monkeypatch.undo()
     lm.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
-    assert MimoAudioLM.from_pretrained(tmp_path, device="cpu").wording == lm.wording
+    assert MimoAudioLM.from_pretrained(tmp_path, device="cpu").instructions == lm.instructions
 
 
 def test_tied_embeddings_are_one_tensor(tmp_path) -> None:

@@ -1,7 +1,8 @@
-"""Prompts of every task: the golden grids, the wording, and what is refused."""
+"""Prompts of every task: the golden grids, the instructions, and what is refused."""
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -13,10 +14,13 @@ pytest.importorskip("tokenizers", reason="needs the lm extra")
 from safetensors.numpy import load_file
 
 from mimo_codec import MimoError
+from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.instructions import INSTRUCTIONS, Instructions, find_instructions
 from mimo_codec.lm.layout import Layout
-from mimo_codec.lm.prompts import TASKS, WORDINGS, Example, Turn, Wording, find_wording, render
+from mimo_codec.lm.prompts import Example, Turn, render
 from mimo_codec.lm.request import Sampling
+from mimo_codec.lm.tasks import TASKS
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 FOLDER = GOLDEN / "lm_base"
@@ -24,7 +28,8 @@ EXPECTED = load_file(FOLDER / "expected.safetensors")
 META = json.loads((FOLDER / "meta.json").read_text())
 CONFIG, TOKENIZER = LMConfig.load(FOLDER / "config.json"), TextTokenizer.load(FOLDER)
 LAYOUT = Layout(CONFIG.group_size, CONFIG.speech_zeroemb_idx, CONFIG.delay_pattern, TOKENIZER.special.empty)
-WORDS = WORDINGS["en"].replace(META["wording"])
+READER = AudioReader(CONFIG, LAYOUT, None, "codec=NAME")
+WORDS = INSTRUCTIONS["en"].replace(META["wording"])
 TASK_OF = {
     "few_shot_speech_to_speech": "few_shot",
     "dialogue_speech_multiturn": "dialogue_speech",
@@ -58,13 +63,24 @@ def arguments(name: str) -> dict:
     return found
 
 
-def grid(task: str, words: Wording = WORDS, **given) -> np.ndarray:
-    return LAYOUT.build(render(TASKS[task].segments(words, **given), TOKENIZER, LAYOUT))
+def grid(task: str, words: Instructions = WORDS, **given) -> np.ndarray:
+    return LAYOUT.build(render(TASKS[task].prompt(words, READER, given), TOKENIZER, LAYOUT))
 
 
 @pytest.mark.parametrize("name", META["prompts"])
 def test_golden_prompts(name: str) -> None:
     assert np.array_equal(grid(TASK_OF.get(name, name), **arguments(name)), EXPECTED[f"prompt.{name}"])
+
+
+def test_tasks_say_which_inputs_are_audio() -> None:
+    """What a caller gives for them may be a file or a waveform; arguments without an entry are flags."""
+    for task in TASKS.values():
+        parameters = list(inspect.signature(task.segments).parameters.values())[1:]
+        flags = {parameter.name for parameter in parameters if parameter.annotation == "bool"}
+        assert {parameter.name for parameter in parameters} - task.inputs.keys() == flags, task.name
+        for name in {"audio", "voice"} & task.inputs.keys():
+            with pytest.raises(MimoError, match=f"{name}: only codes can be read without a codec"):
+                task.inputs[name](READER, name, "speech.wav")
 
 
 def test_every_task_has_a_golden_prompt_or_a_test_of_its_own() -> None:
@@ -111,22 +127,22 @@ def test_few_shot_in_text() -> None:
     assert said == "[Int]:Capitals.\nFrance\nParis \n\nItaly\nRome \n\nSpain\n"
 
 
-def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
-    chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", find_wording("zh"), text="你好")).tolist())
+def test_chinese_instructions_and_some_of_them(tmp_path) -> None:
+    chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", find_instructions("zh"), text="你好")).tolist())
     assert "请朗读下面的文字: 你好" in chinese
     (tmp_path / "prompts.json").write_text('{"language": "zh", "transcribe": "Say it."}')
-    loaded = Wording.load(tmp_path / "prompts.json")
-    assert loaded.transcribe == "Say it." and loaded.speak == WORDINGS["zh"].speak
+    loaded = Instructions.load(tmp_path / "prompts.json")
+    assert loaded.transcribe == "Say it." and loaded.speak == INSTRUCTIONS["zh"].speak
     for content, words in [
         ('{"speek": "a"}', "speek"),
-        ('{"speak": 3}', "must be text"),
+        ('{"speak": 3}', "speak must be text, not 3"),
         ("[]", "object"),
         ("{", "JSON"),
         ('{"language": "xx"}', "en, zh"),
     ]:
         (tmp_path / "prompts.json").write_text(content)
         with pytest.raises(MimoError, match=words):
-            Wording.load(tmp_path / "prompts.json")
+            Instructions.load(tmp_path / "prompts.json")
 
 
 @pytest.mark.parametrize(
@@ -136,14 +152,15 @@ def test_chinese_wording_and_pieces_of_it(tmp_path) -> None:
         ([Turn("assistant", "a")], "takes? turns|the user first"),
         ([Turn("user", "a"), Turn("user", "b")], "turn 1"),
         ([Turn("user", "a"), Turn("assistant", "b", VOICE)], "the last is the assistant's"),
-        ([Turn("user")], "neither text nor audio"),
-        ([Turn("user", " ")], "is empty"),
-        ([Turn("user", 5)], "no text"),
+        ([{"role": "user"}], r"turns\[0\]: has neither text nor audio"),
+        ([{"role": "user", "text": " "}], r"turns\[0\]: text: is empty"),
+        ([{"role": "user", "text": 5}], r"turns\[0\]: text must be text, not 5"),
+        ([{"role": "owner", "text": "a"}], r"turns\[0\]: role 'owner' is not known; choose one of user, assistant"),
         ([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], "turn 1 of the assistant needs its audio"),
         ([Turn("user", "a"), Turn("assistant", None, VOICE), Turn("user", "c")], "needs its text"),
     ],
 )
-def test_turns_in_a_wrong_order(turns: list[Turn], words: str) -> None:
+def test_turns_in_a_wrong_order(turns: list, words: str) -> None:
     with pytest.raises(MimoError, match=words):
         grid("dialogue_speech", turns=turns)
 
@@ -158,8 +175,12 @@ def test_turns_in_a_wrong_order(turns: list[Turn], words: str) -> None:
         ("few_shot", {"instruction": "a", "examples": []}, "audio or text"),
         ("few_shot", {"instruction": "", "examples": [], "audio": VOICE}, "instruction: is empty"),
         ("few_shot", {"instruction": "a", "examples": [Example("b", None, "c")], "audio": VOICE}, "output_audio"),
-        ("few_shot", {"instruction": "a", "examples": [Example("b", VOICE)], "audio": VOICE}, "input_audio or"),
-        ("few_shot", {"instruction": "a", "examples": [Example(None, VOICE, "c")], "audio": VOICE}, "output_text"),
+        ("few_shot", {"instruction": "a", "examples": [{"output_text": "b"}], "audio": VOICE}, "input_audio or"),
+        (
+            "few_shot",
+            {"instruction": "a", "examples": [{"output_text": None, "input_text": "c"}], "audio": VOICE},
+            "output_text",
+        ),
         ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
         ("tts", {"text": "\udcff"}, "no Unicode text"),
     ],

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import assert_one_line_error, make_speech
 from exports import exported_once, tiny_export
-from goldens import CASES, any_codec, expected, segmented_codec, streaming_codec
+from goldens import CASES, any_codec, each_kind, expected, segmented_codec, streaming_codec
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
 from mimo_codec.onnx import OnnxCodec, session
@@ -145,6 +145,24 @@ def test_decode_chunks(tiny, chunk):
     codes = exported.encode(speech(2.03), 24000)
     pieces = [codes[i / 25 : (i + chunk) / 25] for i in range(0, codes.num_frames, chunk)]
     assert_close(np.concatenate(list(exported.decode_stream(pieces))), torch.from_numpy(exported.decode(codes)))
+
+
+@each_kind
+def test_each_kind(kind, tmp_path):
+    """At once, in a batch and in chunks, against PyTorch; then int8, which leaves quantizers as they are."""
+    codec, lines = streaming_codec(kind, shallow=True), []
+    export_codec(codec, tmp_path / "x", check=lambda folder: check_codec(codec, folder, lines.append))
+    assert "in chunks of 1 s:  codes equal 100.00 %" in lines[-1] and len(lines) >= 9
+    exported = OnnxCodec(tmp_path / "x")
+    codes = exported.encode(speech(1.0), 24000, 3)
+    assert_same_codes(codes, codec.encode(speech(1.0), 24000, 3))
+    assert codes.codebook_sizes == codec.codebook_sizes and codes.model == codec.model_id
+    for count in (1, 3):
+        assert_close(exported.decode(codes.first(count)), codec.decode(codes.first(count)))
+    export_codec(codec, tmp_path / "x", dtype="int8", graphs=("decoder",), overwrite=True)
+    for product in onnx.load(tmp_path / "x" / "decoder.onnx").graph.node:
+        scopes = [entry.value for entry in product.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        assert product.op_type != "MatMulInteger" or "quantizer" not in " ".join(scopes)
 
 
 @pytest.mark.parametrize("num_samples", [1, 47999, 48000, 48001, 48300, 48721, 96000, 100000, 21 * 24000])

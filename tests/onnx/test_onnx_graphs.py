@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_codec.codec import transformer
-from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph, attend
+from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
+from mimo_codec.onnx.codec.stacks import attend
 from mimo_codec.onnx.fourier import Analysis, Synthesis
 
 ALONE = torch.zeros(2, dtype=torch.int64)

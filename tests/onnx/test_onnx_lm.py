@@ -43,7 +43,7 @@ DRAWN = dict(text_sampling=Sampling(temperature=0.8, top_k=50), audio_sampling=S
 
 @pytest.fixture(scope="session")
 def lm() -> MimoAudioLM:
-    return MimoAudioLM.from_pretrained(FOLDER, device="cpu", wording="zh")
+    return MimoAudioLM.from_pretrained(FOLDER, device="cpu", instructions="zh")
 
 
 @pytest.fixture(scope="session")
@@ -208,7 +208,7 @@ def test_items_end_independently(onnx: OnnxAudioLM) -> None:
 def test_a_stream_is_what_comes_at_once(onnx: OnnxAudioLM) -> None:
     options = dict(max_new_patches=12, seed=3, stop=Stop(()), **DRAWN)
     at_once = onnx.generate(PROMPTS[:2], **options)
-    pieces: list[Piece] = list(onnx.generate(PROMPTS[:2], stream=True, **options))
+    pieces: list[Piece] = list(onnx.stream(PROMPTS[:2], **options))
     for i, whole in enumerate(at_once):
         own = [piece for piece in pieces if piece.item == i]
         assert np.array_equal(own[-1].generation.ids, whole.ids)
@@ -236,12 +236,12 @@ def test_tasks_with_a_codec(exported: Path, lm: MimoAudioLM, monkeypatch) -> Non
             return waveform.numpy(), state
 
     onnx = OnnxAudioLM(exported, codec=NumpyCodec(), num_threads=1)
-    assert onnx.wording == lm.wording
+    assert onnx.instructions == lm.instructions
     monkeypatch.setattr(NumpyCodec, "frame_rate", 50.0)
     with pytest.raises(MimoError, match="codec: nano has codebooks .* at 50 Hz"):
         OnnxAudioLM(exported, codec=NumpyCodec(), num_threads=1)
     speech = (make_speech(0.7).numpy(), 24000)
-    torch_lm = MimoAudioLM(lm.model, lm.tokenizer, codec=nano, wording=lm.wording)
+    torch_lm = MimoAudioLM(lm.model, lm.tokenizer, codec=nano, instructions=lm.instructions)
     short = dict(max_new_patches=6, greedy=True)
     assert onnx.transcribe(speech, **short).text == torch_lm.transcribe(speech, **short).text
     stop = Stop((), 0.32)
@@ -255,7 +255,7 @@ def test_tasks_with_a_codec(exported: Path, lm: MimoAudioLM, monkeypatch) -> Non
         if own.waveform is not None:
             assert np.allclose(own.waveform, other.waveform.numpy(), atol=1e-5)
     turns = [{"role": "user", "audio": speech}]
-    pieces = list(onnx.chat(turns, voice=speech, stream=True, max_new_patches=30, seed=1, stop=stop))
+    pieces = list(onnx.streaming.chat(turns, voice=speech, max_new_patches=30, seed=1, stop=stop))
     sound = [piece.waveform for piece in pieces if piece.waveform is not None]
     whole = pieces[-1].generation
     assert whole.codes is not None and len(np.concatenate(sound)) == whole.codes.num_samples == len(whole.waveform)
@@ -371,7 +371,7 @@ def test_a_failing_check_leaves_nothing(flat: MimoAudioLM, tmp_path: Path, monke
 
 
 def test_the_check_finds_what_is_wrong(lm: MimoAudioLM, exported: Path) -> None:
-    other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", wording="zh")
+    other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", instructions="zh")
     with torch.no_grad():
         other.model.lm_head.weight += 0.05
     with pytest.raises(MimoError, match="do not do what the model does"):
@@ -392,7 +392,7 @@ def failure(exported: Path) -> Callable[[MimoAudioLM], str]:
 
 def test_the_check_hears_every_channel(lm: MimoAudioLM, failure: Callable[[MimoAudioLM], str]) -> None:
     for head in (1, lm.config.audio_channels - 1):
-        other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", wording="zh")
+        other = MimoAudioLM.from_pretrained(FOLDER, device="cpu", instructions="zh")
         with torch.no_grad():
             other.model.local_transformer_lm_heads[head].weight.neg_()
         assert "logits differ by 2.0e+00" in failure(other)

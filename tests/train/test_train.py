@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,10 @@ pytest.importorskip("lightning", reason="needs the train extra")
 
 import lightning
 from conftest import ROOT, SMALL, make_speech
+from goldens import KINDS, each_kind
 from safetensors.torch import load_file
 
-from mimo_codec import MimoCodec, MimoError
+from mimo_codec import CodecConfig, MimoCodec, MimoError
 from mimo_codec.data.batch import Batch, collate
 from mimo_codec.data.dataset import Item
 from mimo_codec.data.module import SpeechData
@@ -48,7 +51,7 @@ def make_unified(**changes) -> UnifiedStage:
         text_layers=1,
         text_heads=2,
     )
-    return UnifiedStage("tiny", SMALL, **(options | changes))
+    return UnifiedStage(**(options | {"preset": "tiny", "config": SMALL} | changes))
 
 
 def make_adversarial(codec: Path, **changes) -> AdversarialStage:
@@ -179,7 +182,7 @@ def test_without_text_the_text_model_stays_as_it_is(speech_folder, tmp_path):
 def test_a_trained_codec_can_be_gone_on_with(small_codec):
     stage = UnifiedStage(codec=str(small_codec))
     wanted = MimoCodec.from_pretrained(small_codec)
-    assert stage.codec.quantizer.fitted
+    assert stage.codec.quantizer.is_initialized
     assert torch.equal(stage.codec.quantizer.codebook(1), wanted.quantizer.codebook(1))
 
 
@@ -243,10 +246,10 @@ def test_codebooks_with_more_entries_than_vectors_are_kept_for_others_start(spee
     """As codebooks of more than 20,000 entries: the number of vectors that are kept follows the largest codebook."""
     import mimo_codec.train.codec.stages as module
 
-    monkeypatch.setattr(module, "FIT_VECTORS", 30)
+    monkeypatch.setattr(module, "KEPT_VECTORS", 30)
     stage = make_unified(quantizer_start=1)  # 64 entries; a batch has 4 x 13 vectors
     fit(stage, speech_folder, tmp_path, 4)
-    assert stage.codec.quantizer.fitted
+    assert stage.codec.quantizer.is_initialized
 
 
 def test_accumulated_batches_are_one_to_the_codebooks(speech_folder, small_codec, tmp_path):
@@ -325,6 +328,55 @@ def test_discriminators_learn_and_have_no_weight_decay(speech_folder, small_code
 def test_only_known_parts_can_be_trained(small_codec):
     with pytest.raises(MimoError, match="'decoder'"):
         make_adversarial(small_codec, trained="encoder")
+
+
+# ---- other quantizers and vocoders ----------------------------------------------------------------------------------
+
+
+def small(kind: str) -> dict[str, Any]:
+    """Changes to the preset "tiny": those of a kind, and those of SMALL that fit it."""
+    options = CodecConfig.preset("tiny").replace(**KINDS[kind]).to_dict(defaults=True)
+    return {key: value for key, value in SMALL.items() if key in options} | KINDS[kind]
+
+
+@each_kind
+def test_each_kind_goes_through_both_stages(kind, speech_folder, tmp_path):
+    """Everything that stage 1 trains moves; what it exports in bfloat16 has the codes of what it trained, and stage 2
+    leaves them as they are."""
+    stage = make_unified(config=small(kind), text_weight=0.1)
+    before = {name: p.detach().clone() for name, p in stage.codec.named_parameters()}
+    losses, _ = fit(stage, speech_folder, tmp_path, 4, callbacks=[ExportCodec("bfloat16")], text_batch_size=2)
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
+    still = {name for name, p in stage.codec.named_parameters() if torch.equal(p, before[name])}
+    assert not still
+    speech, count = make_speech(2.0), stage.codec.num_quantizers
+    exported = MimoCodec.from_pretrained(tmp_path / "export")
+    assert exported.config == stage.codec.config
+    assert exported.quantizer.fingerprint() == stage.codec.quantizer.fingerprint()
+    adversary = make_adversarial(tmp_path / "export")
+    fit(adversary, speech_folder, tmp_path / "two", 3, callbacks=[ExportCodec()])
+    after = MimoCodec.from_pretrained(tmp_path / "two" / "export")
+    assert torch.equal(after.encode(speech, 24000, count).codes, exported.encode(speech, 24000, count).codes)
+    old, new = exported.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    trained = {name for name, _ in after.named_parameters() if name.startswith("decoder.")}
+    assert changed == trained
+
+
+@each_kind
+def test_each_kind_goes_on_where_it_stopped(kind, speech_folder, tmp_path):
+    def fresh() -> UnifiedStage:
+        lightning.seed_everything(0)
+        return make_unified(config=small(kind))
+
+    one, two = fresh(), fresh()
+    whole, _ = fit(one, speech_folder, tmp_path, 4)
+    _, stopped = fit(fresh(), speech_folder, tmp_path, 4, stop=2)
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    rest, _ = fit(two, speech_folder, tmp_path, 4, checkpoint=tmp_path / "stopped.ckpt")
+    assert rest == pytest.approx(whole[2:], rel=1e-6)
+    for name, value in one.state_dict().items():
+        assert torch.allclose(value.float(), two.state_dict()[name].float(), atol=1e-6), name
 
 
 # ---- what is not finite ----------------------------------------------------------------------------------------------

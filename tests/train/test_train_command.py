@@ -18,7 +18,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 
 from conftest import ROOT, SMALL, make_speech
 
-from mimo_codec import MimoCodec, MimoError
+from mimo_codec import CodecConfig, MimoCodec, MimoError
 from mimo_codec.train.run import cpu_processes, find_recipe, shipped_recipes, train
 
 RECIPES = ROOT / "recipes"
@@ -385,7 +385,7 @@ def test_two_processes_start_their_codebooks_together(speech_folder, small_codec
         "--model.init_args.quantizer_start",
         "2",
     )
-    assert MimoCodec.from_pretrained(root / "export").quantizer.fitted
+    assert MimoCodec.from_pretrained(root / "export").quantizer.is_initialized
 
 
 SAME_CODEBOOKS = """
@@ -393,14 +393,14 @@ import os, sys, torch
 from torch import distributed
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 from mimo_codec import CodecConfig
-from mimo_codec.codec.quantizer import ResidualQuantizer
+from mimo_codec.codec.residual_vq import ResidualVQ
 threshold = float(sys.argv[3])
 config = CodecConfig.preset("tiny").replace(codebook_size=[64, 32], num_quantizers=2, threshold_ema_dead_code=threshold)
-quantizer = ResidualQuantizer(config.quantizer, 8, decay=0.5)
+quantizer = ResidualVQ(config.quantizer, 8, decay=0.5)
 everything = torch.randn(5, 2, 60, 8, generator=torch.Generator().manual_seed(0))
 own = everything[:, int(sys.argv[2])]
 torch.manual_seed(100 + int(sys.argv[2]))  # k-means may draw different vectors
-quantizer.fit(own[0], 120)
+quantizer.initialize(own[0], 120)
 start = {k: v.clone() for k, v in quantizer.state_dict().items()}
 def learn(quantizer, batch, step):
     torch.manual_seed(100 * step + int(sys.argv[2]))
@@ -417,7 +417,7 @@ if threshold > 0:
     assert not torch.allclose(quantizer.codebook(0), start["vq.layers.0._codebook.embed"][0]), "nothing has moved"
 distributed.destroy_process_group()
 if sys.argv[2] == "0" and threshold == 0:  # alone, from the same start, with both halves of every batch
-    alone = ResidualQuantizer(config.quantizer, 8, decay=0.5)
+    alone = ResidualVQ(config.quantizer, 8, decay=0.5)
     alone.load_state_dict(start)
     for step in range(1, 5):
         learn(alone, everything[step], step)
@@ -516,6 +516,26 @@ def test_fsdp_by_its_name_alone(recipe, speech_folder, small_codec, tmp_path):
     )
     done = subprocess.run(resumed, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_projections_of_a_quantizer_are_shared_out_too(speech_folder, tmp_path):
+    """Their gradients are those of all processes, and they are whole again where codes are made and exported."""
+    torch.manual_seed(0)
+    changes = {key: value for key, value in SMALL.items() if key != "codebook_size"}
+    MimoCodec(
+        CodecConfig.preset("tiny").replace(**changes, quantizer_type="rfsq", fsq_levels=[8, 5, 5])
+    ).save_pretrained(tmp_path / "codec")
+    codec = tmp_path / "codec"
+    more = [*SAME_RUN, "--model.init_args.codec", str(codec), "--trainer.val_check_interval", "2"]
+    more += ["--data.validation_root", str(speech_folder), "--data.num_validation_files", "2"]
+    one = run_processes(tmp_path / "one", speech_folder, codec, 1, 4, "nano_stage1", *more)
+    two = run_processes(
+        tmp_path / "two", speech_folder, codec, 2, 2, "nano_stage1", *more, "--trainer.strategy", "fsdp"
+    )
+    assert_same_run(one, two)
+    before, after = (MimoCodec.from_pretrained(path).quantizer.fingerprint() for path in (codec, two / "export"))
+    assert before != after
 
 
 def test_fsdp_and_muon_do_not_go_together(speech_folder, small_codec, tmp_path):

@@ -238,7 +238,7 @@ def _differences(
     found = []
     for frame in frames.tolist():
         first = int((codes[:, frame] != other[:, frame]).argmax())
-        residual = features[frame].double()
+        residual = codec.quantizer.project_in(features[frame].float()).double()
         for index in range(first):
             residual = residual - codec.quantizer.codebook(index)[int(codes[index, frame])].double()
         entries = codec.quantizer.codebook(first).double()

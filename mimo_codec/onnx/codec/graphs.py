@@ -7,149 +7,20 @@ codebooks are dynamic; every item of a batch gives what it gives alone.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec.config import MelConfig, Window
+from mimo_codec.codec.config import MelConfig
 from mimo_codec.codec.decoder import UpsampleConv
 from mimo_codec.codec.mel import LOG_FLOOR, mel_filters
 from mimo_codec.codec.model import MimoCodec
-from mimo_codec.codec.quantizer import ResidualQuantizer
-from mimo_codec.codec.transformer import State, Transformer, TransformerLayer, length_mask, rotate, scope, scoped
+from mimo_codec.codec.quantizer import Quantizer
+from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.transformer import length_mask
 from mimo_codec.codec.vocoder import ENVELOPE_FLOOR, MAX_LOG_MAGNITUDE, Vocoder
+from mimo_codec.onnx.codec.stacks import StackGraph, with_stack_graphs
 from mimo_codec.onnx.fourier import Analysis, Synthesis
-
-BLOCK = 64
-"""Queries that look at the same keys where attention has a window."""
-HIDDEN = -1e4
-"""The score of keys that a query may not see: nothing remains after the softmax, in float16 too."""
-
-
-# ---- attention -------------------------------------------------------------------------------------------------------
-
-
-def band(queries: Tensor, keys: Tensor, window: Window) -> Tensor:
-    """bool [..., queries, keys]: which key positions each query position may see; -1: unlimited."""
-    distance = keys[..., None, :] - queries[..., :, None]
-    left, right = (distance.shape[-1] + distance.shape[-2] if side < 0 else side for side in window)
-    return (distance >= -left) & (distance <= right)
-
-
-def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T) v over the keys that `mask` leaves, queries already scaled: [..., Tq, D]."""
-    weights = torch.where(mask, q @ k.transpose(-1, -2), HIDDEN).float().softmax(-1)
-    return weights.to(v.dtype) @ v
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, valid: Tensor) -> Tensor:
-    """Self-attention [B, H, T, D] within a window; valid: bool [B, T], False on keys that nobody may see.
-
-    A query always sees its own key. With a limited window, queries are taken in blocks and see the keys around their
-    block, so that work and memory grow with T, not with T^2.
-    """
-    left, right = window
-    length = q.shape[2]
-    every = torch.arange(length, device=q.device)
-    if left < 0 or right < 0:
-        mask = band(every, every, window) & valid[:, None, :] | band(every, every, (0, 0))
-        return weigh(q, k, v, mask[:, None])
-    num_blocks = (length + BLOCK - 1) // BLOCK
-    starts = torch.arange(num_blocks, device=q.device)[:, None] * BLOCK
-    queries = starts + torch.arange(BLOCK, device=q.device)
-    keys = starts + torch.arange(-left, BLOCK + right, device=q.device)
-    seen = keys.clamp(0, length - 1)
-    shown = (keys >= 0) & (keys < length) & valid.index_select(1, seen.flatten()).unflatten(1, keys.shape)
-    mask = band(queries, keys, window) & shown[:, :, None] | band(queries, keys, (0, 0))
-    q = F.pad(q, (0, 0, 0, num_blocks * BLOCK - length)).unflatten(2, (num_blocks, BLOCK))
-    k, v = (x.index_select(2, seen.flatten()).unflatten(2, keys.shape) for x in (k, v))
-    return weigh(q, k, v, mask[:, None]).flatten(2, 3)[:, :, :length]
-
-
-class LayerGraph(nn.Module):
-    """As TransformerLayer."""
-
-    def __init__(self, layer: TransformerLayer):
-        super().__init__()
-        attention = layer.self_attn
-        self.num_heads, self.window, self.rope_theta = attention.num_heads, attention.window, attention.rope_theta
-        self.norm, self.mlp = layer.self_attn_layer_norm, layer.mlp
-        self.out_proj: nn.Module = attention.out_proj
-        self.layer = layer  # holds what `mlp` and the projections use
-        self.q_proj = copy.deepcopy(attention.q_proj)
-        for parameter in self.q_proj.parameters():
-            parameter.data = parameter.data * (self.q_proj.out_features // self.num_heads) ** -0.5
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D] -> q (scaled), k, v, each [B, H, T, D / H], without positions."""
-        x, attention = self.norm(x), self.layer.self_attn
-        q, k, v = (
-            rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads)
-            for p in (self.q_proj, attention.k_proj, attention.v_proj)
-        )
-        return q, k, v
-
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Residual stream [B, T, D] and what attention gave [B, H, T, D / H] -> [B, T, D]."""
-        return self.mlp(x + self.out_proj(rearrange(mixed, "b h t d -> b t (h d)")))
-
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
-        q, k, v = self.project(x)
-        q, k = rotate(q, self.rope_theta), rotate(k, self.rope_theta)
-        return self._finish(x, attend(q, k, v, self.window, valid))
-
-    def step(self, x: Tensor, cache: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        """As TransformerLayer.step, for limited windows, with start and end as tensors []."""
-        left, right = self.window
-        num_new = x.shape[1]
-        waiting = torch.cat((cache["x"], x), dim=1) if right else x
-        q, k, v = self.project(waiting)
-        keys = torch.cat((cache["k"], k[:, :, right:]), dim=2)
-        values = torch.cat((cache["v"], v[:, :, right:]), dim=2)
-        steps = torch.arange(left + right + num_new, device=x.device)  # key i is at position start - left - right + i
-        positions, own = start - (left + right) + steps, left + steps[:num_new]
-        mask = band(own, steps, self.window) & (positions >= 0) & (positions < end) | band(own, steps, (0, 0))
-        q = rotate(F.pad(q[:, :, :num_new], (0, 0, left, 0)), self.rope_theta)[:, :, left:]
-        mixed = weigh(q, rotate(keys, self.rope_theta), values, mask)
-        out = self._finish(waiting[:, :num_new], mixed)
-        new_cache = {"k": keys[:, :, num_new:], "v": values[:, :, num_new:]}
-        return out, new_cache | ({"x": waiting[:, num_new:]} if right else {})
-
-
-class StackGraph(nn.ModuleList):
-    """As Transformer."""
-
-    def __init__(self, stack: Transformer):
-        super().__init__(LayerGraph(layer) for layer in stack.layers)
-        self.skip_layer, self.look_ahead = stack.skip_layer, stack.look_ahead
-
-    @property
-    def layers(self) -> list[LayerGraph]:
-        return [layer for layer in self if isinstance(layer, LayerGraph)]
-
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
-        skipped = None
-        for number, layer in enumerate(self.layers, start=1):
-            x = layer(x, valid)
-            skipped = x if number == self.skip_layer else skipped
-        return x if skipped is None else x + skipped
-
-    def step(self, x: Tensor, state: Mapping[str, Tensor], start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        """As Transformer.step, with start and end as tensors []."""
-        new_state: State = {}
-        skipped = None
-        for number, layer in enumerate(self.layers, start=1):
-            x, cache = layer.step(x, scoped(state, str(number - 1)), start, end)
-            new_state |= scope(cache, str(number - 1))
-            start = start - layer.window[1]
-            skipped = x if number == self.skip_layer else skipped
-        return (x if skipped is None else x + skipped), new_state
 
 
 def after(position: Tensor, count: int) -> Tensor:
@@ -170,7 +41,7 @@ def present(state: State) -> State:
 
 
 class MelGraph(nn.Module):
-    """As LogMel, for waveforms of different lengths in one batch."""
+    """LogMel of waveforms of different lengths in one batch."""
 
     filters: Tensor
 
@@ -191,7 +62,8 @@ class MelGraph(nn.Module):
         real, imaginary = self.fourier(samples.double().unflatten(1, (-1, self.config.hop_length)), num_frames)
         real, imaginary = real.float(), imaginary.float()  # what follows only adds what is positive
         mel = self.filters @ (real * real + imaginary * imaginary).sqrt()
-        return mel.clamp(min=LOG_FLOOR).log()
+        log_mel: Tensor = mel.clamp(min=LOG_FLOOR).log()
+        return log_mel
 
     def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
@@ -214,32 +86,28 @@ class MelGraph(nn.Module):
 
 
 class QuantizerGraph(nn.Module):
-    """As ResidualQuantizer, all codebooks in one table."""
+    """A quantizer with the entries of all codebooks in one table, to decode codes of any number of codebooks."""
 
     table: Tensor
     starts: Tensor
 
-    def __init__(self, quantizer: ResidualQuantizer, num_quantizers: int):
+    def __init__(self, quantizer: Quantizer, num_quantizers: int):
         super().__init__()
-        codebooks = [quantizer.codebook(i).detach().clone() for i in range(num_quantizers)]
-        self.sizes = [len(codebook) for codebook in codebooks]
+        self.quantizer, self.num_quantizers = quantizer, num_quantizers
+        codebooks = [quantizer.codebook(index).detach().clone() for index in range(num_quantizers)]
+        sizes = [len(codebook) for codebook in codebooks]
         self.register_buffer("table", torch.cat(codebooks))
-        self.register_buffer("starts", torch.tensor([sum(self.sizes[:i]) for i in range(num_quantizers)]))
+        self.register_buffer("starts", torch.tensor([sum(sizes[:index]) for index in range(num_quantizers)]))
 
     def encode(self, features: Tensor) -> Tensor:
         """features [B, T, D] -> codes [B, Q, T]."""
-        residual, codes = features.float(), []
-        for entries in self.table.split(self.sizes):
-            distance = entries.square().sum(-1) - 2 * residual @ entries.T
-            chosen = distance.argmin(-1)
-            residual = residual - F.embedding(chosen, entries)
-            codes.append(chosen)
-        return torch.stack(codes, dim=1)
+        codes, _ = self.quantizer.approximate(self.quantizer.project_in(features.float()), self.num_quantizers)
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, q, T] of the first q codebooks -> [B, T, D]."""
         rows = codes + self.starts[: codes.shape[1], None]
-        return F.embedding(rows, self.table).sum(1)
+        return self.quantizer.project_out(F.embedding(rows, self.table).sum(1))
 
 
 class EncoderGraph(nn.Module):
@@ -261,7 +129,7 @@ class EncoderGraph(nn.Module):
         mel = (mel * length_mask(num_mels, mel.shape[1])[..., None]).to(encoder.conv1.weight.dtype)
         x = encoder._convolve(mel, True, True, num_mels)
         num_hidden = (num_mels - 1) // encoder.stride + 1
-        x = self.layers(x, length_mask(num_hidden, x.shape[1]))
+        x = self.layers(x, num_hidden)
         num_frames = (num_hidden + encoder.pool - 1) // encoder.pool
         codes = self.quantizer.encode(encoder._pool(x, num_hidden))
         return codes * length_mask(num_frames, codes.shape[2])[:, None], num_frames
@@ -286,8 +154,10 @@ class EncoderStepGraph(nn.Module):
         return present({"num_frames": torch.zeros((), dtype=torch.int64), **scope(layers, "layers")})
 
     def forward(self, waveform: Tensor, num_mels: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """waveform [B, (s n + 4 - stride + r) hop] samples of n frames, as above; num_mels []: mel frames of the whole
-        stream, or any large number as long as they are not known -> codes [B, Q, n] and the new state."""
+        """Samples of n frames, waveform [B, (s n + 4 - stride + r) hop] as above -> codes [B, Q, n] and the new state.
+
+        num_mels []: mel frames of the whole stream, or any large number as long as they are not known.
+        """
         encoder, hop = self.encoder, self.mel.config.hop_length
         per_frame = encoder.stride * encoder.pool
         count = waveform.shape[1] // hop - self.mel.num_hops + 1
@@ -310,7 +180,7 @@ class EncoderStepGraph(nn.Module):
 
 
 def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
-    """As UpsampleConv.forward: x [B, T, D], input frames [B] -> [B, stride T, D_out]."""
+    """UpsampleConv.forward without loops over items: x [B, T, D], input frames [B] -> [B, stride T, D_out]."""
     x = x * length_mask(lengths, x.shape[1])[..., None]
     y = block.conv(x.transpose(1, 2)).transpose(1, 2)
     if block.per_frame:
@@ -327,7 +197,7 @@ def upsample(block: UpsampleConv, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class HeadGraph(nn.Module):
-    """As SpectrumHead and InverseSTFT: hidden frames -> waveform."""
+    """SpectrumHead and InverseSTFT in real numbers: hidden frames -> waveform."""
 
     weight: Tensor
     bias: Tensor
@@ -367,10 +237,10 @@ class _DecoderParts(nn.Module):
     def __init__(self, codec: MimoCodec, num_quantizers: int):
         super().__init__()
         self.decoder = codec.require_decoder()
-        self.vocoder = self.decoder.vocoder
         self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
-        self.layers, self.vocoder_layers = StackGraph(self.decoder.layers), StackGraph(self.vocoder.layers)
-        self.head = HeadGraph(self.vocoder)
+        self.layers = StackGraph(self.decoder.layers)
+        self.vocoder = with_stack_graphs(self.decoder.vocoder)
+        self.head = HeadGraph(self.decoder.vocoder)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """codes [B, q, T] -> [B, T, D] in the dtype of the decoder."""
@@ -385,15 +255,14 @@ class DecoderGraph(_DecoderParts):
 
         Samples beyond the end of an item are 0.
         """
-        decoder, vocoder = self.decoder, self.vocoder
+        decoder = self.decoder
         x, frames = self.dequantize(codes), lengths
         if decoder.pool > 1:
             x, frames = upsample(decoder.dconv1, x, frames), frames * decoder.pool
-        x = self.layers(x, length_mask(frames, x.shape[1]))
+        x = self.layers(x, frames)
         mel = upsample(decoder.dconv2, decoder.layer_norm(x), frames)
         num_mels = lengths * decoder.mels_per_frame
-        x = self.vocoder_layers(vocoder.embeddings(mel), length_mask(num_mels, mel.shape[1]))
-        waveform = self.head(vocoder.layer_norm(x), num_mels)
+        waveform = self.head(self.vocoder.hidden(mel, num_mels), num_mels)
         num_samples = num_mels * self.head.hop
         return waveform * length_mask(num_samples, waveform.shape[1]), num_samples
 
@@ -409,8 +278,11 @@ class DecoderStepGraph(_DecoderParts):
         return present(self.decoder.initial_state(1))
 
     def forward(self, codes: Tensor, num_valid: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """codes [B, q, n], num_valid []: how many of the n frames belong to the stream -> waveform [B, n frames] and
-        the new state. Sample i of the first chunk is number i - delay of the stream; those before 0 are silence."""
+        """codes [B, q, n] -> waveform [B, n samples_per_frame] and the new state.
+
+        num_valid []: how many of the n frames belong to the stream. Sample i of the first chunk is number i - delay of
+        the stream; those before 0 are silence.
+        """
         decoder, start = self.decoder, state["num_frames"]
         x, new_state = self.dequantize(codes), {"num_frames": after(start, codes.shape[2])}
         if decoder.pool > 1:
@@ -426,22 +298,21 @@ class DecoderStepGraph(_DecoderParts):
         return waveform, new_state | scope(part, "vocoder")
 
     def _step_vocoder(self, mel: Tensor, state: State, start: Tensor, end: Tensor) -> tuple[Tensor, State]:
-        layers, hop = self.vocoder_layers, self.head.hop
-        x, part = layers.step(self.vocoder.embeddings(mel), scoped(state, "layers"), start, end)
-        positions = start - layers.look_ahead + torch.arange(mel.shape[1], device=mel.device)
+        hidden, part = self.vocoder.step_hidden(mel, scoped(state, "layers"), start, end)
+        positions = start - self.vocoder.look_ahead + torch.arange(mel.shape[1], device=mel.device)
         valid = ((positions >= 0) & (positions < end)).float().expand(mel.shape[0], -1)
-        parts = self.head.overlap_add(self.vocoder.layer_norm(x), valid)
+        parts = self.head.overlap_add(hidden, valid)
         signal, envelope = (
             torch.cat((new[:, : old.shape[1]] + old, new[:, old.shape[1] :]), dim=1)
             for new, old in zip(parts, (state["signal"], state["envelope"]), strict=True)
         )
-        done = mel.shape[1] * hop
+        done = mel.shape[1] * self.head.hop
         waveform = signal[:, :done] / envelope[:, :done].clamp(min=ENVELOPE_FLOOR)
         return waveform, {"signal": signal[:, done:], "envelope": envelope[:, done:], **scope(part, "layers")}
 
 
 def _step_upsample(block: UpsampleConv, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """As UpsampleConv.step with norms of each frame."""
+    """UpsampleConv.step with norms of each frame."""
     joined = torch.cat((state["x"], x), dim=1) if block.extra else x
     y = block.conv(joined.transpose(1, 2)).transpose(1, 2)
     y = y[:, (joined.shape[1] - x.shape[1]) * block.stride : joined.shape[1] * block.stride]

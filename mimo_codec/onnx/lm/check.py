@@ -1,4 +1,4 @@
-"""An exported language model against PyTorch, after a prompt of text and one of audio: logits, answers, speed."""
+"""Comparison of an exported language model with PyTorch: logits, answers and speed after prompts of text and audio."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import require
 from mimo_codec.lm import MimoAudioLM, Stop
+from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Audio, Grid, Text, delay
-from mimo_codec.lm.request import FRAME_RATE
 from mimo_codec.onnx.lm.runtime import OnnxAudioLM
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -44,27 +44,21 @@ def check_lm(lm: MimoAudioLM, folder: Path, report: Callable[[str], None] = prin
         f" {100 * equal:.0f} % of {len(prompts)} x {NUM_NEW} greedy positions equal,"
         f" {NUM_NEW / seconds:.1f} -> {NUM_NEW / onnx_seconds:.1f} positions a second"
     )
-    if not error <= MAX_ERROR[dtype]:
-        raise MimoError(
-            f"the exported graphs do not do what the model does: logits differ by {error:.1e} of their size (allowed"
-            f" {MAX_ERROR[dtype]:g})"
-        )
-    if dtype == "float32" and equal < 1:
-        raise MimoError(
-            f"the exported graphs do not do what the model does: {100 * (1 - equal):.2g} % of the ids in greedy answers"
-            " differ"
-        )
+    failed, allowed = "the exported graphs do not do what the model does", MAX_ERROR[dtype]
+    require(error <= allowed, f"{failed}: logits differ by {error:.1e} of their size (allowed {allowed:g})")
+    same = dtype != "float32" or equal == 1
+    require(same, f"{failed}: {100 * (1 - equal):.2g} % of the ids in greedy answers differ")
 
 
 def _codes(lm: MimoAudioLM, num_frames: int) -> np.ndarray:
-    """Of nothing in particular: [C, T]."""
+    """Return random codes [C, T]."""
     sizes = np.array(lm.config.codebook_sizes)[:, None]
     return np.random.default_rng(0).integers(0, sizes, (lm.config.audio_channels, num_frames))
 
 
 @torch.no_grad()
 def _errors(lm: MimoAudioLM, exported: OnnxAudioLM, prompt: Grid) -> list[float]:
-    """Of the text's logits and of each channel's, all steps from the end of a prompt on given the true ones before."""
+    """Return the errors of the text's logits and of each channel's, from the end of a prompt on, teacher-forced."""
     speech = Audio(_codes(lm, NUM_STEPS * lm.config.group_size))
     grid = np.concatenate(
         (prompt, lm.layout.build([speech, Text(tuple(lm.tokenizer.encode(TEXT)[:NUM_STEPS]))])), axis=1
@@ -76,12 +70,12 @@ def _errors(lm: MimoAudioLM, exported: OnnxAudioLM, prompt: Grid) -> list[float]
     channels = zip(_patch_steps(exported, seeds[:NUM_STEPS], patches), expected.audio_logits, strict=True)
     return [
         _error(logits, expected.text_logits[0, start - 1 :]),
-        *(_error(found, own[-NUM_STEPS:]) for found, own in channels),  # the prompt's own patches come first
+        *(_error(found, wanted[-NUM_STEPS:]) for found, wanted in channels),  # the prompt's own patches come first
     ]
 
 
 def _backbone_steps(exported: OnnxAudioLM, grid: Grid, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `start` positions of a grid at once, then one by one -> logits [n, V] and seeds [n, D] after each."""
+    """Read `start` positions of a grid at once, then one by one; return logits [n, V] and seeds [n, D] after each."""
     tokens, patches = exported.layout.token_ids(grid)[None], exported.layout.patches(grid)[None]
     backbone, logits, seeds = exported.backbone, [], []
     state: dict[str, Any] = backbone.initial_state()
@@ -94,7 +88,7 @@ def _backbone_steps(exported: OnnxAudioLM, grid: Grid, start: int) -> tuple[np.n
 
 
 def _patch_steps(exported: OnnxAudioLM, seeds: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
-    """As SpeechLanguageModel.patch_logits, step by step: seeds [N, D], codes [N, C, G] -> logits [N, G, codes]."""
+    """Do SpeechLanguageModel.patch_logits step by step: seeds [N, D], codes [N, C, G] -> logits [N, G, codes]."""
     c, patch_step = exported.config, exported.patch_step
     delayed = delay(patches, c.delay_pattern, c.speech_zeroemb_idx)
     codes, steps = np.tile(c.speech_zeroemb_idx, (len(seeds), 1)), []
@@ -104,12 +98,12 @@ def _patch_steps(exported: OnnxAudioLM, seeds: np.ndarray, patches: np.ndarray) 
         steps.append(state.pop("logits"))
         seeds, codes = np.zeros_like(seeds), delayed[..., t]
     channels = np.split(np.stack(steps, axis=1), np.cumsum(c.speech_vocab_size)[:-1], axis=2)
-    return [own[:, d : d + c.group_size] for own, d in zip(channels, c.delay_pattern, strict=True)]
+    return [logits[:, d : d + c.group_size] for logits, d in zip(channels, c.delay_pattern, strict=True)]
 
 
 def _error(found: np.ndarray, expected: torch.Tensor) -> float:
-    own = expected.float().cpu().numpy()
-    return float(np.linalg.norm(found - own) / np.linalg.norm(own))
+    wanted = expected.float().cpu().numpy()
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 def _timed(function: Callable[[], list[np.ndarray]]) -> tuple[list[np.ndarray], float]:

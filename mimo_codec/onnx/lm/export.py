@@ -1,4 +1,4 @@
-"""A MimoAudioLM -> a folder of ONNX files."""
+"""Export of a MimoAudioLM as a folder of ONNX files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from mimo_codec import __version__
-from mimo_codec.common.checks import check_integer
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_choice, check_integer, require
 from mimo_codec.common.files import atomic_path
 from mimo_codec.hub import CONFIG
+from mimo_codec.lm.instructions import PROMPTS
 from mimo_codec.lm.pipeline import MimoAudioLM
-from mimo_codec.lm.prompts import PROMPTS
 from mimo_codec.onnx.codec.export import OPSET, Check, Graph, new_folder, require_exporter, write_graph
 from mimo_codec.onnx.lm.graphs import BackboneGraph, PatchStepGraph, State
 from mimo_codec.onnx.nbits import pack_products
 from mimo_codec.onnx.session import PAST
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int4": torch.float32}
-"""What can be asked for, and the type of what is not quantized."""
+"""Types that can be asked for, and the type of what is not quantized."""
 QUANTIZED = "stack.layers."
 """Scope of the matrices of 4 bits: embeddings, heads and the patch encoder decide too much for their size."""
 
@@ -40,23 +39,33 @@ def export_lm(
     overwrite: bool = False,
     check: Check | None = None,
 ) -> list[Path]:
-    """Write backbone.onnx and patch_step.onnx, and what is needed beside them: tokenizer, config and wording.
+    """Write backbone.onnx and patch_step.onnx, and what is needed beside them: tokenizer, config and instructions.
 
-    dtype: float32; float16, sums, norms and softmax still in float32; or int4: weights of the backbone's layers of 4
-    bits, each block of 32 with a scale and a zero point, everything else float32. Weights are converted one at a time.
-    check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
-    Returns the files. Raises MimoError for an existing folder without `overwrite`, for bad values, and for models whose
-    weights are quantized or not in memory.
+    Weights are converted one at a time.
+
+    Args:
+        lm: the model.
+        folder: to write.
+        dtype: float32; float16, sums, norms and softmax still in float32; or int4: weights of the backbone's layers of
+            4 bits, each block of 32 with a scale and a zero point, everything else float32.
+        opset: of ONNX.
+        overwrite: replace an export that exists.
+        check: gets the folder before anything shows at its place; what it raises leaves nothing behind.
+
+    Returns:
+        The files.
+
+    Raises:
+        MimoError: for an existing folder without `overwrite`, for bad values, and for models whose weights are
+            quantized or not in memory.
     """
     require_exporter()
     folder = Path(folder)
     check_integer("opset", opset, 18, 25)
-    if dtype not in DTYPES:
-        raise MimoError(f"dtype: {dtype!r} is not supported: {', '.join(DTYPES)}")
-    if lm.model.is_quantized or any(parameter.is_meta for parameter in lm.model.parameters()):
-        raise MimoError(
-            "export: the weights are quantized or not in memory; load the model without quantize, device_map"
-        )
+    check_choice("dtype", dtype, DTYPES)
+    in_memory = not lm.model.is_quantized and not any(parameter.is_meta for parameter in lm.model.parameters())
+    need = "load the model without quantize, device_map"
+    require(in_memory, f"export: the weights are quantized or not in memory; {need}")
     with new_folder(folder, overwrite, GRAPHS) as temporary:
         metadata = describe(lm, dtype)
         for name, make in GRAPHS.items():
@@ -69,7 +78,7 @@ def export_lm(
                 write_graph(graph, path, {"graph": name, **metadata}, opset, fill)
             del graph, weights, fill
         _write_json(temporary / CONFIG, lm.config.to_dict())
-        lm.wording.save(temporary / PROMPTS)
+        lm.instructions.save(temporary / PROMPTS)
         with atomic_path(temporary / "tokenizer.json") as file:
             file.write_text(lm.tokenizer.tokenizer.to_str(), encoding="utf-8")
         if check is not None:
@@ -79,7 +88,7 @@ def export_lm(
 
 
 def describe(lm: MimoAudioLM, dtype: str) -> dict[str, Any]:
-    """What every file says of itself; `export_id` tells which files belong together."""
+    """Return what every file says of itself; `export_id` tells which files belong together."""
     digest = hashlib.sha256(json.dumps([dtype, lm.config.to_dict()]).encode())
     for name, value in lm.model.state_dict().items():
         digest.update(name.encode())
@@ -126,8 +135,11 @@ GRAPHS: Mapping[str, Callable[[MimoAudioLM, torch.dtype], Graph]] = {"backbone":
 
 
 def _converted(graph: Graph, dtype: torch.dtype, packed: str | None) -> tuple[Graph, dict[str, Tensor]]:
-    """The graph with weights of another type, on the CPU. Of matrices to convert, or (below scope `packed`) to pack,
-    it holds type and shape only; the originals, by name, are returned beside it: a copy of the model is never made."""
+    """Give the graph weights of another type, on the CPU, without ever making a copy of the model.
+
+    Of matrices to convert, or (below scope `packed`) to pack, it holds type and shape only; the originals, by name, are
+    returned beside it.
+    """
     waiting = {}
     for name, parameter in list(graph.module.named_parameters()):
         ready = parameter.dtype == dtype and parameter.device.type == "cpu" and not _is_packed(name, parameter, packed)

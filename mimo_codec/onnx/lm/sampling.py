@@ -1,22 +1,24 @@
-"""Sampling with numpy: what lm/sampling.py does with torch, the same algorithm."""
+"""Sampling with numpy, by the algorithm of lm/sampling.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimo_codec.lm.request import Sampling
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 
 def sample(logits: Array, samplings: Sequence[Sampling], uniform: Array) -> Array:
-    """Logits [B, V] and numbers in [0, 1) [B] -> ids [B].
+    """Draw ids [B] from logits [B, V] by numbers in [0, 1) [B].
 
     The distribution after temperature, top-k and top-p is inverted at `uniform`, likeliest token first.
     """
-    ids = logits.argmax(-1)
+    ids: Array = logits.argmax(-1)
     rows = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
     if not rows:
         return ids
@@ -38,9 +40,10 @@ def sample(logits: Array, samplings: Sequence[Sampling], uniform: Array) -> Arra
 
 
 def penalised(logits: Array, recent: Array, samplings: Sequence[Sampling]) -> Array:
-    """Logits [B, V] with the codes of `recent` [B, N] made less likely; codes outside 0..V-1 mean none."""
+    """Make the codes of `recent` [B, N] less likely in logits [B, V]; codes outside 0..V-1 mean none."""
     penalty = np.array([sampling.repetition_penalty for sampling in samplings], np.float32)[:, None]
     seen = np.zeros((len(logits), logits.shape[1] + 1), bool)
     codes = np.where((recent >= 0) & (recent < logits.shape[1]), recent, logits.shape[1])
     np.put_along_axis(seen, codes, True, -1)
-    return np.where(seen[:, :-1], np.where(logits > 0, logits / penalty, logits * penalty), logits)
+    changed: Array = np.where(seen[:, :-1], np.where(logits > 0, logits / penalty, logits * penalty), logits)
+    return changed

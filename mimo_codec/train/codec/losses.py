@@ -1,6 +1,6 @@
 """Training losses, each a pure function (MiMo-Audio technical report, arXiv 2512.23808, section 2.1.2).
 
-Waveforms are [B, S], zero-padded; `lengths` [B] says how many samples of each are sound, and padding does not count.
+Waveforms are [B, S], zero-padded; `lengths` [B] says how many samples of each are valid, and padding does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def _multi_resolution_stft() -> nn.Module:
     from auraloss.freq import MultiResolutionSTFTLoss
 
     sizes = [512, 1024, 2048]
-    return MultiResolutionSTFTLoss(fft_sizes=sizes, hop_sizes=[n // 4 for n in sizes], win_lengths=sizes)
+    made: nn.Module = MultiResolutionSTFTLoss(fft_sizes=sizes, hop_sizes=[n // 4 for n in sizes], win_lengths=sizes)
+    return made
 
 
 def multi_resolution_stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
@@ -35,13 +36,13 @@ def multi_resolution_stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def commitment_loss(features: Tensor, partial: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Squared distance of the features from what each prefix of the codebooks gives, mean over frames, dimensions and
-    codebooks (L_commit, section 2.1.2; van den Oord et al. 2017, equation 3).
+def commitment_loss(latents: Tensor, partial: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Squared distance of the latents from what each prefix of the codebooks gives (L_commit, section 2.1.2).
 
-    features: [B, T, D]; partial: [Q, B, T, D] without gradients; lengths: [B] frames. Returns a scalar.
+    It is a mean over frames, dimensions and codebooks (van den Oord et al. 2017, equation 3). latents: [B, T, D];
+    partial: [Q, B, T, D] without gradients, both of a `QuantizerOutput`; lengths: [B] frames. Returns a scalar.
     """
-    return masked_mean((features.float() - partial).square().mean((0, -1)), lengths)
+    return masked_mean((latents.float() - partial).square().mean((0, -1)), lengths)
 
 
 def text_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.mel_distance import PAPER_SCALES, multi_scale_mel_loss
+from mimo_codec.codec.mel_distance import multi_scale_mel_loss
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.quantizer import QuantizerOutput
 from mimo_codec.codec.transformer import length_mask
-from mimo_codec.common.checks import check_number
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.processes import gather_from_processes
-from mimo_codec.data.module import Batch
+from mimo_codec.data.batch import Batch
 from mimo_codec.train.codec.discriminators import Discriminators
 from mimo_codec.train.codec.losses import (
     adversarial_loss,
@@ -34,18 +33,20 @@ from mimo_codec.train.codec.losses import (
     multi_resolution_stft_loss,
     text_loss,
 )
+from mimo_codec.train.codec.options import AdversarialOptions, StageOptions, UnifiedOptions
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.stage import CodecStage, warm_up_and_decay
 
-FIT_VECTORS, FIT_VECTORS_PER_ENTRY = 20_000, 4
-"""Most vectors that codebooks are started from: so many, or so many for each entry of the largest."""
+KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
+"""Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
 TEXT_METRIC = "text_nats_per_token"
-Scale = tuple[int, int, int]
 
 
-class _Reconstruction(CodecStage):
-    """A stage whose codec is to give back what it hears."""
+class _ReconstructionStage(CodecStage):
+    """A stage whose codec is to reconstruct its input."""
+
+    options: StageOptions
 
     def reconstruction_loss(self, decoded: Tensor, crops: Batch) -> Tensor:
         """Multi-scale mel loss, and the multi-resolution STFT loss where it has a weight: decoded [B, S] -> []."""
@@ -63,8 +64,8 @@ class _Reconstruction(CodecStage):
         return draw.randrange(1, self.codec.num_quantizers)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] -> features [B, T, D] and how many of their frames are sound, [B]."""
-        features = self.codec.encoder(self._mel(batch), 1 + batch.lengths // self.codec.config.mel.hop_length)
+        """Waveforms [B, S] -> features [B, T, D] and how many of their frames are valid, [B]."""
+        features: Tensor = self.codec.encoder(self._mel(batch), 1 + batch.lengths // self.codec.config.mel.hop_length)
         num_frames = [self.codec.config.num_frames(n) for n in batch.lengths.tolist()]
         return features, torch.tensor(num_frames, device=features.device)
 
@@ -72,7 +73,8 @@ class _Reconstruction(CodecStage):
         """Log-mel [B, M, n_mels]; shorter waveforms are reflected at their own end, as they are alone."""
         mel, lengths = self.codec.mel, batch.lengths.tolist()
         if min(lengths) == batch.waveform.shape[1]:
-            return mel(batch.waveform)
+            of_all: Tensor = mel(batch.waveform)
+            return of_all
         items = [mel(row[None, :length])[0] for row, length in zip(batch.waveform, lengths, strict=True)]
         size = 1 + batch.waveform.shape[1] // self.codec.config.mel.hop_length
         return torch.stack([F.pad(item, (0, 0, 0, size - len(item))) for item in items])
@@ -80,94 +82,82 @@ class _Reconstruction(CodecStage):
     def decode(self, quantized: Tensor, num_frames: Tensor, crops: Batch) -> Tensor:
         """quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
         decoded = self.codec.require_decoder()(quantized, num_frames)[:, : crops.waveform.shape[1]]
-        return decoded * length_mask(crops.lengths, decoded.shape[1])
+        masked: Tensor = decoded * length_mask(crops.lengths, decoded.shape[1])
+        return masked
 
 
-class UnifiedStage(_Reconstruction):
+class UnifiedStage(_ReconstructionStage):
     """Stage 1: encoder, quantizer, decoder, vocoder and a causal text model, all from scratch.
 
     Every step reconstructs crops; where the data has transcripts, the text model also reads the quantized frames of
     whole utterances and predicts their text (A2T). Loss: text_weight A2T + reconstruction + commitment.
 
-    Training starts without the quantizer; at `quantizer_start` the codebooks are fitted by k-means to the features of
-    the steps before it, so that none starts dead, and then follow by moving averages.
+    Codebooks that are trained do not quantize at first: at `quantizer_start` they are initialized by k-means from the
+    features of the steps before it, so that no entry starts unused, and then follow by moving averages. Fixed codebooks
+    quantize from the first step.
 
     Args:
-        preset: configuration to start from, a name of `mimo_codec.codec.config.PRESETS`.
+        preset: configuration to start from, a name of `mimo_codec.codec.presets.PRESETS`.
         config: changes to it, keys as in config.json.
         codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset.
-        learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).
-        matrix_learning_rate: peak of Muon (the Transformers' matrices); 0: AdamW for everything.
-        warmup_steps: linear warm-up.
-        decay_share: the rate falls linearly to zero over this last share of trainer.max_steps.
-        weight_decay: of both optimizers, matrices only.
-        quantizer_start: steps before quantization begins.
-        quantizer_dropout: share of batches that use a random number of codebooks instead of all.
-        mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
-        mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
-        reconstruction_weight, commitment_weight, text_weight: of the terms of the loss.
-        stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
-        text_tokenizer: "bytes", or a Hugging Face tokenizer by name.
-        text_dim, text_layers, text_heads: size of the text model.
-        accumulate, clip_norm, max_non_finite, compile: see `CodecStage`.
+        options: see `UnifiedOptions`.
     """
 
+    options: UnifiedOptions
+
     def __init__(
-        self,
-        preset: str = "nano",
-        config: dict[str, Any] | None = None,
-        codec: str | None = None,
-        learning_rate: float = 1e-3,
-        matrix_learning_rate: float = 0.0,
-        warmup_steps: int = 200,
-        decay_share: float = 0.4,
-        weight_decay: float = 0.01,
-        quantizer_start: int = 500,
-        quantizer_dropout: float = 0.25,
-        mel_scales: Sequence[Scale] = PAPER_SCALES,
-        mel_power: float = 1.0,
-        reconstruction_weight: float = 1.0,
-        commitment_weight: float = 1.0,
-        text_weight: float = 10.0,
-        stft_weight: float = 0.0,
-        text_tokenizer: str = "bytes",
-        text_dim: int = 256,
-        text_layers: int = 4,
-        text_heads: int = 4,
-        accumulate: int = 1,
-        clip_norm: float = 1.0,
-        max_non_finite: int = 10,
-        compile: bool = False,
+        self, preset: str = "nano", config: dict[str, Any] | None = None, codec: str | None = None, **options: Any
     ):
+        h = UnifiedOptions(**options)
         if codec is None:
             model = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
-            model.quantizer.forget()
+            model.quantizer.reset()
         else:
             model = MimoCodec.from_pretrained(codec, device="cpu").train()
-        check_number("mel_power", mel_power, 0, 2)
-        super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
+        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
         self.save_hyperparameters()
-        self.tokenizer = make_tokenizer(text_tokenizer)
-        self.text_model = TextModel(model.config.d_model, self.tokenizer.vocab_size, text_dim, text_layers, text_heads)
+        self.options = h
+        self.tokenizer = make_tokenizer(h.text_tokenizer)
+        self.text_model = TextModel(
+            model.config.d_model, self.tokenizer.vocab_size, h.text_dim, h.text_layers, h.text_heads
+        )
         self.features_seen = torch.zeros(0, model.config.d_model)
         self.entropy = math.nan
         self.recent_text_losses: dict[str, deque[float]] = {name: deque(maxlen=50) for name in ("own", "other")}
 
     def networks(self) -> Sequence[nn.Module]:
+        """Encoder, decoder with vocoder, and text model."""
         return self.codec.encoder, self.codec.require_decoder(), self.text_model
 
+    def sharded(self) -> Sequence[nn.Module]:
+        """The networks, and the quantizer where it has weights of its own."""
+        has_weights = next(self.codec.quantizer.parameters(), None) is not None
+        return (*self.networks(), self.codec.quantizer) if has_weights else self.networks()
+
+    def configure_model(self) -> None:
+        """Shard what the strategy asks for; a quantizer is also used outside of its `forward`."""
+        super().configure_model()
+        if self.device_mesh is not None:
+            from torch.distributed.fsdp import register_fsdp_forward_method
+
+            for method in ("encode", "decode"):
+                register_fsdp_forward_method(self.codec.quantizer, method)
+
     def setup(self, stage: str) -> None:
+        """Train and score the text model only where the data has text."""
         self.text_model.requires_grad_(self._reads_text)
         if self._reads_text:
             self.scored = [*self.metrics, TEXT_METRIC]
 
     def on_train_start(self) -> None:
+        """Print what the transcripts are like, for comparison with the loss of the text model."""
         if self._reads_text:
             texts = self.trainer.datamodule.texts()  # type: ignore[attr-defined]
             self.entropy = unigram_entropy(texts, self.tokenizer)
             rank_zero_info(f"{len(texts)} transcripts with an entropy of {self.entropy:.3f} nats per token (unigram)")
 
     def on_train_end(self) -> None:
+        """Print how well the text model reads."""
         if self._reads_text:
             means = {name: f"{sum(x) / len(x):.3f}" if x else "unknown" for name, x in self.recent_text_losses.items()}
             rank_zero_info(
@@ -182,14 +172,15 @@ class UnifiedStage(_Reconstruction):
     # ---- one step ------------------------------------------------------------------------------------------------
 
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """One batch: losses, backward, and a step of the networks and the codebooks."""
         h, crops, quantizer = self.options, batch["crops"], self.codec.quantizer
-        if not quantizer.fitted and self.batches_seen >= h.quantizer_start * self.accumulate:
-            self._fit_quantizer(len(crops.waveform) * self.codec.config.num_frames(crops.waveform.shape[1]))
+        if not quantizer.is_initialized and self.batches_seen >= h.quantizer_start * self.accumulate:
+            self._initialize_quantizer(len(crops.waveform) * self.codec.config.num_frames(crops.waveform.shape[1]))
         features, num_frames = self.encode(crops)
         quantized, terms, output = features, {}, None
-        if quantizer.fitted:
+        if quantizer.is_initialized:
             output = quantizer(features, self.random_prefix())
-            terms["commitment"] = h.commitment_weight * commitment_loss(features, output.partial, num_frames)
+            terms["commitment"] = h.commitment_weight * commitment_loss(output.latents, output.partial, num_frames)
             quantized = output.quantized.to(features.dtype)
             self.log_usage(output.codes, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
@@ -208,7 +199,7 @@ class UnifiedStage(_Reconstruction):
 
     def _text_loss(self, spoken: Batch) -> Tensor:
         """A2T of whole utterances -> []."""
-        features, counts, texts = self._heard(spoken)
+        features, counts, texts = self._encode_utterances(spoken)
         loss = text_loss(*self.text_model(features, counts, texts, self.tokenizer.end))
         self._log_text("own", loss)
         if self.batches_seen % self.trainer.log_every_n_steps == 0 and len(texts) > 1:  # type: ignore[attr-defined]
@@ -217,13 +208,13 @@ class UnifiedStage(_Reconstruction):
                 self._log_text("other", text_loss(*wrong))
         return loss
 
-    def _heard(self, spoken: Batch) -> tuple[Tensor, list[int], list[list[int]]]:
-        """Whole utterances -> quantized frames [B, T, D], how many of each are sound, and token ids.
+    def _encode_utterances(self, spoken: Batch) -> tuple[Tensor, list[int], list[list[int]]]:
+        """Whole utterances -> quantized frames [B, T, D], how many of each are valid, and token ids.
 
         The codebooks do not follow them: they see every utterance in crops.
         """
         features, num_frames = self.encode(spoken)
-        if self.codec.quantizer.fitted:
+        if self.codec.quantizer.is_initialized:
             features = self.codec.quantizer(features).quantized.to(features.dtype)
         return features, num_frames.tolist(), [self.tokenizer.encode(text) for text in spoken.texts]
 
@@ -232,118 +223,88 @@ class UnifiedStage(_Reconstruction):
         self.recent_text_losses[speech].append(float(loss.detach()))
 
     def _collect(self, features: Tensor, num_frames: Tensor, output: QuantizerOutput | None) -> None:
-        """Keep what the codebooks learn from a batch, or, before they start (no output), will be fitted to."""
+        """Give a batch to the codebooks, or, before they are initialized (no output), keep its features for that."""
         mask = length_mask(num_frames, features.shape[1])
         if output is not None:
             self.codec.quantizer.collect(features, output, mask)
             return
         vectors = features.detach().float()[mask]
-        most = max(FIT_VECTORS, FIT_VECTORS_PER_ENTRY * max(self.codec.codebook_sizes))
+        most = max(KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY * max(self.codec.codebook_sizes))
         self.features_seen = torch.cat((self.features_seen.to(vectors.device), vectors))[-most:]
 
-    def _fit_quantizer(self, num_per_step: int) -> None:
-        """Start the codebooks, once enough features have been seen for the largest."""
+    def _initialize_quantizer(self, num_per_step: int) -> None:
+        """Initialize the codebooks, once enough features have been seen for the largest."""
         enough = len(self.features_seen) >= max(self.codec.codebook_sizes)
         if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
             num_batches = self.accumulate * self.trainer.world_size
-            self.codec.quantizer.fit(self.features_seen.to(self.device), num_per_step * num_batches)
+            self.codec.quantizer.initialize(self.features_seen.to(self.device), num_per_step * num_batches)
             self.features_seen = self.features_seen[:0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the features from which the codebooks will be initialized, those of all processes."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["features_seen"] = gather_from_processes(self.features_seen.to(self.device)).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the features of this process."""
         super().on_load_checkpoint(checkpoint)
         of_all = checkpoint["features_seen"]
         self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
     def validation_step(self, batch: Batch, index: int) -> None:
+        """One whole file: what `CodecStage` scores, and how well the text model reads it."""
         super().validation_step(batch, index)
         if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
-            loss = text_loss(*self.text_model(*self._heard(batch), self.tokenizer.end))
+            loss = text_loss(*self.text_model(*self._encode_utterances(batch), self.tokenizer.end))
             self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for network in self.networks():
+        for network in (*self.networks(), self.codec.quantizer):
             yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
     def configure_optimizers(self) -> Any:
+        """One optimizer for everything that is trained by gradients."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
         return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
 
-class AdversarialStage(_Reconstruction):
-    """Stage 2: the decoder and the vocoder of a trained codec against discriminators; encoder and quantizer stay fixed,
-    so that codes mean what they meant.
+class AdversarialStage(_ReconstructionStage):
+    """Stage 2: decoder and vocoder of a trained codec against discriminators.
 
-    Generator loss: reconstruction + adversarial + feature matching, weighted 1, 1, 2 by default. What is validated and
-    exported has the moving average of the generator's weights.
+    Encoder and quantizer stay as they are, so that codes keep their meaning. Generator loss: reconstruction +
+    adversarial + feature matching, weighted 1, 1, 2 by default. What is validated and exported has the moving average
+    of the generator's weights.
 
     Args:
         codec: the codec of stage 1: its folder `export`, or any model's name, folder or hub id.
-        trained: "decoder" (with the vocoder) or "vocoder" alone.
-        learning_rate: peak of AdamW for the generator.
-        matrix_learning_rate: peak of Muon for the generator's Transformers; 0: AdamW for everything.
-        discriminator_learning_rate: peak of AdamW for the discriminators, which have no weight decay.
-        warmup_steps, decay_share, weight_decay, quantizer_dropout, mel_scales, mel_power, stft_weight: see stage 1.
-        reconstruction_weight, adversarial_weight, feature_weight: of the terms of the generator's loss.
-        average_decay: of the moving average of the generator's weights, per step; 0: none.
-        excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
-        periods, period_channels, stft_sizes, stft_channels, discriminator_gain: see `Discriminators`.
-        accumulate, clip_norm, max_non_finite, compile: see `CodecStage`.
+        options: see `AdversarialOptions`.
     """
 
-    def __init__(
-        self,
-        codec: str,
-        trained: str = "decoder",
-        learning_rate: float = 1e-4,
-        matrix_learning_rate: float = 0.0,
-        discriminator_learning_rate: float = 1e-4,
-        warmup_steps: int = 200,
-        decay_share: float = 0.4,
-        weight_decay: float = 0.01,
-        quantizer_dropout: float = 0.25,
-        mel_scales: Sequence[Scale] = PAPER_SCALES,
-        mel_power: float = 1.0,
-        stft_weight: float = 0.0,
-        reconstruction_weight: float = 1.0,
-        adversarial_weight: float = 1.0,
-        feature_weight: float = 2.0,
-        average_decay: float = 0.999,
-        excerpt_seconds: float = 0.0,
-        periods: Sequence[int] = (2, 3, 5, 7, 11),
-        period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-        stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128),
-        stft_channels: int = 32,
-        discriminator_gain: float = 30.0,
-        accumulate: int = 1,
-        clip_norm: float = 1.0,
-        max_non_finite: int = 10,
-        compile: bool = False,
-    ):
-        if trained not in ("decoder", "vocoder"):
-            raise MimoError(f"trained = {trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")
+    options: AdversarialOptions
+
+    def __init__(self, codec: str, **options: Any):
+        h = AdversarialOptions(**options)
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
-        if not model.quantizer.fitted:
+        if not model.quantizer.is_initialized:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
-        check_number("mel_power", mel_power, 0, 2)
-        super().__init__(model, accumulate, clip_norm, max_non_finite, compile)
+        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
         self.save_hyperparameters()
+        self.options = h
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
-        self.discriminators = Discriminators(periods, period_channels, stft_sizes, stft_channels, discriminator_gain)
+        self.discriminators = Discriminators(
+            h.periods, h.period_channels, h.stft_sizes, h.stft_channels, h.discriminator_gain
+        )
         self.discriminators.eval()  # see `train`
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
-        if average_decay:
-            self.average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+        if h.average_decay:
+            self.average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(h.average_decay))
             self.average.requires_grad_(False)
 
     @property
@@ -362,17 +323,21 @@ class AdversarialStage(_Reconstruction):
         return view
 
     def networks(self) -> Sequence[nn.Module]:
+        """Encoder, decoder with vocoder, and every discriminator."""
         return self.codec.encoder, self.codec.require_decoder(), *self.discriminators
 
     def setup(self, stage: str) -> None:
+        """Let DDP know that not every backward reaches all parameters."""
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy):  # the two players take turns, so each backward leaves out some parameters
             strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def sharded(self) -> Sequence[nn.Module]:
+        """The networks and the averaged decoder."""
         return self.networks() if self.average is None else (*self.networks(), self.average.module)
 
     def train(self, mode: bool = True) -> AdversarialStage:
+        """Set the mode of the generator; what stays fixed, and the discriminators, are in evaluation mode."""
         super().train(mode)
         self.codec.encoder.eval()
         self.codec.quantizer.eval()
@@ -382,6 +347,7 @@ class AdversarialStage(_Reconstruction):
     # ---- one step ------------------------------------------------------------------------------------------------
 
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """One batch: a step of the discriminators, then one of the generator against them."""
         h, crops = self.options, batch["crops"]
         with torch.no_grad():
             features, num_frames = self.encode(crops)
@@ -433,6 +399,7 @@ class AdversarialStage(_Reconstruction):
     # ---- optimizers ----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
+        """The optimizers of the generator and of the discriminators."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         steps = self.trainer.max_steps, h.warmup_steps, h.decay_share

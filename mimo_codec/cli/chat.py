@@ -1,0 +1,98 @@
+"""A conversation on the terminal: lines in, answers out, with what was said before in mind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimo_codec.cli.console import print_error, print_line
+from mimo_codec.cli.plan import check_new
+from mimo_codec.cli.session import Session, Target, warn_if_cut
+from mimo_codec.common.errors import ContextError, MimoError
+
+if TYPE_CHECKING:
+    from mimo_codec.cli.session import Answer
+    from mimo_codec.lm import MimoAudioLM
+    from mimo_codec.lm.request import TaskOptions
+
+Turns = list[dict[str, Any]]
+
+
+def talk(
+    session: Session, output: str | None, system: str | None, voice: str | None, thinking: bool, options: TaskOptions
+) -> None:
+    """Answer every line of standard input until one is empty or the input ends.
+
+    Args:
+        session: which model.
+        output: folder for spoken answers, 1.wav and so on; None for answers in text, printed as they come.
+        system: how to answer.
+        voice: sample of the voice to answer with.
+        thinking: think before an answer in text.
+        options: of every answer.
+    """
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        if not session.overwrite:
+            check_new(sorted(Path(output).glob("[0-9]*.wav")))
+    lm = session.load()
+
+    def reply(turns: Turns) -> Answer:
+        if output is None:
+            return _print_answer(lm, turns, system, thinking, options)
+        return lm.chat(turns, system, voice, **options)
+
+    turns: Turns = []
+    number = 1
+    while line := _read_line():
+        try:
+            answer, asked = _within_context(reply, [*turns, {"role": "user", **_said(lm, line)}])
+            if output is not None:
+                Target(str(Path(output) / f"{number}.wav"), session.overwrite).save(answer)
+        except MimoError as error:  # the conversation goes on without this turn
+            print_error(error)
+            continue
+        if output is None:
+            warn_if_cut(answer)
+        turns = [*asked, {"role": "assistant", "text": answer.text or "...", "audio": answer.codes}]
+        number += 1
+
+
+def _within_context(reply: Callable[[Turns], Answer], turns: Turns) -> tuple[Answer, Turns]:
+    """Return the answer to the last turn and the turns it is based on: the latest for which the context has room."""
+    try:
+        return reply(turns), turns
+    except ContextError:
+        if len(turns) == 1:
+            raise
+    print_line("answering without the two oldest turns, for which the model's context has no room")
+    return _within_context(reply, turns[2:])
+
+
+def _said(lm: MimoAudioLM, line: str) -> dict[str, Any]:
+    """Return what a line says: text, or the codes of an audio file after @, which is encoded once."""
+    if not line.startswith("@"):
+        return {"text": line}
+    return {"audio": lm.encode(line[1:].strip())}
+
+
+def _read_line() -> str:
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError:
+        raise MimoError("standard input: a line is not UTF-8") from None
+
+
+def _print_answer(lm: MimoAudioLM, turns: Turns, system: str | None, thinking: bool, options: TaskOptions) -> Answer:
+    """Print the answer to the last turn in text as it comes, thoughts to stderr, and return it."""
+    found = None
+    for piece in lm.streaming.chat(turns, system, thinking=thinking, speak=False, **options):
+        print(piece.thoughts, end="", file=sys.stderr, flush=True)
+        print(piece.text, end="" if piece.generation is None else "\n", flush=True)
+        found = piece.generation
+    assert found is not None  # the last piece has it
+    return found

@@ -1,0 +1,141 @@
+"""Audio that callers give to a language model, in whatever form, as codes of its codec. Torch is not needed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from mimo_codec.audio.files import audio_info
+from mimo_codec.codes import AudioCodes
+from mimo_codec.common.arrays import is_array, to_numpy
+from mimo_codec.common.checks import require
+from mimo_codec.common.errors import MimoError
+from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
+from mimo_codec.lm.layout import Codes, Layout
+
+if TYPE_CHECKING:
+    import torch
+
+Audio: TypeAlias = "str | os.PathLike[str] | AudioCodes | NDArray[Any] | torch.Tensor | tuple[Any, int]"
+"""A file, codes, or a waveform with its sample rate: (waveform, Hz). Bare arrays are codes [Q, T]."""
+MIN_VOICE_SECONDS = 0.2
+"""Shortest sample of a voice."""
+
+
+class SpeechCodec(Protocol):
+    """What a language model asks of the codec that it listens and speaks with; MimoCodec and OnnxCodec have it."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames a second."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook."""
+
+    @property
+    def model_id(self) -> str:
+        """Which codec it is, "name@fingerprint"."""
+
+    def encode(self, audio: Any, sample_rate: int | None = None, num_quantizers: int = 8) -> AudioCodes:
+        """Encode a file, or a waveform with its sample rate."""
+
+    def decode(self, codes: AudioCodes) -> torch.Tensor | NDArray[Any]:
+        """Decode codes to a waveform [S] float32."""
+
+    def decode_chunk(self, codes: Any, state: Any = None, last: bool = False) -> tuple[Any, Any]:
+        """Decode the next codes [Q, n] of a stream to the samples that are complete, and the stream's state."""
+
+
+class AudioReader:
+    """Turns audio in any form of `Audio` into the codes that a language model reads."""
+
+    def __init__(self, config: LMConfig, layout: Layout, codec: SpeechCodec | None, attach_codec: str):
+        """Check that the codec is the one whose codes the model reads, or raise MimoError.
+
+        Args:
+            config: of the language model.
+            layout: of its grids.
+            codec: encodes files and waveforms; with None only codes can be read.
+            attach_codec: how to get a model with a codec, for the error that says so.
+        """
+        self.config, self.layout, self.codec, self.attach_codec = config, layout, codec, attach_codec
+        if codec is not None:
+            self._check_codec(codec)
+
+    def _check_codec(self, codec: SpeechCodec) -> None:
+        wanted, sizes = self.config.codebook_sizes, tuple(codec.codebook_sizes[: self.config.audio_channels])
+        fits = (sizes, codec.frame_rate, codec.sample_rate) == (wanted, FRAME_RATE, SAMPLE_RATE)
+        require(
+            fits,
+            f"codec: {codec.model_id.rpartition('@')[0]} has codebooks of {list(sizes)} at {codec.frame_rate:g} Hz;"
+            f" this language model reads {list(wanted)} at {FRAME_RATE:g} Hz",
+        )
+        recorded = self.config.codec
+        message = f"codec: {codec.model_id} is not the one whose codes this model reads, {recorded}"
+        require(_same_codec(codec.model_id, recorded), message)
+
+    def encode(self, audio: Audio, where: str = "audio") -> AudioCodes | NDArray[Any]:
+        """Encode audio by the codec that is attached; codes are returned as they are.
+
+        Raises MimoError, which calls it `where`, for audio that cannot be read or is longer than the context, and for
+        codes of another codec.
+        """
+        if isinstance(audio, (str, os.PathLike)) and str(audio).lower().endswith(".mimo"):
+            audio = AudioCodes.load(audio)
+        if isinstance(audio, AudioCodes):
+            reads = self.config.codec if self.codec is None else self.codec.model_id
+            message = f"{where}: codes of {audio.model}; this model's codec is {reads}"
+            require(_same_codec(audio.model, reads), message)
+            return audio
+        if is_array(audio):
+            return to_numpy(audio)
+        if self.codec is None:
+            raise MimoError(f"{where}: only codes can be read without a codec: {self.attach_codec}")
+        if isinstance(audio, tuple) and len(audio) == 2:
+            return self.codec.encode(*audio, num_quantizers=self.config.audio_channels)
+        if isinstance(audio, (str, os.PathLike)):
+            self._check_length(audio, where)
+            return self.codec.encode(audio, num_quantizers=self.config.audio_channels)
+        need = "a file, codes or a waveform with its sample rate, (waveform, Hz), is needed"
+        raise MimoError(f"{where}: is a {type(audio).__name__}; {need}")
+
+    def _check_length(self, file: str | os.PathLike[str], where: str) -> None:
+        """Refuse a file that cannot fit into the context, before it is encoded."""
+        info, positions = audio_info(file), self.config.max_position_embeddings
+        seconds, most = (info.num_samples or 0) / info.sample_rate, positions * self.config.group_size / FRAME_RATE
+        excess = f"{seconds:.0f} s of audio, {seconds - most:.0f} more than the context of {positions} positions holds"
+        require(seconds <= most, f"{where}: {excess}")
+
+    def codes(self, audio: Audio, where: str = "audio") -> Codes:
+        """Read audio as codes [C, T]; MimoError for what `encode` refuses, and for codes of another shape or range."""
+        return self.layout.check_codes(self.encode(audio, where), where)
+
+    def patches(self, audio: Audio, where: str = "audio") -> Codes:
+        """Read audio as codes [C, T] of whole patches; frames after the last of them are left out."""
+        codes = self.codes(audio, where)
+        whole = codes.shape[1] // self.layout.group_size * self.layout.group_size
+        require(whole, f"{where}: shorter than a patch of {self.layout.group_size / FRAME_RATE} s")
+        return codes[:, :whole]
+
+    def voice(self, audio: Audio, where: str = "voice") -> Codes:
+        """Read a sample of a voice as codes [C, T]; MimoError when it is too short to show the voice."""
+        encoded = self.encode(audio, where)
+        codes = self.layout.check_codes(encoded, where)
+        seconds = encoded.duration if isinstance(encoded, AudioCodes) else codes.shape[1] / FRAME_RATE
+        long_enough = seconds >= MIN_VOICE_SECONDS
+        require(long_enough, f"{where}: {seconds:.2f} s is too short for a sample; at least {MIN_VOICE_SECONDS} s")
+        return codes
+
+
+def _same_codec(model_id: str | None, recorded: str | None) -> bool:
+    """Whether two names "name@fingerprint" can be of one codec: unless both have a fingerprint nothing contradicts."""
+    if not model_id or not recorded or "@" not in recorded:
+        return True
+    return model_id.rpartition("@")[2] == recorded.rpartition("@")[2]

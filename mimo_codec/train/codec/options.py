@@ -1,0 +1,159 @@
+"""Options of the stages, in groups that both share; each stage takes those of its own class by name.
+
+On the command line and in recipes they are flat: `--model.init_args.warmup_steps 500`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mimo_codec.codec.mel_distance import PAPER_SCALES
+from mimo_codec.common.checks import check_number
+from mimo_codec.common.errors import MimoError
+
+Scale = tuple[int, int, int]
+"""(bands, window, hop) of a mel spectrogram, in samples."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How batches become steps.
+
+    Args:
+        accumulate: batches per step of the optimizer.
+        clip_norm: largest norm of the gradients of each optimizer; 0: no limit.
+        max_non_finite: after so many batches in a row whose loss or gradients are not finite, training stops and the
+            last of them is saved; those before are left out.
+        compile: let torch.compile make the networks faster; the first step then takes minutes.
+    """
+
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    max_non_finite: int = 10
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Learning rates over a run.
+
+    Args:
+        matrix_learning_rate: peak of Muon (the Transformers' matrices); 0: AdamW for everything.
+        warmup_steps: linear warm-up.
+        decay_share: the rate falls linearly to zero over this last share of trainer.max_steps.
+        weight_decay: of both optimizers, matrices only; discriminators have none.
+    """
+
+    matrix_learning_rate: float = 0.0
+    warmup_steps: int = 200
+    decay_share: float = 0.4
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class ReconstructionOptions:
+    """What is compared with the original, and how.
+
+    Args:
+        quantizer_dropout: share of batches that use a random number of codebooks instead of all.
+        mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
+        mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
+        stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
+        reconstruction_weight: of the reconstruction in the loss.
+    """
+
+    quantizer_dropout: float = 0.25
+    mel_scales: Sequence[Scale] = PAPER_SCALES
+    mel_power: float = 1.0
+    stft_weight: float = 0.0
+    reconstruction_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("mel_power", self.mel_power, 0, 2)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The text model of audio-to-text.
+
+    Args:
+        text_weight: of audio-to-text in the loss.
+        text_tokenizer: "bytes", or a Hugging Face tokenizer by name.
+        text_dim: width of the text model.
+        text_layers: layers of the text model.
+        text_heads: attention heads of the text model.
+    """
+
+    text_weight: float = 10.0
+    text_tokenizer: str = "bytes"
+    text_dim: int = 256
+    text_layers: int = 4
+    text_heads: int = 4
+
+
+@dataclass(frozen=True)
+class DiscriminatorOptions:
+    """Sizes and weights of the adversarial part; `Discriminators` says more of them.
+
+    Args:
+        discriminator_learning_rate: peak of AdamW for the discriminators.
+        adversarial_weight: of the adversarial loss in the generator's.
+        feature_weight: of feature matching in the generator's loss.
+        excerpt_seconds: length of the random excerpt that discriminators see of every crop; 0: all of it.
+        periods: of the multi-period discriminators; none: no such discriminators.
+        period_channels: of the layers of each.
+        stft_sizes: n_fft of the multi-scale STFT discriminators; none: no such discriminators.
+        stft_channels: of every layer of each.
+        discriminator_gain: on the waveforms that they see.
+    """
+
+    discriminator_learning_rate: float = 1e-4
+    adversarial_weight: float = 1.0
+    feature_weight: float = 2.0
+    excerpt_seconds: float = 0.0
+    periods: Sequence[int] = (2, 3, 5, 7, 11)
+    period_channels: Sequence[int] = (32, 128, 512, 1024, 1024)
+    stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128)
+    stft_channels: int = 32
+    discriminator_gain: float = 30.0
+
+
+@dataclass(frozen=True)
+class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
+    """What both stages have."""
+
+
+@dataclass(frozen=True)
+class UnifiedOptions(TextOptions, StageOptions):
+    """Options of stage 1.
+
+    Args:
+        learning_rate: peak of AdamW (embeddings, norms, biases, convolutions, first and last layers).
+        quantizer_start: steps before codebooks that are trained begin to quantize.
+        commitment_weight: of the commitment in the loss.
+    """
+
+    learning_rate: float = 1e-3
+    quantizer_start: int = 500
+    commitment_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class AdversarialOptions(DiscriminatorOptions, StageOptions):
+    """Options of stage 2.
+
+    Args:
+        trained: "decoder" (with the vocoder) or "vocoder" alone.
+        learning_rate: peak of AdamW for the generator.
+        average_decay: of the moving average of the generator's weights, per step; 0: none.
+    """
+
+    trained: str = "decoder"
+    learning_rate: float = 1e-4
+    average_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trained not in ("decoder", "vocoder"):
+            raise MimoError(f"trained = {self.trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")
