@@ -128,6 +128,7 @@ class ResidualFSQConfig(QuantizerConfig):
     )
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         finest, most = max(self.fsq_levels), 1
         while finest ** (most + 1) <= FSQ_RESOLUTION:
@@ -183,6 +184,7 @@ class TransformerVocoderConfig(VocoderConfig):
     )
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         check_heads("vocoder_attention_heads", self.dim, self.num_heads)
 

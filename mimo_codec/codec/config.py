@@ -60,6 +60,7 @@ class MelConfig(Section):
     fmax: float | None = key("fmax", None, "highest band edge in Hz; null: half the sample rate")
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         require(self.n_fft % 2 == 0, "nfft", self.n_fft, "an even number")
         require(self.window_size <= self.n_fft, "window_size", self.window_size, "at most nfft")
@@ -92,6 +93,7 @@ class EncoderConfig(Section):
     pool: int = key("avg_pooler", 1, "Transformer frames per code frame; 1: no pooling convolution", integer())
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         ok = self.skip_layer is None or is_integer(self.skip_layer, 1, self.num_layers)
         require(ok, "encoder_skip_layer_id", self.skip_layer, "null or 1..encoder_layers")
@@ -125,6 +127,7 @@ class DecoderConfig(Section):
     )
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         ok = self.stride <= self.kernel_size <= 2 * self.stride
         require(ok, "decoder_kernel_size", self.kernel_size, "between one and two strides")
@@ -171,6 +174,7 @@ class CodecConfig(Section):
     source: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Check each field, and what concerns several."""
         super().__post_init__()
         check_heads("encoder_attention_heads", self.d_model, self.encoder.num_heads)
         check_heads("decoder_attention_heads", self.d_model, self.decoder.num_heads)

@@ -21,6 +21,7 @@ class StreamingConv(nn.Conv1d):
     """A convolution over 7 frames, `right` of which come after the output frame; outside of a sequence are zeros."""
 
     def __init__(self, dim_in: int, dim_out: int, right: int, groups: int = 1):
+        """Channels in and out, and how many of the 7 frames come after the output frame."""
         super().__init__(dim_in, dim_out, KERNEL_SIZE, groups=groups)
         self.left, self.right = KERNEL_SIZE - 1 - right, right
 
@@ -29,12 +30,12 @@ class StreamingConv(nn.Conv1d):
         return self.weight.new_zeros(batch, self.left + self.right, self.in_channels)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """x [B, left + n + right, dim_in] -> [B, n, dim_out]."""
+        """Frames x [B, left + n + right, dim_in] -> [B, n, dim_out]."""
         y: Tensor = self(x.transpose(1, 2))
         return y.transpose(1, 2)
 
     def pad(self, x: Tensor) -> Tensor:
-        """x [B, n, dim_in] -> [B, left + n + right, dim_in], with zeros at both ends."""
+        """Frames x [B, n, dim_in] -> [B, left + n + right, dim_in], with zeros at both ends."""
         return F.pad(x, (0, 0, self.left, self.right))
 
 
@@ -66,6 +67,7 @@ class ConvNeXtVocoder(Vocoder):
     """
 
     def __init__(self, config: CodecConfig):
+        """Random weights, of the sizes in `config.vocoder`."""
         super().__init__()
         c = config.vocoder
         assert isinstance(c, ConvNeXtVocoderConfig)
@@ -87,7 +89,7 @@ class ConvNeXtVocoder(Vocoder):
         return [layer for layer in self.convnext if isinstance(layer, ConvNeXtLayer)]
 
     def hidden(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item."""
+        """Mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item."""
         valid = mel.new_ones(1, mel.shape[1]) if lengths is None else length_mask(lengths, mel.shape[1])
         valid = valid[..., None].to(mel.dtype)
         x = self.norm(self.embed.convolve(self.embed.pad(mel * valid)))

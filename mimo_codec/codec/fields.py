@@ -84,6 +84,7 @@ class Section:
     """Fields that are checked, each by its own rule, when an instance is made; subclasses add what concerns several."""
 
     def __post_init__(self) -> None:
+        """Check each field by its rule; MimoError names the key, its value and what is needed."""
         for f in fields(self):
             if "rule" in f.metadata:
                 value = getattr(self, f.name)

@@ -58,14 +58,14 @@ class Quantizer(Float32Module, ABC):
 
     @abstractmethod
     def choose(self, residual: Tensor, index: int) -> Tensor:
-        """residual [..., d] float32 -> number [...] int64 of the entry of a codebook that approximates it."""
+        """Residual [..., d] float32 -> number [...] int64 of the entry of a codebook that approximates it."""
 
     def project_in(self, features: Tensor) -> Tensor:
-        """features [..., D] float32 -> latents [..., d]. They are the same unless a subclass projects."""
+        """Features [..., D] float32 -> latents [..., d]. They are the same unless a subclass projects."""
         return features
 
     def project_out(self, latents: Tensor) -> Tensor:
-        """latents [..., d] -> [..., D] float32. They are the same unless a subclass projects."""
+        """Latents [..., d] -> [..., D] float32. They are the same unless a subclass projects."""
         return latents
 
     # ---- training of the codebooks; for fixed ones there is nothing to do ----------------------------------------
@@ -114,7 +114,7 @@ class Quantizer(Float32Module, ABC):
 
     @torch.no_grad()
     def encode(self, features: Tensor, num_quantizers: int) -> Tensor:
-        """features [..., T, D] -> codes [..., q, T] int64 of the first `num_quantizers` codebooks.
+        """Features [..., T, D] -> codes [..., q, T] int64 of the first `num_quantizers` codebooks.
 
         Raises MimoError for features that are not finite, and for more codebooks than there are.
         """
@@ -126,13 +126,13 @@ class Quantizer(Float32Module, ABC):
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes [..., q, T] of the first q codebooks -> quantized [..., T, D] float32."""
+        """Codes [..., q, T] of the first q codebooks -> quantized [..., T, D] float32."""
         rows = [self.codebook(index)[chosen] for index, chosen in enumerate(codes.unbind(-2))]
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(torch.stack(rows).sum(0))
 
     def approximate(self, latents: Tensor, num_quantizers: int) -> tuple[Tensor, Tensor]:
-        """latents [..., T, d] -> codes [..., q, T] and partial sums of their entries [q, ..., T, d]."""
+        """Latents [..., T, d] -> codes [..., q, T] and partial sums of their entries [q, ..., T, d]."""
         codes: list[Tensor] = []
         sums: list[Tensor] = []
         residual = latents

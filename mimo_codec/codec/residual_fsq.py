@@ -30,6 +30,7 @@ class ResidualFSQ(Quantizer):
     """[size, d]: the entries of the first codebook."""
 
     def __init__(self, config: ResidualFSQConfig, dim: int):
+        """Projections of features of width `dim`, with random weights."""
         super().__init__(config, dim)
         levels = torch.tensor(config.fsq_levels)
         places = torch.cat((torch.ones(1, dtype=torch.int64), levels[:-1].cumprod(0)))
@@ -41,13 +42,13 @@ class ResidualFSQ(Quantizer):
         self.out_proj = nn.Linear(len(levels), dim)
 
     def project_in(self, features: Tensor) -> Tensor:
-        """features [..., D] float32 -> latents [..., d], bounded by half a step beyond -1 and 1."""
+        """Features [..., D] float32 -> latents [..., d], bounded by half a step beyond -1 and 1."""
         bound = 1 + 1 / (self.levels - 1)
         latents: Tensor = bound * (self.in_proj(features) / bound).tanh()
         return latents
 
     def project_out(self, latents: Tensor) -> Tensor:
-        """latents [..., d] -> [..., D] float32."""
+        """Latents [..., d] -> [..., D] float32."""
         features: Tensor = self.out_proj(latents)
         return features
 
@@ -56,7 +57,7 @@ class ResidualFSQ(Quantizer):
         return self.grid * self.levels**-index
 
     def choose(self, residual: Tensor, index: int) -> Tensor:
-        """residual [..., d] float32 -> number [...] int64 of the nearest entry of a codebook."""
+        """Residual [..., d] float32 -> number [...] int64 of the nearest entry of a codebook."""
         scaled = (residual * self.levels**index).clamp(-1, 1)
         steps = ((scaled + 1) * (self.levels - 1) / 2 + 0.5).floor()
         return (steps.long() * self.places).sum(-1)

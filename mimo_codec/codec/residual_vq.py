@@ -37,11 +37,11 @@ class _Statistics:
 
     @classmethod
     def empty_like(cls, entries: Tensor) -> _Statistics:
-        """entries [size, D]."""
+        """Entries [size, D]."""
         return cls(entries.new_zeros(len(entries)), torch.zeros_like(entries), entries[:0])
 
     def add(self, vectors: Tensor, chosen: Tensor) -> None:
-        """vectors [N, D] and the number of the entry that each chose, [N]."""
+        """Vectors [N, D] and the number of the entry that each chose, [N]."""
         self.counts.index_add_(0, chosen, torch.ones_like(vectors[:, 0]))
         self.sums.index_add_(0, chosen, vectors)
         vectors = torch.cat((self.sample, vectors))
@@ -71,7 +71,7 @@ class Codebook(nn.Module):
         self.register_buffer("embed", embed)
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """vectors [..., D] float32 -> number [...] of the nearest entry (Euclidean)."""
+        """Vectors [..., D] float32 -> number [...] of the nearest entry (Euclidean)."""
         entries = self.embed[0]
         # |x|^2 is the same for every entry, so it is left out of the distance
         return (entries.square().sum(-1) - 2 * vectors @ entries.T).argmin(-1)
@@ -128,7 +128,7 @@ class Codebook(nn.Module):
 
 
 def k_means(vectors: Tensor, num_means: int) -> tuple[Tensor, Tensor]:
-    """vectors [N, D] -> means [num_means, D] and how many vectors are nearest to each, [num_means].
+    """Vectors [N, D] -> means [num_means, D] and how many vectors are nearest to each, [num_means].
 
     The means start at vectors drawn at random, each only once if there are enough. Means that no vector is nearest to
     stay where they are.
@@ -181,7 +181,7 @@ class ResidualVQ(Quantizer):
         return self.codebooks[index].embed[0]
 
     def choose(self, residual: Tensor, index: int) -> Tensor:
-        """residual [..., D] float32 -> number [...] int64 of the nearest entry of a codebook."""
+        """Residual [..., D] float32 -> number [...] int64 of the nearest entry of a codebook."""
         return self.codebooks[index].nearest(residual)
 
     @property

@@ -29,7 +29,7 @@ def make_norm(kind: str, dim: int) -> nn.Module:
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """lengths [B] -> bool [B, size], True on the first `lengths[b]` positions."""
+    """Lengths [B] -> bool [B, size], True on the first `lengths[b]` positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -100,6 +100,7 @@ class Attention(nn.Module):
     """Multi-head self-attention; q, v and out projections have a bias, k has none."""
 
     def __init__(self, dim: int, num_heads: int, window: Window, rope_theta: float):
+        """Width, heads, frames that each frame sees, and base of the rotary positions."""
         super().__init__()
         self.num_heads, self.window, self.rope_theta = num_heads, window, rope_theta
         self.q_proj = nn.Linear(dim, dim)
@@ -108,7 +109,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D] -> q, k, v, each [B, H, T, D / H], without positions."""
+        """Frames x [B, T, D] -> q, k, v, each [B, H, T, D / H], without positions."""
         q, k, v = (
             rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -128,6 +129,7 @@ class TransformerLayer(nn.Module):
     def __init__(
         self, dim: int, num_heads: int, ffn_dim: int, window: Window, norm: str, activation: str, rope_theta: float
     ):
+        """Width, heads, hidden width of the feed-forward part, and names of norm and activation."""
         super().__init__()
         self.self_attn = Attention(dim, num_heads, window, rope_theta)
         self.self_attn_layer_norm = make_norm(norm, dim)
@@ -137,12 +139,12 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = make_norm(norm, dim)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]: the feed-forward part of the layer, residual included."""
+        """Frames x [B, T, D] -> [B, T, D]: the feed-forward part of the layer, residual included."""
         hidden: Tensor = self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
         return x + hidden
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """x [B, T, D]; valid: bool [B, T] or None -> [B, T, D]."""
+        """Frames x [B, T, D]; valid: bool [B, T] or None -> [B, T, D]."""
         q, k, v = self.self_attn.project(self.self_attn_layer_norm(x))
         return self.mlp(x + self.self_attn(q, k, v, valid=valid))
 
@@ -192,6 +194,7 @@ class Transformer(nn.ModuleList):
         rope_theta: float,
         skip_layer: int | None = None,
     ):
+        """One layer for each of `windows`; the output of layer number `skip_layer` is added to the last one's."""
         super().__init__(
             TransformerLayer(dim, num_heads, ffn_dim, window, norm, activation, rope_theta) for window in windows
         )
@@ -208,7 +211,7 @@ class Transformer(nn.ModuleList):
         return sum(layer.self_attn.window[1] for layer in self.layers)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; lengths: [B] valid frames per item, the rest is padding that nobody sees."""
+        """Frames x [B, T, D] -> [B, T, D]; lengths: [B] valid frames per item, the rest is padding that nobody sees."""
         valid = None if lengths is None else length_mask(lengths, x.shape[1])
         skipped = None
         for number, layer in enumerate(self.layers, start=1):

@@ -17,6 +17,7 @@ class TransformerVocoder(Vocoder):
     """Transformer layers with windowed attention; names as in the released checkpoint."""
 
     def __init__(self, config: CodecConfig):
+        """Random weights, of the sizes in `config.vocoder`."""
         super().__init__()
         c = config.vocoder
         assert isinstance(c, TransformerVocoderConfig)
@@ -33,7 +34,7 @@ class TransformerVocoder(Vocoder):
         return self.layers.look_ahead
 
     def hidden(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item."""
+        """Mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item."""
         hidden: Tensor = self.layer_norm(self.layers(self.embeddings(mel), lengths))
         return hidden
 

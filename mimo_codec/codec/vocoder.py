@@ -31,13 +31,14 @@ class InverseSTFT(nn.Module):
     window: Tensor
 
     def __init__(self, n_fft: int, hop_length: int):
+        """A periodic Hann window of n_fft samples, every hop_length samples."""
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
         self.cut = (n_fft - hop_length) // 2
         self.register_buffer("window", torch.hann_window(n_fft))
 
     def overlap_add(self, spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope.
+        """Spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope.
 
         Each is [B, (M - 1) hop_length + n_fft], and they are not yet divided.
         """
@@ -52,7 +53,7 @@ class InverseSTFT(nn.Module):
         return signal, envelope
 
     def forward(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """spectrum [B, M, n_fft // 2 + 1] complex -> waveform [B, M hop_length]; lengths [B]: valid frames."""
+        """Spectrum [B, M, n_fft // 2 + 1] complex -> waveform [B, M hop_length]; lengths [B]: valid frames."""
         num_frames = spectrum.shape[1]
         valid = spectrum.real.new_ones(1, num_frames)
         if lengths is not None:
@@ -66,12 +67,13 @@ class SpectrumHead(nn.Module):
     """Linear to log-magnitudes and phases, then the inverse STFT; float32 from the linear layer on."""
 
     def __init__(self, dim: int, n_fft: int, hop_length: int):
+        """Width of the hidden frames, and sizes of the inverse STFT."""
         super().__init__()
         self.out = nn.Linear(dim, n_fft + 2)
         self.istft = InverseSTFT(n_fft, hop_length)
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """x [B, M, D] -> complex [B, M, n_fft // 2 + 1]."""
+        """Frames x [B, M, D] -> complex [B, M, n_fft // 2 + 1]."""
         magnitude, phase = self.out(x).float().chunk(2, dim=-1)
         magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()  # in this order overflow has gradients, of zero
         return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
@@ -96,7 +98,7 @@ class Vocoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item.
+        """Mel [B, M, n_mels] -> hidden frames [B, M, D]; lengths [B]: mel frames per item.
 
         Every item of a batch gives what it gives alone; frames beyond its own end hold anything.
         """
@@ -128,7 +130,7 @@ class Vocoder(nn.Module, ABC):
         return -(-self.delay // self.head.istft.hop_length)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """mel [B, M, n_mels] -> waveform [B, M hop_length] float32; lengths [B]: mel frames per item."""
+        """Mel [B, M, n_mels] -> waveform [B, M hop_length] float32; lengths [B]: mel frames per item."""
         waveform: Tensor = self.head.istft(self.head.spectrum(self.hidden(mel, lengths)), lengths)
         return waveform
 

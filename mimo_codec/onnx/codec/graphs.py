@@ -24,7 +24,7 @@ from mimo_codec.onnx.fourier import Analysis, Synthesis
 
 
 def after(position: Tensor, count: int) -> Tensor:
-    """position [] int64 + count, which is a size and at least 1.
+    """Position [] int64 + count, which is a size and at least 1.
 
     A plain sum with a size ONNX Runtime takes for one of sizes alone, which it leaves to the host where the rest is on
     CUDA; a CUDA graph knows only what the device does.
@@ -46,6 +46,7 @@ class MelGraph(nn.Module):
     filters: Tensor
 
     def __init__(self, config: MelConfig):
+        """The front end of a configuration."""
         super().__init__()
         self.config, self.pad = config, config.n_fft // 2
         before = (config.n_fft - config.window_size) // 2
@@ -66,7 +67,7 @@ class MelGraph(nn.Module):
         return log_mel
 
     def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
+        """Waveform [B, S], lengths [B], context [2] -> log-mel [B, 1 + S // hop, n_mels] and mel frames [B].
 
         context: how many samples at the start and at the end of every item are no sound of its own but surround it,
         either none, then reflections surround it, or more than n_fft / 2.
@@ -92,6 +93,7 @@ class QuantizerGraph(nn.Module):
     starts: Tensor
 
     def __init__(self, quantizer: Quantizer, num_quantizers: int):
+        """The first `num_quantizers` codebooks of a quantizer."""
         super().__init__()
         self.quantizer, self.num_quantizers = quantizer, num_quantizers
         codebooks = [quantizer.codebook(index).detach().clone() for index in range(num_quantizers)]
@@ -100,12 +102,12 @@ class QuantizerGraph(nn.Module):
         self.register_buffer("starts", torch.tensor([sum(sizes[:index]) for index in range(num_quantizers)]))
 
     def encode(self, features: Tensor) -> Tensor:
-        """features [B, T, D] -> codes [B, Q, T]."""
+        """Features [B, T, D] -> codes [B, Q, T]."""
         codes, _ = self.quantizer.approximate(self.quantizer.project_in(features.float()), self.num_quantizers)
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes [B, q, T] of the first q codebooks -> [B, T, D]."""
+        """Codes [B, q, T] of the first q codebooks -> [B, T, D]."""
         rows = codes + self.starts[: codes.shape[1], None]
         return self.quantizer.project_out(F.embedding(rows, self.table).sum(1))
 
@@ -114,13 +116,14 @@ class EncoderGraph(nn.Module):
     """encoder.onnx: waveforms -> codes."""
 
     def __init__(self, codec: MimoCodec, num_quantizers: int):
+        """The encoder and the first `num_quantizers` codebooks of a codec."""
         super().__init__()
         self.mel = MelGraph(codec.config.mel)
         self.encoder, self.layers = codec.encoder, StackGraph(codec.encoder.layers)
         self.quantizer = QuantizerGraph(codec.quantizer, num_quantizers)
 
     def forward(self, waveform: Tensor, lengths: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform [B, S] at the codec's rate, lengths [B] samples, context [2] -> codes [B, Q, T], code frames [B].
+        """Waveform [B, S] at the codec's rate, lengths [B] samples, context [2] -> codes [B, Q, T], code frames [B].
 
         Codes beyond the end of an item are 0. context: see MelGraph.
         """
@@ -143,6 +146,7 @@ class EncoderStepGraph(nn.Module):
     """
 
     def __init__(self, codec: MimoCodec, num_quantizers: int):
+        """The encoder and the first `num_quantizers` codebooks of a codec that encodes streams."""
         super().__init__()
         self.mel = MelGraph(codec.config.mel)
         self.encoder, self.layers = codec.encoder, StackGraph(codec.encoder.layers)
@@ -204,6 +208,7 @@ class HeadGraph(nn.Module):
     squares: Tensor
 
     def __init__(self, vocoder: Vocoder):
+        """The head of any vocoder."""
         super().__init__()
         out, istft = vocoder.head.out, vocoder.head.istft
         self.hop, self.cut = istft.hop_length, istft.cut
@@ -217,7 +222,7 @@ class HeadGraph(nn.Module):
         self.register_buffer("squares", F.pad(window.square(), (0, missing)).unflatten(0, (-1, self.hop)))
 
     def overlap_add(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, M, D], valid [B or 1, M] -> signal and envelope [B or 1, (M + r - 1) hop], not yet divided."""
+        """Frames x [B, M, D], valid [B or 1, M] -> signal and envelope [B or 1, (M + r - 1) hop], not yet divided."""
         magnitude, phase = (self.weight @ x.mT + self.bias).float().chunk(2, dim=1)
         magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp() * valid[:, None]
         signal = self.fourier(magnitude * phase.cos(), magnitude * phase.sin())
@@ -226,7 +231,7 @@ class HeadGraph(nn.Module):
         return signal.flatten(1), (covering @ self.squares).flatten(1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """x [B, M, D], mel frames [B] -> [B, M hop]."""
+        """Frames x [B, M, D], mel frames [B] -> [B, M hop]."""
         signal, envelope = self.overlap_add(x, length_mask(lengths, x.shape[1]).float())
         return (signal / envelope.clamp(min=ENVELOPE_FLOOR))[:, self.cut : self.cut + x.shape[1] * self.hop]
 
@@ -243,7 +248,7 @@ class _DecoderParts(nn.Module):
         self.head = HeadGraph(self.decoder.vocoder)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """codes [B, q, T] -> [B, T, D] in the dtype of the decoder."""
+        """Codes [B, q, T] -> [B, T, D] in the dtype of the decoder."""
         return self.quantizer.decode(codes).to(self.decoder.dconv2.conv.weight.dtype)
 
 
@@ -251,7 +256,7 @@ class DecoderGraph(_DecoderParts):
     """decoder.onnx: codes -> waveforms."""
 
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """codes [B, q, T] of the first q codebooks, lengths [B] code frames -> waveform [B, S], samples [B].
+        """Codes [B, q, T] of the first q codebooks, lengths [B] code frames -> waveform [B, S], samples [B].
 
         Samples beyond the end of an item are 0.
         """
@@ -278,7 +283,7 @@ class DecoderStepGraph(_DecoderParts):
         return present(self.decoder.initial_state(1))
 
     def forward(self, codes: Tensor, num_valid: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """codes [B, q, n] -> waveform [B, n samples_per_frame] and the new state.
+        """Codes [B, q, n] -> waveform [B, n samples_per_frame] and the new state.
 
         num_valid []: how many of the n frames belong to the stream. Sample i of the first chunk is number i - delay of
         the stream; those before 0 are silence.

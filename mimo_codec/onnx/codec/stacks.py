@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def band(queries: Tensor, keys: Tensor, window: Window) -> Tensor:
-    """bool [..., queries, keys]: which key positions each query position may see; -1: unlimited."""
+    """Return bool [..., queries, keys]: which key positions each query position may see; -1: unlimited."""
     distance = keys[..., None, :] - queries[..., :, None]
     left, right = (distance.shape[-1] + distance.shape[-2] if side < 0 else side for side in window)
     return (distance >= -left) & (distance <= right)
@@ -63,6 +63,7 @@ class LayerGraph(nn.Module):
     """A TransformerLayer with attention in blocks, and queries that its weights have scaled already."""
 
     def __init__(self, layer: TransformerLayer):
+        """Shares the weights of a layer, except those of its queries."""
         super().__init__()
         attention = layer.self_attn
         self.num_heads, self.window, self.rope_theta = attention.num_heads, attention.window, attention.rope_theta
@@ -74,7 +75,7 @@ class LayerGraph(nn.Module):
             parameter.data = parameter.data * (self.q_proj.out_features // self.num_heads) ** -0.5
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D] -> q (scaled), k, v, each [B, H, T, D / H], without positions."""
+        """Frames x [B, T, D] -> q (scaled), k, v, each [B, H, T, D / H], without positions."""
         x, attention = self.norm(x), self.layer.self_attn
         q, k, v = (
             rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads)
@@ -87,7 +88,7 @@ class LayerGraph(nn.Module):
         return self.mlp(x + self.out_proj(rearrange(mixed, "b h t d -> b t (h d)")))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x [B, T, D], valid bool [B, T] -> [B, T, D]."""
+        """Frames x [B, T, D], valid bool [B, T] -> [B, T, D]."""
         q, k, v = self.project(x)
         q, k = rotate(q, self.rope_theta), rotate(k, self.rope_theta)
         return self._finish(x, attend(q, k, v, self.window, valid))
@@ -114,6 +115,7 @@ class StackGraph(nn.ModuleList):
     """A Transformer, to be called as one, with the lengths of all items and with positions as tensors []."""
 
     def __init__(self, stack: Transformer):
+        """A graph for each layer of a Transformer."""
         super().__init__(LayerGraph(layer) for layer in stack.layers)
         self.skip_layer, self.look_ahead = stack.skip_layer, stack.look_ahead
 
@@ -123,7 +125,7 @@ class StackGraph(nn.ModuleList):
         return [layer for layer in self if isinstance(layer, LayerGraph)]
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """x [B, T, D], lengths [B] frames -> [B, T, D]."""
+        """Frames x [B, T, D], lengths [B] frames -> [B, T, D]."""
         valid, skipped = length_mask(lengths, x.shape[1]), None
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, valid)

@@ -28,7 +28,7 @@ def _multi_resolution_stft() -> nn.Module:
 
 
 def multi_resolution_stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
-    """auraloss' spectral convergence and log-magnitude distance over three resolutions (Yamamoto et al. 2020, eq. 6).
+    """Spectral convergence and log-magnitude distance over three resolutions, by auraloss (Yamamoto et al. 2020).
 
     estimate, target: [B, S]. Returns a scalar.
     """

@@ -70,6 +70,7 @@ class ReconstructionOptions:
     reconstruction_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        """Check what only some values make sense for."""
         check_number("mel_power", self.mel_power, 0, 2)
 
 
@@ -154,6 +155,7 @@ class AdversarialOptions(DiscriminatorOptions, StageOptions):
     average_decay: float = 0.999
 
     def __post_init__(self) -> None:
+        """Check what only some values make sense for."""
         super().__post_init__()
         if self.trained not in ("decoder", "vocoder"):
             raise MimoError(f"trained = {self.trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")

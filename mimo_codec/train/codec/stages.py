@@ -80,7 +80,7 @@ class _ReconstructionStage(CodecStage):
         return torch.stack([F.pad(item, (0, 0, 0, size - len(item))) for item in items])
 
     def decode(self, quantized: Tensor, num_frames: Tensor, crops: Batch) -> Tensor:
-        """quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
+        """Quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
         decoded = self.codec.require_decoder()(quantized, num_frames)[:, : crops.waveform.shape[1]]
         masked: Tensor = decoded * length_mask(crops.lengths, decoded.shape[1])
         return masked
@@ -108,6 +108,7 @@ class UnifiedStage(_ReconstructionStage):
     def __init__(
         self, preset: str = "nano", config: dict[str, Any] | None = None, codec: str | None = None, **options: Any
     ):
+        """See the class for the arguments; MimoError for values that are not supported."""
         h = UnifiedOptions(**options)
         if codec is None:
             model = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
@@ -287,6 +288,7 @@ class AdversarialStage(_ReconstructionStage):
     options: AdversarialOptions
 
     def __init__(self, codec: str, **options: Any):
+        """See the class for the arguments; MimoError for a codec that has not been through stage 1."""
         h = AdversarialOptions(**options)
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
