@@ -38,7 +38,7 @@ SOUND = re.compile(r"\[[^\]]*\]\(([^)\s]+\.ogg)\)")
 
 
 def site_paths() -> dict[str, str]:
-    """Path in the repository -> path in the site, for everything that is not in docs/."""
+    """Return the path in the site of every file that is not in docs/, by its path in the repository."""
     found = dict(PAGES)
     for pattern, target in DOWNLOADS.items():
         for path in sorted(ROOT.glob(pattern)):
@@ -47,7 +47,7 @@ def site_paths() -> dict[str, str]:
 
 
 def site_path(path: str) -> str | None:
-    """The same for any file of the repository; None for files that the site does not have."""
+    """Return the path in the site of any file of the repository, or None if the site does not have it."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return site_paths().get(path)
@@ -60,6 +60,9 @@ def move_links(markdown: str, source: str, target: str) -> str:
         markdown: the text of the page.
         source: its path in the repository, such as "pretrained/nano/README.md".
         target: its path in the site, such as "nano/index.md".
+
+    Returns:
+        The text with every link to a file that the site has as a link within the site.
     """
 
     def moved(match: re.Match[str]) -> str:
@@ -78,7 +81,7 @@ def play_sounds(markdown: str) -> str:
 
 
 def commands(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, str]]:
-    """Full name and help text of a command and of all its subcommands."""
+    """Yield the full name and the help text of a command and of all its subcommands."""
     settings = {**command.context_settings, "terminal_width": HELP_COLUMNS}
     context = command.context_class(command, info_name=name, parent=parent, **settings)
     yield context.command_path, command.get_help(context)
@@ -87,7 +90,7 @@ def commands(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str,
 
 
 def command_help() -> str:
-    """The --help of every command as Markdown, a section each."""
+    """Return the --help of every command as Markdown, one section each."""
     from typer.main import get_command
 
     from mimo_codec.cli.main import app
@@ -97,7 +100,7 @@ def command_help() -> str:
 
 
 def config_keys() -> str:
-    """The keys of a codec's config.json as Markdown, a table for each section."""
+    """Return the keys of a codec's config.json as Markdown, one table for each section."""
     from mimo_codec import CodecConfig
 
     config = CodecConfig()
