@@ -104,18 +104,25 @@ def config_keys() -> str:
     from mimo_codec import CodecConfig
 
     config = CodecConfig()
-    sections = [("codec", config)] + [(f.name, getattr(config, f.name)) for f in fields(config)]
-    tables = []
-    for name, section in sections:
-        rows = [(f.metadata["key"], f.default, f.metadata["doc"]) for f in _documented(section)]
-        if rows:
-            tables.append(f"### {name}\n\n| key | default | meaning |\n|---|---|---|")
-            tables[-1] += "".join(f"\n| `{key}` | `{json.dumps(default)}` | {doc} |" for key, default, doc in rows)
-    return "\n\n".join(tables)
+    sections = {"codec": config}
+    for f in fields(config):
+        for kind, row in f.metadata.get("choices", {}).items():
+            sections[f"{f.name}: {kind}"] = row.options()
+        sections.setdefault(f.name, getattr(config, f.name))
+    tables = {name: _key_rows(section) for name, section in sections.items()}
+    head = "| key | default | meaning |\n|---|---|---|\n"
+    return "\n\n".join(f"### {name}\n\n{head}{rows}" for name, rows in tables.items() if rows)
 
 
-def _documented(section: Any) -> list[Field[Any]]:
-    return [f for f in fields(section) if "key" in f.metadata] if is_dataclass(section) else []
+def _key_rows(section: Any) -> str:
+    keys = [f for f in fields(section) if "key" in f.metadata] if is_dataclass(section) else []
+    return "\n".join(f"| `{f.metadata['key']}` | `{_default(f)}` | {f.metadata['doc']} |" for f in keys)
+
+
+def _default(f: Field[Any]) -> str:
+    """Return the default of a key as config.json writes it; of a key that chooses a kind, the name of the kind."""
+    kinds = [kind for kind, row in f.metadata.get("choices", {}).items() if isinstance(f.default, row.options)]
+    return json.dumps(kinds[0] if kinds else f.default)
 
 
 # ---- what MkDocs calls ---------------------------------------------------------------------------------------------
