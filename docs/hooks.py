@@ -106,9 +106,11 @@ def config_keys() -> str:
     config = CodecConfig()
     sections = {"codec": config}
     for f in fields(config):
-        for kind, row in f.metadata.get("choices", {}).items():
+        choices = f.metadata.get("choices", {})
+        for kind, row in choices.items():
             sections[f"{f.name}: {kind}"] = row.options()
-        sections.setdefault(f.name, getattr(config, f.name))
+        if not choices:
+            sections[f.name] = getattr(config, f.name)
     tables = {name: _key_rows(section) for name, section in sections.items()}
     head = "| key | default | meaning |\n|---|---|---|\n"
     return "\n\n".join(f"### {name}\n\n{head}{rows}" for name, rows in tables.items() if rows)
