@@ -103,14 +103,13 @@ def config_keys() -> str:
     """Return the keys of a codec's config.json as Markdown, one table for each section."""
     from mimo_codec import CodecConfig
 
-    config = CodecConfig()
-    sections = {"codec": config}
-    for f in fields(config):
+    sections = {"codec": CodecConfig}
+    for f in fields(CodecConfig):
         choices = f.metadata.get("choices", {})
         for kind, row in choices.items():
-            sections[f"{f.name}: {kind}"] = row.options()
+            sections[f"{f.name}: {kind}"] = row.options
         if not choices:
-            sections[f.name] = getattr(config, f.name)
+            sections[f.name] = type(f.default)
     tables = {name: _key_rows(section) for name, section in sections.items()}
     head = "| key | default | meaning |\n|---|---|---|\n"
     return "\n\n".join(f"### {name}\n\n{head}{rows}" for name, rows in tables.items() if rows)
