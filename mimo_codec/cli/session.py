@@ -163,7 +163,7 @@ class Target:
             self._save_written(found)
 
     def _save_spoken(self, found: Answer) -> None:
-        from mimo_codec.audio.files import save_audio
+        from mimo_codec.audio.writer import save_audio
 
         output, codes = str(self.output), found.codes
         spoke = codes is not None and found.waveform is not None
