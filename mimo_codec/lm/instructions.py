@@ -80,9 +80,9 @@ INSTRUCTIONS: Mapping[str, Instructions] = MappingProxyType(
             transcribe="请写下音频中说的话。",
             speak="请朗读下面的文字",
             style_system="请按要求的风格说出给你的文字。",
-            style_voice_system="请按要求的风格，用下面的声音说出给你的文字：",  # noqa: RUF001 (Chinese punctuation)
-            voice_system="请用下面的声音说话：",  # noqa: RUF001
-            dialogue_voice_system="请用下面的声音回答：",  # noqa: RUF001
+            style_voice_system="请按要求的风格，用下面的声音说出给你的文字：",
+            voice_system="请用下面的声音说话：",
+            dialogue_voice_system="请用下面的声音回答：",
             understand="请描述你听到的内容。",
         ),
     }

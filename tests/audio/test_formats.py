@@ -25,7 +25,7 @@ SPEECH = make_speech(2.0, RATE)
 CODINGS = {
     "wav": (
         "WAV",
-        "PCM_16 PCM_24 PCM_U8 FLOAT DOUBLE ULAW ALAW IMA_ADPCM MS_ADPCM GSM610".split(),
+        ["PCM_16", "PCM_24", "PCM_U8", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610"],
     ),
     "wavex": ("WAVEX", ("PCM_16",)),
     "rf64": ("RF64", ("PCM_16",)),

@@ -13,7 +13,7 @@ from mimo_codec import CodecConfig, MimoError
 from mimo_codec.codec.config import FLAT_KEYS, PRESETS
 
 CODECS = ("codec_base", "codec_variant", "codec_hybrid")
-DEFAULTS = dict(  # noqa: C408 (what the released implementation assumes for keys left out)
+DEFAULTS = dict(
     stride_size=2,
     avg_pooler=1,
     d_model=768,

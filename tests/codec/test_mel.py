@@ -23,7 +23,7 @@ def test_filters_are_triangles_on_the_htk_scale():
     for band in (5, 60, 127):
         centre = 700 * (10 ** (step * (band + 1) / 2595) - 1)
         assert abs(int(filters[:, band].argmax()) * 25 - centre) <= 12.5
-        assert 0 <= filters[:, band].min() and filters[:, band].max() <= 1
+        assert filters[:, band].min() >= 0 and filters[:, band].max() <= 1
     inner = filters[20:460].sum(dim=1)  # rising and falling sides of neighbours add up to one
     torch.testing.assert_close(inner, torch.ones_like(inner))
 

@@ -114,16 +114,14 @@ def test_unwritable_folder(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(MimoError, match="cannot be written: Permission denied"):
-        with atomic_path(tmp_path / "a"):
-            pytest.fail("the block must not run")
+    with pytest.raises(MimoError, match="cannot be written: Permission denied"), atomic_path(tmp_path / "a"):
+        pytest.fail("the block must not run")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 def test_a_device_is_not_replaced():
-    with pytest.raises(MimoError, match="/dev/null is not a regular file"):
-        with atomic_path("/dev/null"):
-            pytest.fail("the block must not run")
+    with pytest.raises(MimoError, match="/dev/null is not a regular file"), atomic_path("/dev/null"):
+        pytest.fail("the block must not run")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
