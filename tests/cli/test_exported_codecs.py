@@ -11,7 +11,7 @@ from exports import exported_once, tiny_export, tiny_model
 from goldens import any_codec, streaming_codec
 
 from mimo_codec import AudioCodes, load_audio, save_audio
-from mimo_codec.cli import demo
+from mimo_codec.cli import demo_server
 
 pytest.importorskip("onnxscript", reason="needs the onnx extra")
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")
@@ -106,11 +106,12 @@ def test_info(run, graphs, encoder_only):
 def test_demo_serves_exported_codecs_and_exports_others(run, monkeypatch, tmp_path, graphs):
     served = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(demo, "served_files", lambda page, folder: served.append(folder) or {})
-    monkeypatch.setattr(demo, "make_server", lambda files, port: pytest.fail("served") if port else interrupted())
+    monkeypatch.setattr(demo_server, "served_files", lambda page, folder: served.append(folder) or {})
 
-    def interrupted() -> None:
+    def interrupted(files: object, port: int) -> None:
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_server, "make_server", interrupted)
 
     for option in ("--model", "-m", "--graphs"):
         assert run("demo", "--port", 0, option, graphs).code == 130
