@@ -35,9 +35,9 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-LANGUAGES = ["ar", "cmn", "cs", "de", "el", "en-gb", "en-us", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "nl", "pl", "pt", "ro", "ru", "sv", "sw", "ta", "tr", "uk", "vi"]
-ACCENTS = ["en-us", "en-us-nyc", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"]
-VARIANTS = ["", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+croak", "+whisper"]
+LANGUAGES = "ar cmn cs de el en-gb en-us es fa fi fr hi hu id it ja ko nl pl pt ro ru sv sw ta tr uk vi".split()
+ACCENTS = "en-us en-us-nyc en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029".split()
+VARIANTS = ",+f1,+f2,+f3,+f4,+f5,+m1,+m2,+m3,+m4,+m5,+m6,+m7,+croak,+whisper".split(",")
 KOKORO_TOKENS = 500
 
 

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import math
 import os
@@ -304,7 +305,7 @@ def test_slices_at_frames_partition(data, num_frames, spare):
     inner = st.integers(1, max(1, (num_samples - 1) // SAMPLES_PER_FRAME))
     cuts = sorted(data.draw(st.sets(inner, max_size=5)) if num_samples > 960 else [])
     edges = [None, *(cut / 25 for cut in cuts), None]
-    parts = [whole[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(edges)]
     assert np.concatenate([part.codes for part in parts], axis=1).tolist() == whole.codes.tolist()
     assert sum(part.num_samples for part in parts) == num_samples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import shlex
@@ -128,7 +129,7 @@ def test_commands_parse(arguments, tmp_path, monkeypatch):
     from mimo_codec.cli.main import app
 
     monkeypatch.chdir(tmp_path)
-    for before, word in zip(arguments, arguments[1:], strict=False):
+    for before, word in itertools.pairwise(arguments):
         if before != "-o" and word in ("talk.flac", "sample.wav"):  # some options read their file at once
             shutil.copy(ROOT / "examples" / "speech.wav", word)
     command, arguments = get_command(app), list(arguments)

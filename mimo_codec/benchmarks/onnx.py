@@ -77,8 +77,9 @@ def _alone(function: Callable[..., list[Times]], *arguments: Any) -> list[Times]
 def _load(model: str) -> MimoCodec:
     import torch
 
-    from mimo_codec.codec.config import PRESETS, CodecConfig
+    from mimo_codec.codec.config import CodecConfig
     from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.codec.presets import PRESETS
 
     torch.manual_seed(0)
     if model in ("mimo", "small") and model in PRESETS:

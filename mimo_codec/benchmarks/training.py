@@ -97,7 +97,7 @@ def run(context: typer.Context, slower: Annotated[str, typer.Option()] = "") -> 
     if "fused attention" in slower:
         transformer._trains_on_short_cpu_block = lambda q, num_keys: False
     if "Muon in every process" in slower:
-        optimizer.num_processes = lambda: 1
+        optimizer.num_processes = lambda: 1  # type: ignore[attr-defined]
     train("nano_stage1", context.args, all_cores=True)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 def models() -> None:
     """List shipped and cached models, and presets to train."""
     from mimo_codec.codec.checkpoint import cached_models, shipped_models
-    from mimo_codec.codec.config import PRESETS
+    from mimo_codec.codec.presets import PRESETS
 
     rows = [("shipped", name, str(folder)) for name, folder in shipped_models().items()]
     rows += [("cached", name, str(folder)) for name, folder in cached_models().items()]

@@ -26,8 +26,13 @@ class Recordings:
     """
 
     def __init__(self, runtime: Any, session: Any, device: str, run: Callable[[Tensors, Any], list[Any]]):
-        """runtime: the module onnxruntime. session: its InferenceSession. device: of buffers.
-        run: inputs and RunOptions -> outputs, wherever the runtime puts them.
+        """Prepare a session for recording; the first call records.
+
+        Args:
+            runtime: the module onnxruntime.
+            session: its InferenceSession.
+            device: where the buffers are.
+            run: inputs and RunOptions -> outputs, wherever the runtime puts them.
         """
         self._runtime, self._session, self._device, self._run = runtime, session, device, run
         self._lock = threading.Lock()

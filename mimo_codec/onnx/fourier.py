@@ -63,6 +63,7 @@ class Analysis(_Transform):
     """
 
     def __init__(self, window: Tensor, hop: int):
+        """window: [r hop], of one frame; hop: samples from a frame to the next."""
         super().__init__(window, hop)
         parts = torch.stack((self._outer.cos(), -self._outer.sin()), dim=1).flatten(0, 1)  # [(k1, part), n1]
         self.register_buffer("first", parts * self._window[:, None], persistent=False)
@@ -84,6 +85,7 @@ class Synthesis(_Transform):
     """Spectra, real and imaginary parts [B, P, M], -> windowed frames of r hops, overlapped: [B, M + r - 1, hop]."""
 
     def __init__(self, window: Tensor, hop: int):
+        """window: [r hop], of one frame; hop: samples from a frame to the next."""
         super().__init__(window, hop)
         cos, sin = self._inner.cos() * self._weights, self._inner.sin() * self._weights
         conjugate = torch.where(self.mirrored, -1.0, 1.0).view(cos.shape[0], -1, 1)
@@ -93,6 +95,7 @@ class Synthesis(_Transform):
         self.register_buffer("second", (parts * self._window[..., None]).float(), persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        """Compute the sum of overlapping frames from their spectra."""
         x = torch.cat([part.unflatten(1, (-1, self.b)) for part in (real, imaginary)], dim=2)
         x = (self.first @ x).unflatten(2, (2, -1))  # [B, k1, part, n2, M]
         frames = self.second @ x.permute(0, 3, 1, 2, 4).flatten(2, 3)  # [B, n2, n1, M]

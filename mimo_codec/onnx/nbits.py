@@ -33,7 +33,7 @@ def pack(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bytes(entries: Tensor) -> Tensor:
-    """[..., n] of 0..15 -> uint8 [..., ceil(n / 2)]"""
+    """Pack numbers [..., n] of 0..15 -> uint8 [..., ceil(n / 2)]."""
     low, high = F.pad(entries.to(torch.uint8), (0, entries.shape[-1] % 2)).unflatten(-1, (-1, 2)).unbind(-1)
     return low | high << BITS
 

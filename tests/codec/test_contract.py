@@ -1,6 +1,7 @@
 """The contract of codecs, by PyTorch and by ONNX Runtime: the same properties, the same numbers, the same errors."""
 
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -246,7 +247,7 @@ def test_decoding_in_chunks_is_decoding_at_once(codec, num_frames, sizes):
 def test_a_stream_of_codes_has_the_original_length(codec, num_samples):
     codes = codec.encode(SPEECH[:num_samples], RATE)
     times = [*np.arange(0, codes.duration, 0.4), codes.duration]
-    chunks = [codes[start:stop] for start, stop in zip(times, times[1:], strict=False)]
+    chunks = [codes[start:stop] for start, stop in itertools.pairwise(times)]
     waveform = np.concatenate([as_numpy(piece) for piece in codec.decode_stream(chunks)])
     assert waveform.shape == (num_samples,)
     assert np.abs(waveform - as_numpy(codec.decode(codes))).max() < EXACT

@@ -1,5 +1,6 @@
 """Chunk by chunk is the same as at once, within the stated latency, with a state that does not grow."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -344,7 +345,7 @@ def test_decode_stream_of_slices_has_the_original_length(num_samples):
     codec = streaming_codec()
     codes = codec.encode(SPEECH[:num_samples], RATE)
     times = [*np.arange(0, codes.duration, 0.4), codes.duration]
-    slices = [codes[start:stop] for start, stop in zip(times, times[1:], strict=False)]
+    slices = [codes[start:stop] for start, stop in itertools.pairwise(times)]
     for chunks in (slices, [codes]):
         waveform = torch.cat(list(codec.decode_stream(chunks)))
         assert len(waveform) == num_samples

@@ -92,9 +92,9 @@ def test_a_prefix_keeps_the_kind_of_error():
 
 
 def test_missing_packages_name_the_command():
-    with pytest.raises(MimoError, match=r"^nothing is not installed: pip install 'mimo-codec\[lm\]'$"):
-        with needs_extra("nothing", "lm"):
-            import no_such_package_anywhere
-    with pytest.raises(MimoError, match="^nothing is not installed: pip install nothing$"):
-        with needs_extra("nothing", "pip install nothing"):
-            import no_such_package_anywhere  # noqa: F401
+    command = r"^nothing is not installed: pip install 'mimo-codec\[lm\]'$"
+    with pytest.raises(MimoError, match=command), needs_extra("nothing", "lm"):
+        import no_such_package_anywhere
+    command = "^nothing is not installed: pip install nothing$"
+    with pytest.raises(MimoError, match=command), needs_extra("nothing", "pip install nothing"):
+        import no_such_package_anywhere  # noqa: F401

@@ -302,7 +302,7 @@ def test_a_run_over_broken_files_lists_them(mixed_folder: tuple[Path, dict[str, 
 def test_files_that_have_not_changed_are_not_scanned_again(
     mixed_folder: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, kinds = mixed_folder
+    folder, _ = mixed_folder
     data = SpeechData(str(folder))
     attach(data, tmp_path)
     data.prepare_data()

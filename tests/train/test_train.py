@@ -115,7 +115,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(kind, stop, speech_folder, small
     fresh = stages(kind, small_codec)
     text = {"text_batch_size": 2} if kind == "unified" else {}
     one = next(fresh)
-    whole, runner = fit(one, speech_folder, tmp_path, 5, **text)
+    whole, _ = fit(one, speech_folder, tmp_path, 5, **text)
     start, stopped = fit(next(fresh), speech_folder, tmp_path, 5, stop=stop, **text)
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
     two = next(fresh)
@@ -514,7 +514,7 @@ def test_validation_keeps_the_best(speech_folder, small_codec, tmp_path, monkeyp
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, next(scores)))
     export = ExportCodec()
     kept = BestCheckpoint(dirpath=str(tmp_path / "checkpoints"))
-    _, runner = fit(
+    fit(
         make_unified(codec=str(small_codec)),
         speech_folder,
         tmp_path,
