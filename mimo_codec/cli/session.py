@@ -153,14 +153,14 @@ class Target:
 
     def save(self, found: Answer, expected_end: str = "") -> None:
         """Write an answer, and say when it was cut at a limit other than `expected_end`."""
-        if self.is_spoken and found.text:
-            print(found.text)
-        if found.stop_reason != expected_end:
-            warn_if_cut(found)
         if self.is_spoken:
             self._save_spoken(found)
         else:
             self._save_written(found)
+        if found.stop_reason != expected_end:
+            warn_if_cut(found)
+        if self.is_spoken and found.text:
+            print(found.text)
 
     def _save_spoken(self, found: Answer) -> None:
         from mimo_codec.audio.writer import save_audio
