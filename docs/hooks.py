@@ -129,7 +129,7 @@ def _default(f: Field[Any]) -> str:
 # ---- what MkDocs calls ---------------------------------------------------------------------------------------------
 
 
-def on_files(files: Any, config: Any) -> Any:
+def on_files(files: Files, config: Any) -> Files:
     """Add the pages and downloads that are not in docs/."""
     from mkdocs.structure.files import File
 

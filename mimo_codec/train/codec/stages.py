@@ -265,7 +265,7 @@ class UnifiedStage(_ReconstructionStage):
         for network in (*self.networks(), self.codec.quantizer):
             yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> dict[str, Any]:
         """One optimizer for everything that is trained by gradients."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
@@ -400,7 +400,7 @@ class AdversarialStage(_ReconstructionStage):
 
     # ---- optimizers ----------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> list[dict[str, Any]]:
         """The optimizers of the generator and of the discriminators."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
