@@ -52,34 +52,28 @@ Segment = str | Markup | Heard | Spoken | Open
 
 
 def render(segments: Sequence[Segment], tokenizer: TextTokenizer, layout: Layout) -> list[Run]:
-    """Turn segments into runs of text and audio; the text of neighbours is joined before it is tokenized."""
-    runs: list[Run] = []
-    special = tokenizer.special
-    waiting = ""
+    """Turn segments into runs of text and audio.
 
-    def flush() -> None:
-        nonlocal waiting
-        runs.append(Text(tuple(tokenizer.encode(waiting))))
-        waiting = ""
-
-    for segment in segments:
-        pieces = tokenizer.split(segment.text) if isinstance(segment, Markup) else [segment]
-        for piece in pieces:
-            if isinstance(piece, str):
-                waiting += piece
-                continue
-            flush()
-            if isinstance(piece, int):
-                runs.append(Text((piece,)))
-            elif isinstance(piece, Heard):
-                runs += [Text((special.audio_start,)), Audio(piece.codes), Text((special.audio_end,))]
-            elif isinstance(piece, Open):
-                runs += [Text((special.audio_start,)), Audio(piece.codes)]
-            elif isinstance(piece, Spoken):
-                turns = layout.interleave(tokenizer.encode(piece.text), piece.codes, special.text_end)
-                runs += [Text((special.speech_start,)), *turns, Text((special.speech_end,))]
-    flush()
+    Each segment is tokenized alone, as the released models saw them: joined first, a `.` and the empty line of the
+    next segment would become one token.
+    """
+    runs = [run for segment in segments for run in _runs(segment, tokenizer, layout)]
     return [run for run in runs if not isinstance(run, Text) or run.ids]
+
+
+def _runs(segment: Segment, tokenizer: TextTokenizer, layout: Layout) -> list[Run]:
+    """Return the runs of one segment; those of text may be empty."""
+    special = tokenizer.special
+    if isinstance(segment, str):
+        return [Text(tuple(tokenizer.encode(segment)))]
+    if isinstance(segment, Markup):
+        pieces = tokenizer.split(segment.text)
+        return [Text((piece,) if isinstance(piece, int) else tuple(tokenizer.encode(piece))) for piece in pieces]
+    if isinstance(segment, Spoken):
+        turns = layout.interleave(tokenizer.encode(segment.text), segment.codes, special.text_end)
+        return [Text((special.speech_start,)), *turns, Text((special.speech_end,))]
+    end = [Text((special.audio_end,))] if isinstance(segment, Heard) else []
+    return [Text((special.audio_start,)), Audio(segment.codes), *end]
 
 
 def check_text(name: str, value: object) -> str:
@@ -167,7 +161,7 @@ def dialogue(turns: Sequence[Turn], system: str | None, spoken: bool) -> list[Se
     for i, turn in enumerate(turns):
         rule = "user and assistant take turns, the user first"
         require(turn.role == ROLES[i % 2], f"turns: turn {i} is of {turn.role!r}; {rule}")
-        said: list[Segment] = [f"{system}\n\n"] if system and i == 0 else []
+        said: list[Segment] = [system, "\n\n"] if system and i == 0 else []
         said += _answer(turn, i, spoken) if turn.role == ASSISTANT else _question(turn)
         segments += message(turn.role, *said)
     answers = turns[-1].role == USER
