@@ -155,7 +155,7 @@ def test_few_shot_in_text() -> None:
     examples = [Example("Paris", input_text="France"), Example("Rome", input_text="Italy")]
     prompt = grid("few_shot", instruction="Capitals.", examples=examples, text="Spain", speak=False)
     said = TOKENIZER.decode(LAYOUT.token_ids(prompt).tolist())
-    assert said == "[Int]:Capitals.\nFrance\nParis \n\nItaly\nRome \n\nSpain\n"
+    assert said == "Capitals.\nFrance\nParis \n\nItaly\nRome \n\nSpain\n"
 
 
 def test_chinese_instructions_and_some_of_them(tmp_path) -> None:
