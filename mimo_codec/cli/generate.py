@@ -52,9 +52,7 @@ def _instruction(words: str) -> str:
 
 
 AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_readable)]
-AudioFiles = Annotated[
-    list[str], typer.Argument(metavar="AUDIO...", help="Audio or .mimo files.", callback=_all_readable)
-]
+AudioFiles = Annotated[list[str], typer.Argument(metavar="AUDIO", help="Audio or .mimo files.", callback=_all_readable)]
 SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
@@ -98,8 +96,8 @@ def transcribe(
     spoken_language: Annotated[
         str | None,
         typer.Option(
-            help="Language that is spoken, en or zh, for recognizers that were trained with marks of it.",
-            show_default="recognized",
+            help="Language that is spoken, en or zh, for recognizers trained with marks of it.  [default: recognized]",
+            show_default=False,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Files that are transcribed at once.")] = 1,

@@ -58,9 +58,7 @@ class Session:
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(
-            min=0.1, max=10.0, help="Above 1, sounds of the last second come less often.", show_default="none"
-        ),
+        typer.Option(min=0.1, max=10.0, help="Above 1, sounds of the last second come less often."),
     ] = None
     end_runaway: Annotated[
         bool, typer.Option(help="End answers that only repeat themselves, or are silent, for 8 s or 96 tokens.")

@@ -158,6 +158,108 @@ def test_few_shot_in_text() -> None:
     assert said == "Capitals.\nFrance\nParis \n\nItaly\nRome \n\nSpain\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "prefix"),
+    [
+        ({"text": "c", "speak": False}, ""),
+        ({"text": "c"}, "[Int]:"),
+        ({"audio": VOICE, "speak": False}, "[Int]:"),
+        ({"audio": VOICE}, "<Spe>:"),
+        ({"audio": VOICE, "prefix": "[Int]:"}, "[Int]:"),
+        ({"audio": VOICE, "prefix": ""}, ""),
+        ({"audio": VOICE, "instruction": "Do it."}, "[Int]:Do it.\n"),
+    ],
+)
+def test_few_shot_begins_as_its_kind_does(given: dict, prefix: str) -> None:
+    """`[Int]:` where text and speech are mixed, `<Spe>:` where all is speech, nothing where all is text."""
+    source = {"input_audio": VOICE} if "audio" in given else {"input_text": "a"}
+    shown = Example("b", VOICE, **source)
+    ids = LAYOUT.token_ids(grid("few_shot", examples=[shown], **given)).tolist()
+    begin = TOKENIZER.encode(prefix)
+    assert ids[: len(begin)] == begin
+    assert ids[len(begin)] == (TOKENIZER.special.audio_start if "audio" in given else TOKENIZER.encode("a")[0])
+
+
+CONVERSATIONS = json.loads((GOLDEN / "lm_prompts" / "conversations.json").read_text(encoding="utf-8"))
+TRAINED = load_file(GOLDEN / "lm_prompts" / "conversations.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("number", "task", "end"),
+    [
+        (0, "dialogue_speech_to_text", "<think>\n\n</think>\n"),
+        (1, "dialogue_speech", "<|sostm|>"),
+        (2, "dialogue_speech", "<|sostm|>"),
+        (3, "dialogue_speech_to_text", "<think>\n"),
+    ],
+)
+def test_turns_of_the_released_format(number: int, task: str, end: str) -> None:
+    """Parts in any order and the system's turn become what the released training toolkit makes of them."""
+    *turns, answer = CONVERSATIONS[number]
+    turns = [{**turn, "content": [QWEN.with_codes(part) for part in turn["content"]]} for turn in turns]
+    thinking = {"thinking": answer["thinking"]} if task == "dialogue_speech_to_text" else {}
+    prompt = QWEN.grid(task, turns=turns, **thinking)
+    expected = TRAINED[f"input_ids.{number}"]
+    assert np.array_equal(prompt, expected[:, : prompt.shape[1]])
+    ends = QWEN.tokenizer.split(end)
+    ids = [t for e in ends for t in ([e] if isinstance(e, int) else QWEN.tokenizer.encode(e))]
+    assert QWEN.layout.token_ids(prompt).tolist()[-len(ids) :] == ids
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        ({"role": "user", "content": []}, "content: is empty"),
+        ({"role": "user", "content": " "}, "text: is empty"),
+        ({"role": "user", "content": 5}, "content must be text or a list of parts, not 5"),
+        ({"role": "user", "content": [{"type": "audio"}]}, r"content\[0\]: .*is needed"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, r"content\[0\]: .*is needed"),
+        ({"role": "user", "content": ["a", {"type": "image", "image": 5}]}, r"content\[1\]: .*is needed"),
+        ({"role": "user", "content": "a", "text": "b"}, "beside it"),
+        ({"role": "user", "text": "b", "txt": "b"}, "txt is not known; there is role, text, audio, content"),
+        ({"text": "b"}, "role is missing"),
+        ({"role": "system", "text": "b"}, "there is none of the user"),
+    ],
+)
+def test_turns_that_are_refused(turn: dict, words: str) -> None:
+    with pytest.raises(MimoError, match=words):
+        grid("dialogue_text", turns=[turn])
+
+
+def test_the_system_speaks_once() -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    said = TOKENIZER.decode(LAYOUT.token_ids(grid("dialogue_text", turns=turns)).tolist())
+    assert "system\nBe brief." in said
+    for given in ({"system": "Be long."}, {"voice": VOICE}):
+        with pytest.raises(MimoError, match="leave out system and voice"):
+            grid("dialogue_speech", turns=turns, **given)
+    with pytest.raises(MimoError, match="turn 1 is of 'system'"):
+        grid("dialogue_text", turns=[turns[1], turns[0]])
+    with pytest.raises(MimoError, match="one sound at most, not 2"):
+        Turn("assistant", content=[{"type": "audio", "audio": VOICE}] * 2)
+
+
+def test_chinese_text_is_asked_for_in_chinese() -> None:
+    def asked(words: Instructions, text: str) -> str:
+        return TOKENIZER.decode(LAYOUT.token_ids(grid("tts", words, text=text)).tolist())
+
+    english, own = INSTRUCTIONS["en"], INSTRUCTIONS["en"].replace({"speak": "Say"})
+    assert "请朗读下面的文字: 你好" in asked(english, "你好")
+    assert f"{english.speak}: Good day" in asked(english, "Good day")
+    assert "Say: 你好" in asked(own, "你好")
+    with_style = grid("tts_instruct", english, text="你好", style="calm")
+    assert "请朗读下面的文字: 你好(calm)" in TOKENIZER.decode(LAYOUT.token_ids(with_style).tolist())
+
+
+def test_recognizers_are_told_the_language() -> None:
+    """The mark stands in one segment with the line break before it."""
+    told, untold = (QWEN.layout.token_ids(QWEN.grid("asr", audio=VOICE, **g)) for g in ({"language": "zh"}, {}))
+    end = QWEN.tokenizer.split("<think>\n\n</think>\n<chinese>")
+    assert told.tolist() == [*untold.tolist()[:-1], *QWEN.tokenizer.encode(str(end[-1]))]
+    with pytest.raises(MimoError, match="language 'fr' is not known; choose one of en, zh"):
+        grid("asr", audio=VOICE, language="fr")
+
+
 def test_chinese_instructions_and_some_of_them(tmp_path) -> None:
     chinese = TOKENIZER.decode(LAYOUT.token_ids(grid("tts", find_instructions("zh"), text="你好")).tolist())
     assert "请朗读下面的文字: 你好" in chinese
@@ -213,6 +315,7 @@ def test_turns_in_a_wrong_order(turns: list, words: str) -> None:
             "output_text",
         ),
         ("asr", {"audio": VOICE, "instruction": ""}, "instruction: is empty"),
+        ("asr", {"audio": VOICE, "tongue": "a"}, "asr: tongue is not known; there is audio, instruction, language"),
         ("tts", {"text": "\udcff"}, "no Unicode text"),
     ],
 )
