@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mimo_codec.lm.cache import KeyValueCache
-from mimo_codec.lm.generate import Backend, Batch, Numbers, Patches, Tokens
+from mimo_codec.lm.generate import Backend, Batch, Kept, Numbers, Patches, Tokens
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
 from mimo_codec.lm.request import Request, forbidden_tokens
 from mimo_codec.lm.sampling import Settings, penalised, sample
@@ -34,7 +34,7 @@ class TorchBackend(Backend):
         self.advance, self.patch_step = self._advance, self._patch_step
         self._graphs = compiled and model.device.type == "cuda"
         self._spare: dict[str, KeyValueCache] = {}
-        self.kept: KeptPrompt | None = None
+        self.kept: Kept | None = None
         if compiled:
             self.advance = self._replayed(self._compiled(self._advance))
             self.patch_step = self._replayed(self._compiled(self._patch_step))
@@ -108,14 +108,12 @@ class TorchBackend(Backend):
     def take_kept(self, tokens: Tokens, patches: Patches, cache: KeyValueCache) -> int:
         """Copy into a cache what was kept of a prompt that begins like tokens [P] and patches [P, C, G].
 
-        Returns how many positions were copied; the last of the prompt is always left to compute.
+        Returns how many positions were copied.
         """
         kept = self.kept
         if kept is None:
             return 0
-        most = min(len(tokens) - 1, len(kept.tokens))
-        same = (tokens[:most] == kept.tokens[:most]) & (patches[:most] == kept.patches[:most]).all((1, 2))
-        count = most if same.all() else int(same.argmin())
+        count = kept.common(tokens, patches)
         for new, old in zip((*cache.keys, *cache.values), (*kept.cache.keys, *kept.cache.values), strict=True):
             new[:, :, :count] = old[:, :, :count]
         self.give_back("model", kept.cache)
@@ -224,16 +222,6 @@ def _draw(logits: Tensor, settings: Settings | None, uniform: Tensor) -> Tensor:
     return logits.argmax(-1) if settings is None else sample(logits, settings, uniform)
 
 
-class KeptPrompt(NamedTuple):
-    """What one prompt and its answer have left in a cache, for a prompt that begins alike."""
-
-    tokens: Tokens
-    """Text tokens [P]."""
-    patches: Patches
-    """Codes [P, C, G]."""
-    cache: KeyValueCache
-
-
 class TorchBatch(Batch):
     """One batch: its caches, its settings, and what was computed last."""
 
@@ -315,8 +303,7 @@ class TorchBatch(Batch):
     def close(self) -> None:
         """Keep the caches for the next batch."""
         if self.keep and self.read:
-            tokens, patches = (np.concatenate(parts) for parts in zip(*self.read, strict=True))
-            self.backend.kept = KeptPrompt(tokens, patches, self.cache)
+            self.backend.kept = Kept.join(self.read, self.cache)
         else:
             self.backend.give_back("model", self.cache)
         self.backend.give_back("local_transformer", self.patch_cache)

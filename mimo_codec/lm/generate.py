@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,29 @@ class Backend(ABC):
     @abstractmethod
     def new_seeds(self, count: int) -> list[int]:
         """Return seeds for items for which the caller gave none."""
+
+
+class Kept(NamedTuple):
+    """What one prompt and its answer have left to a backend, for the next prompt that begins alike."""
+
+    tokens: NDArray[np.int64]
+    """Text tokens [P]."""
+    patches: Patches
+    """Codes [P, C, G]."""
+    cache: Any
+    """Keys and values of these positions, in the form of the backend."""
+
+    @classmethod
+    def join(cls, read: Sequence[tuple[NDArray[np.int64], Patches]], cache: Any) -> Kept:
+        """Join what was read, tokens [n] and patches [n, C, G] at a time."""
+        tokens, patches = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        return cls(tokens, patches, cache)
+
+    def common(self, tokens: NDArray[np.int64], patches: Patches) -> int:
+        """Return at how many positions a prompt begins alike; its last one is left to compute."""
+        most = min(len(tokens) - 1, len(self.tokens))
+        same = (tokens[:most] == self.tokens[:most]) & (patches[:most] == self.patches[:most]).all((1, 2))
+        return most if same.all() else int(same.argmin())
 
 
 def generate_positions(
