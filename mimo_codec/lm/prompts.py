@@ -5,6 +5,7 @@ The layouts are those that the released models were trained on. What each task s
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -133,7 +134,7 @@ class Turn:
         if isinstance(self.content, str):
             return [self.content]
         listed = isinstance(self.content, Sequence)
-        require(listed, f"content must be text or a list of parts, not {self.content!r}")
+        require(listed, f"content must be text or a list of parts, not {reprlib.repr(self.content)}")
         return [_part(f"content[{i}]", part) for i, part in enumerate(self.content)]
 
     @property
@@ -146,6 +147,7 @@ def _part(where: str, part: object) -> Part:
     if isinstance(part, (str, Sound)):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
+    kind = kind if isinstance(kind, str) else None
     value = part.get(kind) if isinstance(part, Mapping) and kind in ("text", "audio") else None
     valid = isinstance(value, str) if kind == "text" else value is not None
     require(valid, f'{where}: {{"type": "text", "text": ...}} or {{"type": "audio", "audio": ...}} is needed')

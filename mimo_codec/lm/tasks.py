@@ -7,6 +7,7 @@ and `streaming.run` of every model then know it by the name of the function.
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar, cast
@@ -104,7 +105,7 @@ def _with_codes(reader: AudioReader, where: str, item: Example) -> Example:
 def as_items(kind: type[ItemT], name: str, values: object) -> list[ItemT]:
     """Return turns or examples, each given as such or as a dictionary; MimoError says which cannot be used."""
     is_list = isinstance(values, Sequence) and not isinstance(values, str)
-    require(is_list, f"{name}: a list is needed, not {values!r}")
+    require(is_list, f"{name}: a list is needed, not {reprlib.repr(values)}")
     return [_as_item(kind, f"{name}[{i}]", value) for i, value in enumerate(cast("Sequence[object]", values))]
 
 
