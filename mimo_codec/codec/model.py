@@ -18,10 +18,12 @@ from mimo_codec.codec.decoder import Decoder
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
 from mimo_codec.codec.quantizer import make_quantizer
-from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.streaming import State, as_count, compact, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
 from mimo_codec.common.errors import MimoError
 
+GROWING = (".tail", ".mel", ".k", ".v")
+"""Values of a state whose size changes, where they are empty at the start."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +40,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         super().__init__()
         self.config = config
         self.name = "custom"
+        self._state_kinds: dict[tuple[bool, torch.dtype], dict[str, tuple[torch.dtype, torch.Size]]] = {}
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
         self.quantizer = make_quantizer(config.quantizer, config.d_model)
@@ -167,7 +170,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
             num_mels = torch.tensor(done + mel.shape[1])
         piece, encoder = self.encoder.step(mel.to(self.dtype), encoder, last)
         codes = self.quantizer.encode(torch.cat([*features, piece], dim=1)[0], count)
-        return codes, {"num_mels": num_mels, **scope(mel_state, "mel"), **scope(encoder, "encoder")}
+        return codes, compact({"num_mels": num_mels, **scope(mel_state, "mel"), **scope(encoder, "encoder")})
 
     def _initial_decode_state(self) -> State:
         return self.require_decoder().initial_state(1)
@@ -183,7 +186,33 @@ class MimoCodec(Codec[Tensor], nn.Module):
         if codes.shape[1] or (last and int(state["num_frames"])):
             piece, state = decoder.step(self._quantized(codes[None]), state, last)
             pieces.append(piece)
-        return torch.cat(pieces, dim=1)[0], state
+        return torch.cat(pieces, dim=1)[0], compact(state)
+
+    def _state_value(self, number: int) -> Tensor:
+        return torch.tensor(number, dtype=torch.int64)
+
+    def _is_state(self, state: State, encodes: bool) -> bool:
+        key = encodes, self.dtype
+        if key not in self._state_kinds:
+            initial = self._initial_encode_state() if encodes else self._initial_decode_state()
+            self._state_kinds[key] = {name: (value.dtype, value.shape) for name, value in initial.items()}
+        kinds = self._state_kinds[key]
+        if state.keys() != kinds.keys() or not all(_fits(state[name], name, *kinds[name]) for name in kinds):
+            return False
+        if any(value.ndim and value.device != self.device for value in state.values()):
+            return False
+        pairs = ((value, state[f"{name[:-1]}v"]) for name, value in state.items() if name.endswith(".k"))
+        return all(keys.shape == values.shape for keys, values in pairs)
+
+
+def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bool:
+    """Whether a value of a state has the type and shape it has at the start of a stream, but for sizes that grow."""
+    if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != len(shape):
+        return False
+    if value.ndim == 0:
+        return value.dtype == torch.bool or as_count(value) is not None
+    grows = name.endswith(GROWING)
+    return all(size == first or (grows and first == 0) for size, first in zip(value.shape, shape, strict=True))
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:

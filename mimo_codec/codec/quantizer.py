@@ -7,6 +7,7 @@ subclasses; `mimo_codec.codec.choices` lists them, and `make_quantizer` makes th
 from __future__ import annotations
 
 import hashlib
+import weakref
 from abc import ABC, abstractmethod
 from typing import NamedTuple, cast
 
@@ -32,6 +33,19 @@ class QuantizerOutput(NamedTuple):
     codebooks are fixed, for then there is nothing to commit to."""
     partial: Tensor
     """[q, B, T, d]: sums of the entries of the first 1 .. q codebooks, without gradients."""
+
+
+class _Mark(NamedTuple):
+    """A tensor as it was when it was last read."""
+
+    tensor: weakref.ref[Tensor]
+    address: int
+    version: int
+    """Number of changes in place so far, counted by PyTorch."""
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether it is this tensor, unchanged."""
+        return self.tensor() is tensor and (self.address, self.version) == (tensor.data_ptr(), tensor._version)
 
 
 class Quantizer(Float32Module, ABC):
@@ -105,7 +119,21 @@ class Quantizer(Float32Module, ABC):
         return entries + sum(parameter.numel() for parameter in self.parameters())
 
     def fingerprint(self) -> str:
-        """Eight hex digits that name the codebooks and projections: codes mean the same wherever they are equal."""
+        """Eight hex digits that name the codebooks and projections: codes mean the same wherever they are equal.
+
+        It is computed again only when a weight has been replaced or changed in place since the last call; PyTorch does
+        not count changes through `tensor.data`.
+        """
+        weights = [*self.buffers(), *self.parameters()]
+        if any(weight.is_inference() for weight in weights):  # they count no changes
+            return self._compute_fingerprint()
+        known, found = _FINGERPRINTS.get(self, ([], ""))
+        if len(known) != len(weights) or not all(map(_Mark.is_of, known, weights)):
+            found = self._compute_fingerprint()
+            _FINGERPRINTS[self] = [_Mark(weakref.ref(w), w.data_ptr(), w._version) for w in weights], found
+        return found
+
+    def _compute_fingerprint(self) -> str:
         digest = hashlib.sha256()
         codebooks = (self.codebook(index) for index in range(self.config.num_quantizers))
         for tensor in (*codebooks, *self.parameters()):
@@ -155,6 +183,10 @@ class Quantizer(Float32Module, ABC):
                 codes, partial = self.approximate(latents, num_quantizers or self.config.num_quantizers)
             quantized = self.project_out(latents + (partial[-1] - latents).detach())
         return QuantizerOutput(quantized, codes, latents if self.trains_codebooks else latents.detach(), partial)
+
+
+_FINGERPRINTS: weakref.WeakKeyDictionary[Quantizer, tuple[list[_Mark], str]] = weakref.WeakKeyDictionary()
+"""Not an attribute, which copies and pickles of a model would take along."""
 
 
 def make_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:

@@ -178,11 +178,14 @@ class ResidualVQ(Quantizer):
 
     def codebook(self, index: int) -> Tensor:
         """Entries of one codebook: [size, D] float32."""
-        return self.codebooks[index].embed[0]
+        return self._codebook(index).embed[0]
+
+    def _codebook(self, index: int) -> Codebook:
+        return cast(_Layer, self.vq.layers[index])._codebook
 
     def choose(self, residual: Tensor, index: int) -> Tensor:
         """Residual [..., D] float32 -> number [...] int64 of the nearest entry of a codebook."""
-        return self.codebooks[index].nearest(residual)
+        return self._codebook(index).nearest(residual)
 
     @property
     def is_initialized(self) -> bool:

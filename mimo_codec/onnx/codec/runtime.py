@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.codec.base import Codec, CodecState, Ids, Samples, foreign_state
+from mimo_codec.codec.base import Codec, CodecState, Ids, Samples
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.pieces import padded
-from mimo_codec.codec.streaming import MEL_CONTEXT, ceil_div, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, ceil_div, code_frames, mel_look_ahead, scope, scoped
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.session import Provider, Session
 
@@ -114,7 +114,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
         return buffer | scope(self._session("encoder_step").initial_state(), "caches")
 
     def _encode_step(self, chunk: Samples, state: CodecState, last: bool, count: int) -> tuple[Ids, CodecState]:
-        caches = self._caches("encoder_step", state, "encode_chunk")
+        caches = scoped(state, "caches")
         buffer, ready = _push(self.config, state, chunk, last)
         codes = np.zeros((count, 0), np.int64)
         if ready is not None:
@@ -127,7 +127,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
         return {"num_frames": 0, **scope(self._session("decoder_step").initial_state(), "caches")}
 
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[Samples, CodecState]:
-        caches = self._caches("decoder_step", state, "decode_chunk")
+        caches = scoped(state, "caches")
         delay, size = int(self.metadata["decode_delay"]), self.config.samples_per_frame
         done, num_valid = state["num_frames"], codes.shape[1]
         if num_valid == 0 and not (last and done):
@@ -141,12 +141,25 @@ class OnnxCodec(Codec[NDArray[Any]]):
             waveform = waveform[: (done + num_valid) * size - max(begin, 0)]
         return waveform, {"num_frames": done + num_valid, **scope(caches, "caches")}
 
-    def _caches(self, name: str, state: CodecState, method: str) -> dict[str, Any]:
-        """The part of a stream's state that a graph reads; MimoError for what is no state of it."""
+    def _state_value(self, number: int) -> int:
+        return number
+
+    def _is_state(self, state: CodecState, encodes: bool) -> bool:
         caches = scoped(state, "caches")
-        if not self._session(name).is_state(caches):
-            raise foreign_state(method)
-        return caches
+        if not self._session("encoder_step" if encodes else "decoder_step").is_state(caches):
+            return False
+        own = {name: value for name, value in state.items() if not name.startswith("caches.")}
+        samples, started = own.pop("samples", None), own.pop("started", None)
+        if encodes and not (
+            isinstance(started, bool)
+            and isinstance(samples, np.ndarray)
+            and samples.ndim == 1
+            and samples.dtype == np.float32
+        ):
+            return False
+        names = {"num_samples", "num_frames"} if encodes else {"num_frames"}
+        is_whole = encodes or (samples is None and started is None)
+        return is_whole and own.keys() == names and all(as_count(value) is not None for value in own.values())
 
 
 def _num_mels(config: CodecConfig, num_samples: int) -> int:
@@ -183,5 +196,5 @@ def _push(
         ready = ready[: num_hops * hop]
         ready = np.pad(ready, (0, num_hops * hop - len(ready)))
         samples, num_frames = samples[num_ready * per_frame * hop :], num_frames + num_ready
-    buffer = {"samples": samples, "num_samples": num_samples, "num_frames": num_frames, "started": started}
+    buffer = {"samples": samples.copy(), "num_samples": num_samples, "num_frames": num_frames, "started": started}
     return buffer, ready
