@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import audio_blocks
 from mimo_codec.audio.waveform import check_array
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.pieces import check_batch, each_rate, groups, padded, pieces, segments, with_last
+from mimo_codec.codec.pieces import check_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
 from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, mel_look_ahead, model_number, open_state
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, to_cpu
@@ -42,8 +42,6 @@ BLOCK_SECONDS = 20.0
 """Audio worked on at a time by models that stream, and read from files by all."""
 BATCHED_SECONDS = 60.0
 """Longer items of a batch go alone, where the model has no segments."""
-MAX_LEVEL = 1e12
-"""Largest sample: the spectrum of larger ones would overflow."""
 
 
 class Codec(ABC, Generic[ArrayT]):
@@ -202,7 +200,7 @@ class Codec(ABC, Generic[ArrayT]):
         """Blocks [S] float32 at the codec's rate."""
         where = str(audio) if isinstance(audio, (str, os.PathLike)) else where
         for block in audio_blocks(audio, sample_rate, self.sample_rate, where=where, block_seconds=BLOCK_SECONDS):
-            yield _check_level(block, where)
+            yield check_level(block, where)
 
     def _encode_blocks(self, blocks: Iterable[Samples], count: int) -> Iterator[ArrayT]:
         """Blocks of one waveform -> codes [count, n], in as many pieces as bounded memory needs."""
@@ -281,7 +279,7 @@ class Codec(ABC, Generic[ArrayT]):
         if is_array(waveform) and tuple(waveform.shape) == (0,):
             chunk = np.zeros(0, np.float32)
         else:
-            chunk = _check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
+            chunk = check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
         opened, marks = self._open_state(state, last, encodes=True)
         codes, new_state = self._encode_step(chunk, opened, last, count)
         return codes, new_state | marks
@@ -449,9 +447,3 @@ class Codec(ABC, Generic[ArrayT]):
         num_quantizers, num_frames = codes.shape
         check_count(num_quantizers, self.num_quantizers)
         return num_quantizers, num_frames
-
-
-def _check_level(waveform: Samples, where: str) -> Samples:
-    if np.abs(waveform).max(initial=0) > MAX_LEVEL:
-        raise MimoError(f"{where}: has samples beyond {MAX_LEVEL:g}; full scale is 1")
-    return waveform

@@ -209,6 +209,8 @@ def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bo
     """Whether a value of a state has the type and shape it has at the start of a stream, but for sizes that grow."""
     if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != len(shape):
         return False
+    if value.ndim and value.shape == shape:
+        return True
     if value.ndim == 0:
         return value.dtype == torch.bool or as_count(value) is not None
     grows = name.endswith(GROWING)

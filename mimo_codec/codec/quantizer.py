@@ -7,7 +7,6 @@ subclasses; `mimo_codec.codec.choices` lists them, and `make_quantizer` makes th
 from __future__ import annotations
 
 import hashlib
-import weakref
 from abc import ABC, abstractmethod
 from typing import NamedTuple, cast
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from mimo_codec.codec.choices import QUANTIZERS, QuantizerConfig, find_class
 from mimo_codec.codec.precision import Float32Module
+from mimo_codec.codec.remembered import remembered
 from mimo_codec.common.checks import check_count
 from mimo_codec.common.errors import MimoError
 
@@ -33,19 +33,6 @@ class QuantizerOutput(NamedTuple):
     codebooks are fixed, for then there is nothing to commit to."""
     partial: Tensor
     """[q, B, T, d]: sums of the entries of the first 1 .. q codebooks, without gradients."""
-
-
-class _Mark(NamedTuple):
-    """A tensor as it was when it was last read."""
-
-    tensor: weakref.ref[Tensor]
-    address: int
-    version: int
-    """Number of changes in place so far, counted by PyTorch."""
-
-    def is_of(self, tensor: Tensor) -> bool:
-        """Whether it is this tensor, unchanged."""
-        return self.tensor() is tensor and (self.address, self.version) == (tensor.data_ptr(), tensor._version)
 
 
 class Quantizer(Float32Module, ABC):
@@ -121,17 +108,15 @@ class Quantizer(Float32Module, ABC):
     def fingerprint(self) -> str:
         """Eight hex digits that name the codebooks and projections: codes mean the same wherever they are equal.
 
-        It is computed again only when a weight has been replaced or changed in place since the last call; PyTorch does
-        not count changes through `tensor.data`.
+        It is computed again only after a weight has changed, see `remembered`.
         """
-        weights = [*self.buffers(), *self.parameters()]
-        if any(weight.is_inference() for weight in weights):  # they count no changes
-            return self._compute_fingerprint()
-        known, found = _FINGERPRINTS.get(self, ([], ""))
-        if len(known) != len(weights) or not all(map(_Mark.is_of, known, weights)):
-            found = self._compute_fingerprint()
-            _FINGERPRINTS[self] = [_Mark(weakref.ref(w), w.data_ptr(), w._version) for w in weights], found
-        return found
+        weights = [
+            weight
+            for module in self.modules()
+            for weight in (*module._buffers.values(), *module._parameters.values())
+            if weight is not None
+        ]
+        return remembered(self, weights, self._compute_fingerprint)
 
     def _compute_fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -183,10 +168,6 @@ class Quantizer(Float32Module, ABC):
                 codes, partial = self.approximate(latents, num_quantizers or self.config.num_quantizers)
             quantized = self.project_out(latents + (partial[-1] - latents).detach())
         return QuantizerOutput(quantized, codes, latents if self.trains_codebooks else latents.detach(), partial)
-
-
-_FINGERPRINTS: weakref.WeakKeyDictionary[Quantizer, tuple[list[_Mark], str]] = weakref.WeakKeyDictionary()
-"""Not an attribute, which copies and pickles of a model would take along."""
 
 
 def make_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:

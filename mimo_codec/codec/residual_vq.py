@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 
 from mimo_codec.codec.choices import ResidualVQConfig
 from mimo_codec.codec.quantizer import Quantizer, QuantizerOutput
+from mimo_codec.codec.remembered import remembered
 from mimo_codec.common.processes import gather_from_processes, num_processes, sum_over_processes
 
 K_MEANS_STEPS = 10
@@ -73,8 +74,9 @@ class Codebook(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Vectors [..., D] float32 -> number [...] of the nearest entry (Euclidean)."""
         entries = self.embed[0]
+        squares = remembered(self, [self.embed], lambda: entries.square().sum(-1))
         # |x|^2 is the same for every entry, so it is left out of the distance
-        return (entries.square().sum(-1) - 2 * vectors @ entries.T).argmin(-1)
+        return (squares - 2 * vectors @ entries.T).argmin(-1)
 
     def initialize(self, vectors: Tensor, num_per_step: int) -> None:
         """K-means of vectors [N, D]; averages start as if after many steps with `num_per_step` of them.

@@ -51,17 +51,17 @@ def rotate(x: Tensor, theta: float, offset: int = 0, shared: Shared | None = Non
     """
     half = x.shape[-1] // 2
     cos, sin = _find(shared, lambda: _rotation(x, theta, offset), "rotation", theta, offset, x.shape[-2])
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
 def _rotation(x: Tensor, theta: float, offset: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, D / 2] in the dtype of x [..., T, D]."""
+    """Cosines and sines [T, D] in the dtype of x [..., T, D], those of its first half and the same again."""
     half = x.shape[-1] // 2
     inverse = theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     positions = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=torch.float32)
     angle = positions[:, None] * inverse
-    return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
 
 
 def attend(

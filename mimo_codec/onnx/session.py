@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib.metadata
 import json
 import logging
@@ -49,7 +50,12 @@ def import_runtime() -> Any:
         import onnxruntime
     except ImportError:
         raise MimoError("ONNX Runtime is needed: pip install onnxruntime, or onnxruntime-gpu") from None
+    copyreg.pickle(onnxruntime.OrtValue, _as_array)  # it has no way of its own, and states hold such values
     return onnxruntime
+
+
+def _as_array(value: Any) -> tuple[Any, tuple[Any]]:
+    return np.asarray, (value.numpy(),)
 
 
 def _is_installed(distribution: str) -> bool:

@@ -48,6 +48,10 @@ class OnnxCodec(Codec[NDArray[Any]]):
         self.config = CodecConfig.from_dict(self.metadata["config"])
         self.name = f"{self.model_id.rpartition('@')[0]}-{self.dtype}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the loaded graphs, which another process loads for itself."""
+        return {**vars(self), "_sessions": {}}
+
     def _session(self, name: str) -> Session:
         """MimoError for graphs of different models, and for those that are not what the file is called."""
         if name not in self._sessions:
@@ -55,9 +59,8 @@ class OnnxCodec(Codec[NDArray[Any]]):
             session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
             if session.metadata.get("graph") != name:
                 raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
-            for other in self._sessions.values():
-                if other.metadata["export_id"] != session.metadata["export_id"]:
-                    raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")
+            if name != "encoder" and self.metadata["export_id"] != session.metadata["export_id"]:
+                raise MimoError(f"{session.path}: is of another export than encoder.onnx: export both at once")
             self._sessions[name] = session
         return self._sessions[name]
 
