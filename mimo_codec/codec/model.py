@@ -12,15 +12,24 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mimo_codec.codec.base import Codec, Ids, Samples
-from mimo_codec.codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
+from mimo_codec.codec.checkpoint import (
+    check_shapes,
+    check_sizes,
+    find_checkpoint,
+    load_state,
+    read_tensors,
+    save_checkpoint,
+)
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.decoder import Decoder
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
+from mimo_codec.codec.pieces import check_finite
 from mimo_codec.codec.quantizer import make_quantizer
 from mimo_codec.codec.streaming import State, as_count, compact, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
 from mimo_codec.common.errors import MimoError
+from mimo_codec.hub import weight_headers
 
 GROWING = (".tail", ".mel", ".k", ".v")
 """Values of a state whose size changes, where they are empty at the start."""
@@ -69,15 +78,26 @@ class MimoCodec(Codec[Tensor], nn.Module):
         place = check_device(device)
         folder, name = find_checkpoint(name_or_path, revision)
         config = CodecConfig.load(folder / "config.json")
+        codec = cls.without_weights(config, folder)  # the weights are assigned, so never exist twice
         tensors = read_tensors(folder, wanted)
-        has_decoder = any(key.startswith("decoder.") for key in tensors)
-        with torch.device("meta"):  # the weights are assigned, so never exist twice
-            codec = cls(config, decoder=has_decoder)
         codec.mel = LogMel(config.mel)
         codec.quantizer = make_quantizer(config.quantizer, config.d_model)
         load_state(codec, tensors, folder)
         codec.name = name
         return codec.to(place).eval()
+
+    @classmethod
+    def without_weights(cls, config: CodecConfig, folder: Path) -> MimoCodec:
+        """A model on the meta device, which takes no memory, for the weights in a folder.
+
+        Raises MimoError unless the headers of the files have just the tensors that the configuration asks for.
+        """
+        headers = weight_headers(folder)
+        check_sizes(config, headers, folder)
+        with torch.device("meta"):
+            codec = cls(config, decoder=any(key.startswith("decoder.") for key in headers))
+        check_shapes(codec, headers, folder)
+        return codec
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, training state included, as the released code reads them."""
@@ -148,7 +168,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
     @torch.no_grad()
     def _decode_items(self, codes: Ids, lengths: NDArray[np.int64]) -> Tensor:
         waveforms: Tensor = self.require_decoder()(self._quantized(codes), self._tensor(lengths))
-        return waveforms
+        return check_finite(waveforms)
 
     def _quantized(self, codes: Ids) -> Tensor:
         return self.quantizer.decode(self._tensor(codes)).to(self.dtype)
@@ -178,7 +198,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
     @torch.no_grad()
     def _decode_step(self, codes: Ids, state: State, last: bool) -> tuple[Tensor, State]:
         decoder, segment = self.require_decoder(), self.config.segment_frames
-        pieces = [torch.zeros(1, 0, device=self.device)]
+        pieces = [torch.zeros(1, 0, device=self.device, dtype=torch.float32)]
         while segment is not None and (done := int(state["num_frames"])) + codes.shape[1] >= segment:
             cut = segment - done
             pieces.append(decoder.step(self._quantized(codes[None, :, :cut]), state, last=True)[0])
@@ -186,7 +206,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         if codes.shape[1] or (last and int(state["num_frames"])):
             piece, state = decoder.step(self._quantized(codes[None]), state, last)
             pieces.append(piece)
-        return torch.cat(pieces, dim=1)[0], compact(state)
+        return check_finite(torch.cat(pieces, dim=1)[0]), compact(state)
 
     def _state_value(self, number: int) -> Tensor:
         return torch.tensor(number, dtype=torch.int64)

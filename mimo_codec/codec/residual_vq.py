@@ -65,9 +65,9 @@ class Codebook(nn.Module):
         """decay: of the moving averages, per step. dead_below: entries chosen less often are replaced."""
         super().__init__()
         self.decay, self.dead_below = decay, dead_below
-        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim))
+        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim, dtype=torch.float32))
         self.register_buffer("initted", torch.tensor(True))
-        self.register_buffer("cluster_size", torch.ones(1, size))
+        self.register_buffer("cluster_size", torch.ones(1, size, dtype=torch.float32))
         self.register_buffer("embed_avg", embed.clone())
         self.register_buffer("embed", embed)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mimo_codec.codec.base import Codec, CodecState, Ids, Samples
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.pieces import padded
+from mimo_codec.codec.pieces import check_finite, padded
 from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, ceil_div, code_frames, mel_look_ahead, scope, scoped
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.session import Provider, Session
@@ -110,7 +110,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
 
     def _decode_items(self, codes: Ids, lengths: NDArray[np.int64]) -> Samples:
         waveforms: Samples = self._session("decoder").run({"codes": codes, "lengths": lengths})["waveform"]
-        return waveforms
+        return check_finite(waveforms)
 
     def _initial_encode_state(self) -> CodecState:
         buffer = {"samples": np.zeros(0, np.float32), "num_samples": 0, "num_frames": 0, "started": False}
@@ -138,7 +138,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
         if last:  # frames of padding bring out the last samples
             codes = np.pad(codes, ((0, 0), (0, ceil_div(delay, size))))
         caches = self._session("decoder_step").run({"codes": codes[None], "num_valid": np.array(num_valid), **caches})
-        waveform, begin = caches.pop("waveform")[0], done * size - delay  # number of the first sample
+        waveform, begin = check_finite(caches.pop("waveform")[0]), done * size - delay  # number of the first sample
         waveform = waveform[max(-begin, 0) :]
         if last:
             waveform = waveform[: (done + num_valid) * size - max(begin, 0)]
