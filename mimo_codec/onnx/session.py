@@ -6,6 +6,7 @@ import copyreg
 import importlib.metadata
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -114,7 +115,7 @@ class Session:
         Raises MimoError for files that are missing, are no graph of this project, or that this runtime cannot load, and
         for cuda_graphs without CUDA.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise MimoError(f"{path}: there is no such file; mimo-codec export writes it")
         runtime = import_runtime()
         options = runtime.SessionOptions()
@@ -197,7 +198,10 @@ class Session:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
             binding.bind_output(name, *(self._place if name.startswith(NEW) else ("cpu", 0)))
-        self._session.run_with_iobinding(binding, options)
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # its own exceptions share no base class
+            raise MimoError(f"{self.path}: cannot be run ({str(error).splitlines()[0]})") from None
         return list(binding.get_outputs())
 
 
@@ -228,9 +232,12 @@ def _recording_provider(
 
 def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return dict(json.loads(found[METADATA]))
-    except (KeyError, ValueError):
-        raise MimoError(f"{path}: was not exported by mimo-codec: it does not say of which model it is") from None
+        metadata = json.loads(found[METADATA])
+    except (KeyError, ValueError, RecursionError):
+        metadata = None
+    if isinstance(metadata, dict):
+        return metadata
+    raise MimoError(f"{path}: was not exported by mimo-codec: it does not say of which model it is")
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,9 @@ from mimo_codec.codec.base import Codec, CodecState, Ids, Samples
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.pieces import check_finite, padded
 from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, ceil_div, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.common.checks import error_prefix
 from mimo_codec.common.errors import MimoError
+from mimo_codec.onnx.codec.metadata import CodecMetadata
 from mimo_codec.onnx.session import Provider, Session
 
 UNKNOWN = 2**40
@@ -45,7 +47,9 @@ class OnnxCodec(Codec[NDArray[Any]]):
         self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, Session] = {}
         self.metadata = self._session("encoder").metadata
-        self.config = CodecConfig.from_dict(self.metadata["config"])
+        with error_prefix(self.folder / "encoder.onnx"):
+            self._checked = CodecMetadata.from_dict(self.metadata)
+        self.config = self._checked.config
         self.name = f"{self.model_id.rpartition('@')[0]}-{self.dtype}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,7 +63,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
             session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
             if session.metadata.get("graph") != name:
                 raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
-            if name != "encoder" and self.metadata["export_id"] != session.metadata["export_id"]:
+            if name != "encoder" and session.metadata != {**self.metadata, "graph": name}:
                 raise MimoError(f"{session.path}: is of another export than encoder.onnx: export both at once")
             self._sessions[name] = session
         return self._sessions[name]
@@ -69,32 +73,32 @@ class OnnxCodec(Codec[NDArray[Any]]):
     @property
     def dtype(self) -> str:
         """Precision of the graphs: float32, float16 or int8."""
-        return str(self.metadata["dtype"])
+        return self._checked.dtype
 
     @property
     def num_quantizers(self) -> int:
         """Number of codebooks that were exported."""
-        return int(self.metadata["num_quantizers"])
+        return self._checked.num_quantizers
 
     @property
     def model_id(self) -> str:
         """Mark of the codes of the codec that was exported: "name@fingerprint"."""
-        return str(self.metadata["model_id"])
+        return self._checked.model_id
 
     @property
     def decode_delay(self) -> int | None:
         """Samples by which the output of `decode_chunk` lags behind its input; None without a decoder."""
-        return int(self.metadata["decode_delay"]) if "decoder" in self.metadata["graphs"] else None
+        return self._checked.decode_delay if "decoder" in self._checked.graphs else None
 
     @property
     def encodes_streams(self) -> bool:
         """Whether `encode_chunk` is possible: exports of codecs that stream exactly have steps."""
-        return "encoder_step" in self.metadata["graphs"]
+        return "encoder_step" in self._checked.graphs
 
     @property
     def decodes_streams(self) -> bool:
         """Whether `decode_chunk` is possible: exports of codecs that stream exactly have steps."""
-        return "decoder_step" in self.metadata["graphs"]
+        return "decoder_step" in self._checked.graphs
 
     @property
     def _batches_exactly(self) -> bool:
@@ -131,7 +135,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
 
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[Samples, CodecState]:
         caches = scoped(state, "caches")
-        delay, size = int(self.metadata["decode_delay"]), self.config.samples_per_frame
+        delay, size = self._checked.decode_delay, self.config.samples_per_frame
         done, num_valid = state["num_frames"], codes.shape[1]
         if num_valid == 0 and not (last and done):
             return np.zeros(0, np.float32), state
