@@ -45,6 +45,8 @@ MAX_CODES = 1 << 27
 
 _PREFIX = struct.Struct("<4sBH")
 _CHECKSUM = struct.Struct("<I")
+MAX_BYTES = _PREFIX.size + 2**16 + MAX_CODES * 2 + _CHECKSUM.size
+"""No file is larger: of a code of the largest codebook, 65536, 16 bits are kept."""
 _FIELDS = {"model", "codebooks", "frames", "samples", "frame_rate", "sample_rate"}
 _FRAMES_PER_BLOCK = 4096  # bounds the memory; a multiple of 8, so that blocks meet at whole bytes
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,10 @@ from numpy.typing import NDArray
 
 from mimo_codec import bitstream
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
-from mimo_codec.common.arrays import dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.common.arrays import concatenate, dtype_name, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path
+from mimo_codec.common.files import atomic_path, open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +68,7 @@ class AudioCodes:
         checked = (codes, num_samples, sample_rate, frame_rate, sizes, model)
         for field, value in zip(fields(self), checked, strict=True):
             object.__setattr__(self, field.name, value)
+        _allow_in_torch()
 
     @property
     def num_quantizers(self) -> int:
@@ -112,6 +115,67 @@ class AudioCodes:
             f"{self.duration:.3f} s at {self.sample_rate} Hz, {self.bitrate / 1000:.2f} kbit/s, "
             f"model={self.model!r})"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields; codes that are an array as bytes, which `torch.load(weights_only=True)` reads too."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return state | ({} if is_tensor(self.codes) else {"codes": to_numpy(self.codes).astype("<i8").tobytes()})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Check every field, as when it is made: a pickle may come from anywhere."""
+        codes = state.get("codes")
+        if isinstance(codes, bytes):
+            count = len(_check_sizes(state.get("codebook_sizes")))
+            require(len(codes) % (8 * count) == 0, "codes: a pickle that is cut short")
+            codes = np.frombuffer(codes, "<i8").astype(np.int64).reshape(count, -1)
+        values = state | {"codes": codes}
+        require(values.keys() == {field.name for field in fields(self)}, "AudioCodes: a pickle with other fields")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __iter__(self) -> Iterator[torch.Tensor | NDArray[np.integer[Any]]]:
+        """Iterate over the frames, each [Q, 1], as `decode_chunk` takes them."""
+        return (self.codes[:, frame : frame + 1] for frame in range(self.num_frames))
+
+    def __add__(self, other: AudioCodes) -> AudioCodes:
+        """Join two pieces in time; `codes[:1] + codes[1:]` is `codes`.
+
+        Frames after the last sample of the first piece are left out. If it ends inside a frame, the rest of that frame
+        is heard before the second piece. Raises MimoError for codes of different models, rates or codebooks.
+        """
+        if not isinstance(other, AudioCodes):
+            return NotImplemented
+        for name in ("sample_rate", "frame_rate", "codebook_sizes", "model"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            require(ours == theirs, f"AudioCodes cannot be joined: {name} is {ours} in one and {theirs} in the other")
+        num_frames = -(-self.num_samples // self.samples_per_frame)
+        first, second = self.codes[:, :num_frames], other.codes
+        if is_tensor(first):
+            joined: Any = concatenate([first, to_tensor(second).to(first.device)])
+        else:
+            joined = concatenate([to_numpy(first), to_numpy(second)])
+        return replace(self, codes=joined, num_samples=num_frames * self.samples_per_frame + other.num_samples)
+
+    def to(self, device: str | torch.device) -> AudioCodes:
+        """Return the same codes as a tensor on a device."""
+        return replace(self, codes=to_tensor(self.codes).to(device))
+
+    @staticmethod
+    def collate(items: Sequence[AudioCodes]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make a batch for a model: codes [B, Q, T] int64, shorter items padded with zeros, and frames of each [B].
+
+        It can be given to a `torch.utils.data.DataLoader` as `collate_fn`. Raises MimoError for an empty list, and for
+        items with different codebooks.
+        """
+        import torch
+
+        require(items, "AudioCodes.collate: at least one item is needed")
+        sizes = {item.codebook_sizes for item in items}
+        require(len(sizes) == 1, f"AudioCodes.collate: the items have different codebooks: {reprlib.repr(sizes)}")
+        rows = [to_tensor(item.codes).T for item in items]
+        batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2).contiguous()
+        return batch, torch.tensor([item.num_frames for item in items])
 
     def __getitem__(self, seconds: slice) -> AudioCodes:
         """Cut out the frames that cover an interval in seconds, e.g. `codes[0.5:2.0]` or `codes[-1:]`.
@@ -187,9 +251,11 @@ class AudioCodes:
         file, of a newer version, cut short or damaged.
         """
         # ValueError: a null character in the name
-        with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open(path, "rb") as file:
+        with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open_regular(path) as file:
             data = file.read(len(MAGIC))
             if data == MAGIC:  # any other file may be huge, and is refused by its first bytes
+                size = os.fstat(file.fileno()).st_size
+                require(size <= bitstream.MAX_BYTES, f"{path}: has {size} bytes, more than any .mimo file")
                 data += file.read()
         return cls.from_bytes(data, source=str(path))
 
@@ -232,3 +298,13 @@ def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArra
         where = f"codebook {codebook}, frame {frame}: {values[codebook, frame]}"
         raise MimoError(f"code out of range at {where} is not in 0..{sizes[codebook] - 1}")
     return codes.long() if is_tensor(codes) else values.astype(np.int64, copy=False)
+
+
+def _allow_in_torch() -> None:
+    """Let `torch.load(weights_only=True)`, which reads no other classes, read AudioCodes, where torch is imported."""
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "serialization") and AudioCodes not in torch.serialization.get_safe_globals():
+        torch.serialization.add_safe_globals([AudioCodes])
+
+
+_allow_in_torch()

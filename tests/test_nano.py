@@ -103,3 +103,12 @@ def test_a_batch_gives_what_its_items_give_alone(nano, speech):
     assert all(torch.equal(a.codes, b.codes) for a, b in zip(batch, alone, strict=True))
     for together, one in zip(nano.decode_batch(batch), map(nano.decode, alone), strict=True):
         assert together.shape == one.shape and (together - one).abs().max() < 1e-5
+
+
+def test_states_of_streams_are_small(nano):
+    """Whatever the chunks were, a state holds its own values and no more."""
+    import pickle
+
+    codes, encode_state = nano.encode_chunk(torch.zeros(20 * 24000))
+    _, decode_state = nano.decode_chunk(codes)
+    assert len(pickle.dumps(encode_state)) < 2e6 and len(pickle.dumps(decode_state)) < 2e6

@@ -289,6 +289,8 @@ def stream(
         directions = (("encode", run.encode, run.encode_latency), ("decode", run.decode, run.decode_latency))
         for direction, cost, latency in directions:
             rows.append([f"{length:g} s", direction, *(f"{c:.4f}" for c in cost), f"{1000 * latency:.0f}"])
+        both = (sum(pair) for pair in zip(run.encode, run.decode, strict=True))
+        rows.append([f"{length:g} s", "both", *(f"{cost:.4f}" for cost in both), ""])
     print_table(header, rows)
 
 

@@ -14,7 +14,6 @@ from mimo_codec.audio.formats import AUDIO
 from mimo_codec.cli.console import printable
 from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.plan import CODES
-from mimo_codec.common.checks import wrap_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,36 +146,17 @@ def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
 
 def _without_weights(name_or_path: str, revision: str | None) -> tuple[MimoCodec, Path, str]:
     """Make a model in PyTorch without its weights -> (model, its folder, the precision of its files)."""
-    import torch
-
     from mimo_codec.codec.checkpoint import find_checkpoint
     from mimo_codec.codec.config import CodecConfig
     from mimo_codec.codec.model import MimoCodec
-    from mimo_codec.hub import CONFIG
+    from mimo_codec.hub import CONFIG, weight_headers
 
     folder, name = find_checkpoint(name_or_path, revision)
-    config, dtypes = CodecConfig.load(folder / CONFIG), _stored_dtypes(folder)
-    with torch.device("meta"):
-        codec = MimoCodec(config, decoder=any(key.startswith("decoder.") for key in dtypes))
+    codec = MimoCodec.without_weights(CodecConfig.load(folder / CONFIG), folder)
     codec.name = name
-    return codec, folder, "+".join(sorted({_DTYPES[dtype] for dtype in dtypes.values() if dtype in _DTYPES}))
+    dtypes = {header.dtype for header in weight_headers(folder).values()}
+    return codec, folder, "+".join(sorted(_DTYPES[dtype] for dtype in dtypes if dtype in _DTYPES))
 
 
 def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _stored_dtypes(folder: Path) -> dict[str, str]:
-    """Read the dtype of every tensor from the headers of the files -> name -> dtype."""
-    from safetensors import SafetensorError, safe_open
-
-    from mimo_codec.hub import weight_files
-
-    found: dict[str, str] = {}
-    for path in weight_files(folder):
-        with (
-            wrap_errors(f"{path}: not a readable safetensors file", SafetensorError, OSError),
-            safe_open(path, framework="pt") as file,
-        ):
-            found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
-    return found

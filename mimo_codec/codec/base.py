@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import audio_blocks
 from mimo_codec.audio.waveform import check_array
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.pieces import check_batch, each_rate, groups, padded, pieces, segments, with_last
-from mimo_codec.codec.streaming import mel_look_ahead
+from mimo_codec.codec.pieces import check_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
+from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, mel_look_ahead, model_number, open_state
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, to_cpu
 from mimo_codec.common.checks import check_count
@@ -42,8 +42,6 @@ BLOCK_SECONDS = 20.0
 """Audio worked on at a time by models that stream, and read from files by all."""
 BATCHED_SECONDS = 60.0
 """Longer items of a batch go alone, where the model has no segments."""
-MAX_LEVEL = 1e12
-"""Largest sample: the spectrum of larger ones would overflow."""
 
 
 class Codec(ABC, Generic[ArrayT]):
@@ -113,6 +111,14 @@ class Codec(ABC, Generic[ArrayT]):
     @abstractmethod
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[ArrayT, CodecState]:
         """The next codes [Q, n] of a stream -> the samples [S] that are complete, and the new state."""
+
+    @abstractmethod
+    def _is_state(self, state: CodecState, encodes: bool) -> bool:
+        """Whether these are values as a step of encoding (or decoding) returns them: names, types and shapes."""
+
+    @abstractmethod
+    def _state_value(self, number: int) -> Any:
+        """A number as the states of this backend hold it."""
 
     # ---- what it is ----------------------------------------------------------------------------------------------
 
@@ -194,7 +200,7 @@ class Codec(ABC, Generic[ArrayT]):
         """Blocks [S] float32 at the codec's rate."""
         where = str(audio) if isinstance(audio, (str, os.PathLike)) else where
         for block in audio_blocks(audio, sample_rate, self.sample_rate, where=where, block_seconds=BLOCK_SECONDS):
-            yield _check_level(block, where)
+            yield check_level(block, where)
 
     def _encode_blocks(self, blocks: Iterable[Samples], count: int) -> Iterator[ArrayT]:
         """Blocks of one waveform -> codes [count, n], in as many pieces as bounded memory needs."""
@@ -273,9 +279,10 @@ class Codec(ABC, Generic[ArrayT]):
         if is_array(waveform) and tuple(waveform.shape) == (0,):
             chunk = np.zeros(0, np.float32)
         else:
-            chunk = _check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
-        checked = _check_state(state, self._initial_encode_state(), "encode_chunk")
-        return self._encode_step(chunk, checked, last, count)
+            chunk = check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
+        opened, marks = self._open_state(state, last, encodes=True)
+        codes, new_state = self._encode_step(chunk, opened, last, count)
+        return codes, new_state | marks
 
     # ---- decode --------------------------------------------------------------------------------------------------
 
@@ -349,8 +356,9 @@ class Codec(ABC, Generic[ArrayT]):
         Raises MimoError when the decoder cannot do so (see `decodes_streams`).
         """
         self._check_decodes_streams()
-        checked = _check_state(state, self._initial_decode_state(), "decode_chunk")
-        return self._decode_step(self._chunk_of_codes(codes), checked, last)
+        opened, marks = self._open_state(state, last, encodes=False)
+        waveform, new_state = self._decode_step(self._chunk_of_codes(codes), opened, last)
+        return waveform, new_state | marks
 
     def decode_stream(self, codes: Iterable[CodesLike]) -> Iterator[ArrayT]:
         """Chunks of codes [Q, n] (or AudioCodes) as they come -> waveforms [S] as soon as they are complete.
@@ -374,6 +382,23 @@ class Codec(ABC, Generic[ArrayT]):
             yield waveform
         if chunk is not None and emitted < num_samples:
             yield self._decode_step(chunk[:, :0], state, True)[0][: num_samples - emitted]
+
+    def _open_state(
+        self, state: Mapping[str, Any] | None, last: bool, encodes: bool
+    ) -> tuple[CodecState, dict[str, Any]]:
+        """What a step reads, and what is added to the state that it returns.
+
+        MimoError for what no step of this model returned, and for a stream that has ended.
+        """
+        model = model_number(self.model_id)
+        marks = {MODEL: self._state_value(model), ENDED: self._state_value(int(last))}
+        if state is None:
+            return self._initial_encode_state() if encodes else self._initial_decode_state(), marks
+        method = "encode_chunk" if encodes else "decode_chunk"
+        opened = open_state(state, model, method)
+        if not self._is_state(opened, encodes):
+            raise foreign_state(method)
+        return opened, marks
 
     def _check_decodes_streams(self) -> None:
         self.check_decodes()
@@ -422,22 +447,3 @@ class Codec(ABC, Generic[ArrayT]):
         num_quantizers, num_frames = codes.shape
         check_count(num_quantizers, self.num_quantizers)
         return num_quantizers, num_frames
-
-
-def foreign_state(method: str) -> MimoError:
-    """The error for what is no state of a stream of this model."""
-    return MimoError(f"state: is not what {method} of this model returned; None starts a new stream")
-
-
-def _check_state(state: Mapping[str, Any] | None, initial: CodecState, method: str) -> CodecState:
-    if state is None:
-        return initial
-    if not isinstance(state, Mapping) or state.keys() != initial.keys():
-        raise foreign_state(method)
-    return dict(state)
-
-
-def _check_level(waveform: Samples, where: str) -> Samples:
-    if np.abs(waveform).max(initial=0) > MAX_LEVEL:
-        raise MimoError(f"{where}: has samples beyond {MAX_LEVEL:g}; full scale is 1")
-    return waveform

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.fields import MODEL_TYPE
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path
-from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
+from mimo_codec.common.files import atomic_path, read_json
+from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, TensorHeader, download, listed, weight_files
 
 NESTED = "audio_tokenizer"
 """Folder in which the family's later models carry their codec."""
@@ -108,8 +108,8 @@ def cached_models() -> dict[str, Path]:
 def is_codec_config(path: Path) -> bool:
     """True when a config.json describes a codec rather than some other model."""
     try:
-        flat = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        flat = read_json(path)
+    except MimoError:
         return False
     return isinstance(flat, dict) and "encoder_layers" in flat and "num_quantizers" in flat
 
@@ -128,11 +128,20 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                     name, value = _from_released(key, file.get_tensor(key))
-                    wanted = torch.float32 if name.startswith("quantizer.") else dtype
+                    wanted = torch.float32 if name.startswith(_QUANTIZER) else dtype
                     tensors[name] = value.to(wanted) if value.is_floating_point() else value
+                    if not _is_finite(tensors[name]):
+                        raise MimoError(f"{path}: damaged, or too large for {wanted}: {key} has NaN or infinite values")
         except (SafetensorError, OSError) as error:
             raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
     return tensors
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity; reads the tensor once and allocates nothing."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    return all(bool(extreme.isfinite()) for extreme in value.aminmax())
 
 
 _RELEASED_QUANTIZER, _QUANTIZER, _CODEBOOK = "encoder.quantizer.", "quantizer.", "._codebook."
@@ -162,43 +171,60 @@ def _to_released(name: str, value: Tensor) -> tuple[str, Tensor]:
     return key, value[0] if _CODEBOOK in key else value
 
 
+def check_sizes(config: CodecConfig, headers: Mapping[str, TensorHeader], folder: Path) -> None:
+    """MimoError for a configuration with more layers than the weights can have, before a model of it is made."""
+    parts = [config.encoder.num_layers, config.quantizer.num_quantizers if config.quantizer_type == "rvq" else 0]
+    if any(key.startswith("decoder.") for key in headers):
+        parts += [config.decoder.num_layers, config.vocoder.num_layers]
+    if sum(parts) > len(headers):
+        raise MimoError(
+            f"{folder}: the weights do not fit the configuration: it has {sum(parts)} layers and codebooks, the weights"
+            f" are {len(headers)} tensors"
+        )
+
+
+def check_shapes(module: nn.Module, headers: Mapping[str, TensorHeader], folder: Path) -> None:
+    """MimoError unless the weights that these headers describe fit a model, which may be on the meta device."""
+    found = {key: (header.shape, header.dtype[0] in "FB" and header.dtype != "BOOL") for key, header in headers.items()}
+    _check_fit(found, _released(module.state_dict()), folder)
+
+
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Give `module` these tensors; MimoError names all that are missing, unexpected or of a wrong shape."""
     own = module.state_dict()
     tensors = dict(tensors)
     for name, value in own.items():
-        if name not in tensors and name.startswith(_QUANTIZER) and name.endswith(TRAINING_STATE):
+        if name not in tensors and _is_training_state(name):
             embed = tensors.get(f"{name.rpartition('.')[0]}.embed")
             tensors[name] = torch.ones_like(value) if embed is None or not name.endswith("embed_avg") else embed.clone()
-    found, expected = _released_shapes(tensors), _released_shapes(own)
-    problems = [
-        *listed("missing", (key for key in expected if key not in found)),
-        *listed("unexpected", (key for key in found if key not in expected)),
-        *listed(
-            "of a wrong shape",
-            (
-                f"{key} {shape} instead of {expected[key]}"
-                for key, shape in found.items()
-                if shape != expected.get(key, shape)
-            ),
-        ),
-        *listed(
-            "not floating-point",
-            (
-                _to_released(name, value)[0]
-                for name, value in tensors.items()
-                if name in own and own[name].is_floating_point() > value.is_floating_point()
-            ),
-        ),
-    ]
-    if problems:
-        raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")
+    _check_fit(_released(tensors), _released(own), source)
     module.load_state_dict(tensors, assign=True)
 
 
-def _released_shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+Kinds: TypeAlias = "dict[str, tuple[list[int], bool]]"
+"""Key of a file -> shape, and whether the values are floating-point."""
+
+
+def _is_training_state(key: str) -> bool:
+    return key.startswith((_QUANTIZER, _RELEASED_QUANTIZER)) and key.endswith((*TRAINING_STATE, "inited"))
+
+
+def _released(tensors: Mapping[str, Tensor]) -> Kinds:
     """Shapes under the names that the files use."""
-    return {key: list(value.shape) for key, value in (_to_released(n, v) for n, v in tensors.items())}
+    pairs = (_to_released(name, value) for name, value in tensors.items())
+    return {key: (list(value.shape), value.is_floating_point()) for key, value in pairs}
+
+
+def _check_fit(found: Kinds, expected: Kinds, source: str | Path) -> None:
+    shapes = {key: (found[key][0], expected[key][0]) for key in found if key in expected}
+    problems = [
+        *listed("missing", (key for key in expected if key not in found and not _is_training_state(key))),
+        *listed("unexpected", (key for key in found if key not in expected)),
+        *listed("of a wrong shape", (f"{key} {a} instead of {b}" for key, (a, b) in shapes.items() if a != b)),
+        *listed("not floating-point", (key for key in shapes if expected[key][1] > found[key][1])),
+    ]
+    if problems:
+        raise MimoError(f"{source}: the weights do not fit the configuration: {'; '.join(problems)}")
 
 
 def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str, Tensor]) -> None:

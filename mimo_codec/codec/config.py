@@ -28,8 +28,12 @@ from mimo_codec.codec.choices import (
 from mimo_codec.codec.fields import (
     ARCHITECTURE,
     FLAG,
+    MAX_FFT,
     MAX_LAYERS,
+    MAX_MELS,
+    MAX_NUMBER,
     MODEL_TYPE,
+    SAMPLE_RATE,
     WINDOW,
     Rule,
     Section,
@@ -46,16 +50,19 @@ from mimo_codec.codec.presets import PRESETS
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import read_json
 
+MAX_SEGMENT = 3600
+"""Seconds; a segment is in memory at once."""
+
 
 @dataclass(frozen=True)
 class MelConfig(Section):
     """Log-mel front end and, with the same frames, the vocoder's inverse STFT."""
 
-    sample_rate: int = key("sampling_rate", 24000, "samples per second of the waveform", integer())
-    n_fft: int = key("nfft", 1024, "FFT size in samples", integer())
+    sample_rate: int = key("sampling_rate", 24000, "samples per second of the waveform", SAMPLE_RATE)
+    n_fft: int = key("nfft", 1024, "FFT size in samples", integer(MAX_FFT))
     window_size: int = key("window_size", 1024, "analysis window in samples, at most n_fft", integer())
     hop_length: int = key("hop_length", 240, "samples between mel frames", integer())
-    n_mels: int = key("n_mels", 80, "mel bands", integer())
+    n_mels: int = key("n_mels", 80, "mel bands", integer(MAX_MELS))
     fmin: float = key("fmin", 0, "lowest band edge in Hz")
     fmax: float | None = key("fmax", None, "highest band edge in Hz; null: half the sample rate")
 
@@ -153,7 +160,7 @@ class CodecConfig(Section):
         "rope_theta",
         10000,
         "base of the rotary position embedding",
-        Rule(lambda value: is_number(value, 0) and value != 0, "a number above 0"),
+        Rule(lambda value: is_number(value, 1), f"a number from 1 to {MAX_NUMBER:g}"),
     )
     rope_type: str = key("rope_type", "default", "variant of the rotary position embedding", one_of("default"))
     position_embedding: str = key("position_embedding_type", "rope", "kind of position embedding", one_of("rope"))
@@ -185,8 +192,8 @@ class CodecConfig(Section):
             streams = self.streams_encode and self.streams_decode
             require(streams, "segment_seconds", None, "windowed causal attention and decoder_conv_norm 'frame'")
         else:
-            ok = is_number(seconds) and seconds > 0 and float(seconds * self.frame_rate).is_integer()
-            require(ok, "segment_seconds", seconds, "null or a whole number of code frames")
+            ok = is_number(seconds, 0, MAX_SEGMENT) and seconds > 0 and float(seconds * self.frame_rate).is_integer()
+            require(ok, "segment_seconds", seconds, f"null or a whole number of code frames, at most {MAX_SEGMENT} s")
 
     # ---- derived rates -------------------------------------------------------------------------------------------
 

@@ -10,8 +10,12 @@ from typing import NamedTuple, TypeVar
 from mimo_codec.common.errors import MimoError
 
 MODEL_TYPE, ARCHITECTURE = "mimo_audio_tokenizer", "MiMoAudioTokenizer"
+MAX_NUMBER = 1e12
+"""Of numbers that are no integers; as with MAX_COUNT, none that makes sense comes near."""
 MAX_COUNT = 2**20
 """Beyond any real width or rate; keeps a damaged file from asking for absurd sizes."""
+MAX_FFT, MAX_MELS, MAX_WINDOW = 2**14, 1024, 4096
+"""Sizes that no weight shows but that cost memory: beyond any real one too."""
 MAX_LAYERS, MAX_QUANTIZERS, MAX_CODEBOOK_SIZE = 1024, 256, 65536
 
 Window = tuple[int, int]
@@ -34,17 +38,13 @@ def is_integer(value: object, low: int = 1, high: int = MAX_COUNT) -> bool:
 
 def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether `value` is a finite number (no bool) in low..high."""
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    )
+    is_kind = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_kind and max(low, -MAX_NUMBER) <= value <= min(high, MAX_NUMBER)
 
 
-def integer(high: int = MAX_COUNT) -> Rule:
-    """An integer from 1 on."""
-    return Rule(lambda value: is_integer(value, 1, high), f"an integer from 1 to {high}")
+def integer(high: int = MAX_COUNT, low: int = 1) -> Rule:
+    """An integer from `low` to `high`."""
+    return Rule(lambda value: is_integer(value, low, high), f"an integer from {low} to {high}")
 
 
 def one_of(*values: object) -> Rule:
@@ -55,10 +55,13 @@ def one_of(*values: object) -> Rule:
 
 
 ANYTHING = Rule(lambda value: True, "")
+SAMPLE_RATE = integer(1_000_000, low=1000)
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 WINDOW = Rule(
-    lambda value: isinstance(value, tuple) and len(value) == 2 and all(is_integer(side, -1) for side in value),
-    "two integers [left, right], each >= 0 or -1 for unlimited",
+    lambda value: (
+        isinstance(value, tuple) and len(value) == 2 and all(is_integer(side, -1, MAX_WINDOW) for side in value)
+    ),
+    f"two integers [left, right], each >= 0, at most {MAX_WINDOW}, or -1 for unlimited",
 )
 
 

@@ -21,7 +21,7 @@ from mimo_codec.codec.streaming import State
 LOG_FLOOR = 1e-7
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is cached must also serve callers that train
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> Tensor:
     """Triangular filters on the HTK mel scale, without area normalisation: [n_fft // 2 + 1, n_mels] float32.
@@ -31,8 +31,8 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fm
     """
     top = sample_rate / 2 if fmax is None else fmax
     low, high = (2595.0 * math.log10(1 + f / 700) for f in (fmin, top))
-    edges = 700.0 * (10.0 ** (torch.linspace(low, high, n_mels + 2, device="cpu") / 2595.0) - 1.0)
-    bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu")[:, None]
+    edges = 700.0 * (10.0 ** (torch.linspace(low, high, n_mels + 2, device="cpu", dtype=torch.float32) / 2595.0) - 1.0)
+    bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu", dtype=torch.float32)[:, None]
     widths = edges[1:] - edges[:-1]
     rising = (bins - edges[:-2]) / widths[:-1]
     falling = (edges[2:] - bins) / widths[1:]
@@ -91,8 +91,8 @@ class LogMel(Float32Module):
 
     def initial_state(self, batch: int) -> State:
         """State before the first sample."""
-        device = self.filters.device
-        return {"tail": torch.zeros(batch, 0, device=device), "started": torch.zeros((), dtype=torch.bool)}
+        tail = torch.zeros(batch, 0, device=self.filters.device, dtype=torch.float32)
+        return {"tail": tail, "started": torch.zeros((), dtype=torch.bool)}
 
     def step(self, waveform: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
         """A chunk of a stream, [B, n] samples -> the mel frames [B, m, n_mels] that are complete, and the new state.

@@ -20,7 +20,7 @@ def multi_scale_mel(waveform: Tensor, scale: tuple[int, int, int], sample_rate: 
     """Mel magnitudes of one scale (bands, window, hop): [B, S] -> [B, M, bands], STFT normalised by its window."""
     bands, window, hop = scale
     magnitude = stft_magnitude(waveform, window, window, hop)
-    energy = torch.hann_window(window, device=waveform.device).square().sum().sqrt()
+    energy = torch.hann_window(window, device=waveform.device, dtype=torch.float32).square().sum().sqrt()
     return (magnitude / energy) @ mel_filters(sample_rate, window, bands).to(waveform)
 
 

@@ -12,16 +12,27 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mimo_codec.codec.base import Codec, Ids, Samples
-from mimo_codec.codec.checkpoint import find_checkpoint, load_state, read_tensors, save_checkpoint
+from mimo_codec.codec.checkpoint import (
+    check_shapes,
+    check_sizes,
+    find_checkpoint,
+    load_state,
+    read_tensors,
+    save_checkpoint,
+)
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.decoder import Decoder
 from mimo_codec.codec.encoder import Encoder
 from mimo_codec.codec.mel import LogMel
+from mimo_codec.codec.pieces import check_finite
 from mimo_codec.codec.quantizer import make_quantizer
-from mimo_codec.codec.streaming import State, scope, scoped
+from mimo_codec.codec.streaming import State, as_count, compact, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
 from mimo_codec.common.errors import MimoError
+from mimo_codec.hub import weight_headers
 
+GROWING = (".tail", ".mel", ".k", ".v")
+"""Values of a state whose size changes, where they are empty at the start."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +49,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         super().__init__()
         self.config = config
         self.name = "custom"
+        self._state_kinds: dict[tuple[bool, torch.dtype], dict[str, tuple[torch.dtype, torch.Size]]] = {}
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
         self.quantizer = make_quantizer(config.quantizer, config.d_model)
@@ -66,15 +78,26 @@ class MimoCodec(Codec[Tensor], nn.Module):
         place = check_device(device)
         folder, name = find_checkpoint(name_or_path, revision)
         config = CodecConfig.load(folder / "config.json")
+        codec = cls.without_weights(config, folder)  # the weights are assigned, so never exist twice
         tensors = read_tensors(folder, wanted)
-        has_decoder = any(key.startswith("decoder.") for key in tensors)
-        with torch.device("meta"):  # the weights are assigned, so never exist twice
-            codec = cls(config, decoder=has_decoder)
         codec.mel = LogMel(config.mel)
         codec.quantizer = make_quantizer(config.quantizer, config.d_model)
         load_state(codec, tensors, folder)
         codec.name = name
         return codec.to(place).eval()
+
+    @classmethod
+    def without_weights(cls, config: CodecConfig, folder: Path) -> MimoCodec:
+        """A model on the meta device, which takes no memory, for the weights in a folder.
+
+        Raises MimoError unless the headers of the files have just the tensors that the configuration asks for.
+        """
+        headers = weight_headers(folder)
+        check_sizes(config, headers, folder)
+        with torch.device("meta"):
+            codec = cls(config, decoder=any(key.startswith("decoder.") for key in headers))
+        check_shapes(codec, headers, folder)
+        return codec
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, training state included, as the released code reads them."""
@@ -145,7 +168,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
     @torch.no_grad()
     def _decode_items(self, codes: Ids, lengths: NDArray[np.int64]) -> Tensor:
         waveforms: Tensor = self.require_decoder()(self._quantized(codes), self._tensor(lengths))
-        return waveforms
+        return check_finite(waveforms)
 
     def _quantized(self, codes: Ids) -> Tensor:
         return self.quantizer.decode(self._tensor(codes)).to(self.dtype)
@@ -167,7 +190,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
             num_mels = torch.tensor(done + mel.shape[1])
         piece, encoder = self.encoder.step(mel.to(self.dtype), encoder, last)
         codes = self.quantizer.encode(torch.cat([*features, piece], dim=1)[0], count)
-        return codes, {"num_mels": num_mels, **scope(mel_state, "mel"), **scope(encoder, "encoder")}
+        return codes, compact({"num_mels": num_mels, **scope(mel_state, "mel"), **scope(encoder, "encoder")})
 
     def _initial_decode_state(self) -> State:
         return self.require_decoder().initial_state(1)
@@ -175,7 +198,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
     @torch.no_grad()
     def _decode_step(self, codes: Ids, state: State, last: bool) -> tuple[Tensor, State]:
         decoder, segment = self.require_decoder(), self.config.segment_frames
-        pieces = [torch.zeros(1, 0, device=self.device)]
+        pieces = [torch.zeros(1, 0, device=self.device, dtype=torch.float32)]
         while segment is not None and (done := int(state["num_frames"])) + codes.shape[1] >= segment:
             cut = segment - done
             pieces.append(decoder.step(self._quantized(codes[None, :, :cut]), state, last=True)[0])
@@ -183,7 +206,35 @@ class MimoCodec(Codec[Tensor], nn.Module):
         if codes.shape[1] or (last and int(state["num_frames"])):
             piece, state = decoder.step(self._quantized(codes[None]), state, last)
             pieces.append(piece)
-        return torch.cat(pieces, dim=1)[0], state
+        return check_finite(torch.cat(pieces, dim=1)[0]), compact(state)
+
+    def _state_value(self, number: int) -> Tensor:
+        return torch.tensor(number, dtype=torch.int64)
+
+    def _is_state(self, state: State, encodes: bool) -> bool:
+        key = encodes, self.dtype
+        if key not in self._state_kinds:
+            initial = self._initial_encode_state() if encodes else self._initial_decode_state()
+            self._state_kinds[key] = {name: (value.dtype, value.shape) for name, value in initial.items()}
+        kinds = self._state_kinds[key]
+        if state.keys() != kinds.keys() or not all(_fits(state[name], name, *kinds[name]) for name in kinds):
+            return False
+        if any(value.ndim and value.device != self.device for value in state.values()):
+            return False
+        pairs = ((value, state[f"{name[:-1]}v"]) for name, value in state.items() if name.endswith(".k"))
+        return all(keys.shape == values.shape for keys, values in pairs)
+
+
+def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bool:
+    """Whether a value of a state has the type and shape it has at the start of a stream, but for sizes that grow."""
+    if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != len(shape):
+        return False
+    if value.ndim and value.shape == shape:
+        return True
+    if value.ndim == 0:
+        return value.dtype == torch.bool or as_count(value) is not None
+    grows = name.endswith(GROWING)
+    return all(size == first or (grows and first == 0) for size, first in zip(value.shape, shape, strict=True))
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codes import AudioCodes
-from mimo_codec.common.arrays import is_array
+from mimo_codec.common.arrays import ArrayT, is_array, is_tensor, to_numpy
 from mimo_codec.common.checks import check_number
 from mimo_codec.common.errors import MimoError
 
 Item = TypeVar("Item")
+MAX_LEVEL = 1e12
+"""Largest sample: the spectrum of larger ones would overflow."""
 
 
 def segments(blocks: Iterable[NDArray[np.float32]], config: CodecConfig) -> Iterator[tuple[NDArray[Any], int, int]]:
@@ -90,3 +92,18 @@ def each_rate(sample_rate: Any, count: int) -> Sequence[int | None]:
     if len(rates) != count:
         raise MimoError(f"sample_rate: {len(rates)} rates were given for {count} items")
     return rates
+
+
+def check_level(waveform: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    """The waveform; MimoError for samples whose spectrum would overflow."""
+    if np.abs(waveform).max(initial=0) > MAX_LEVEL:
+        raise MimoError(f"{where}: has samples beyond {MAX_LEVEL:g}; full scale is 1")
+    return waveform
+
+
+def check_finite(waveform: ArrayT) -> ArrayT:
+    """The waveform that codes decode to; MimoError for NaN and infinite values, which no valid weights give."""
+    is_finite = waveform.isfinite() if is_tensor(waveform) else np.isfinite(to_numpy(waveform))
+    if not bool(is_finite.all()):
+        raise MimoError("codes: decode to NaN or infinite values; the weights are damaged, or too large for this dtype")
+    return waveform

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mimo_codec.codec.choices import QUANTIZERS, QuantizerConfig, find_class
 from mimo_codec.codec.precision import Float32Module
+from mimo_codec.codec.remembered import remembered
 from mimo_codec.common.checks import check_count
 from mimo_codec.common.errors import MimoError
 
@@ -105,7 +106,19 @@ class Quantizer(Float32Module, ABC):
         return entries + sum(parameter.numel() for parameter in self.parameters())
 
     def fingerprint(self) -> str:
-        """Eight hex digits that name the codebooks and projections: codes mean the same wherever they are equal."""
+        """Eight hex digits that name the codebooks and projections: codes mean the same wherever they are equal.
+
+        It is computed again only after a weight has changed, see `remembered`.
+        """
+        weights = [
+            weight
+            for module in self.modules()
+            for weight in (*module._buffers.values(), *module._parameters.values())
+            if weight is not None
+        ]
+        return remembered(self, weights, self._compute_fingerprint)
+
+    def _compute_fingerprint(self) -> str:
         digest = hashlib.sha256()
         codebooks = (self.codebook(index) for index in range(self.config.num_quantizers))
         for tensor in (*codebooks, *self.parameters()):

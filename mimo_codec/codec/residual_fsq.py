@@ -37,7 +37,7 @@ class ResidualFSQ(Quantizer):
         steps = torch.arange(config.codebook_sizes[0])[:, None] // places % levels
         self.register_buffer("levels", levels.float(), persistent=False)
         self.register_buffer("places", places, persistent=False)
-        self.register_buffer("grid", 2 * steps / (levels - 1) - 1, persistent=False)
+        self.register_buffer("grid", 2 * steps.float() / (levels - 1) - 1, persistent=False)
         self.in_proj = nn.Linear(dim, len(levels))
         self.out_proj = nn.Linear(len(levels), dim)
 

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 
 from mimo_codec.codec.choices import ResidualVQConfig
 from mimo_codec.codec.quantizer import Quantizer, QuantizerOutput
+from mimo_codec.codec.remembered import remembered
 from mimo_codec.common.processes import gather_from_processes, num_processes, sum_over_processes
 
 K_MEANS_STEPS = 10
@@ -64,17 +65,18 @@ class Codebook(nn.Module):
         """decay: of the moving averages, per step. dead_below: entries chosen less often are replaced."""
         super().__init__()
         self.decay, self.dead_below = decay, dead_below
-        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim))
+        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim, dtype=torch.float32))
         self.register_buffer("initted", torch.tensor(True))
-        self.register_buffer("cluster_size", torch.ones(1, size))
+        self.register_buffer("cluster_size", torch.ones(1, size, dtype=torch.float32))
         self.register_buffer("embed_avg", embed.clone())
         self.register_buffer("embed", embed)
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Vectors [..., D] float32 -> number [...] of the nearest entry (Euclidean)."""
         entries = self.embed[0]
+        squares = remembered(self, [self.embed], lambda: entries.square().sum(-1))
         # |x|^2 is the same for every entry, so it is left out of the distance
-        return (entries.square().sum(-1) - 2 * vectors @ entries.T).argmin(-1)
+        return (squares - 2 * vectors @ entries.T).argmin(-1)
 
     def initialize(self, vectors: Tensor, num_per_step: int) -> None:
         """K-means of vectors [N, D]; averages start as if after many steps with `num_per_step` of them.
@@ -178,11 +180,14 @@ class ResidualVQ(Quantizer):
 
     def codebook(self, index: int) -> Tensor:
         """Entries of one codebook: [size, D] float32."""
-        return self.codebooks[index].embed[0]
+        return self._codebook(index).embed[0]
+
+    def _codebook(self, index: int) -> Codebook:
+        return cast(_Layer, self.vq.layers[index])._codebook
 
     def choose(self, residual: Tensor, index: int) -> Tensor:
         """Residual [..., D] float32 -> number [...] int64 of the nearest entry of a codebook."""
-        return self.codebooks[index].nearest(residual)
+        return self._codebook(index).nearest(residual)
 
     @property
     def is_initialized(self) -> bool:

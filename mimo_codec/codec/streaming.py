@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from mimo_codec.common.arrays import is_array
+from mimo_codec.common.checks import is_integer
+from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,6 +18,8 @@ if TYPE_CHECKING:
 State: TypeAlias = "dict[str, Tensor]"
 """Streaming state: plain named tensors, passed in and returned."""
 Value = TypeVar("Value")
+MODEL, ENDED = "model", "ended"
+"""Values of a stream's state that belong to no layer: which model made it, and 1 after the last chunk."""
 MEL_CONTEXT = 2
 """Mel frames before the first of a code frame that the encoder's two convolutions, of three frames each, read."""
 
@@ -23,6 +32,14 @@ def scoped(state: Mapping[str, Value], name: str) -> dict[str, Value]:
 def scope(state: Mapping[str, Value], name: str) -> dict[str, Value]:
     """The inverse of `scoped`."""
     return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def compact(state: Mapping[str, Tensor]) -> State:
+    """A state whose tensors hold their own values only, where some were views of whole chunks."""
+    return {
+        name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        for name, value in state.items()
+    }
 
 
 def ceil_div(number: int, divisor: int) -> int:
@@ -38,3 +55,30 @@ def mel_look_ahead(stride: int) -> int:
 def code_frames(num_mels: int, stride: int, pool: int) -> int:
     """Code frames of so many mel frames: the convolution of `stride` and the pooling both round up."""
     return ceil_div(ceil_div(num_mels, stride), pool)
+
+
+def model_number(model_id: str) -> int:
+    """What a state keeps of "name@fingerprint": a number of the fingerprint, which names the codebooks."""
+    return zlib.crc32(model_id.rpartition("@")[2].encode())
+
+
+def open_state(state: object, model: int, method: str) -> dict[str, Any]:
+    """What the layers read of a state; MimoError for that of another model and for a stream that has ended."""
+    marks = (as_count(state.get(MODEL)), as_count(state.get(ENDED))) if isinstance(state, Mapping) else None
+    if not isinstance(state, Mapping) or marks not in ((model, 0), (model, 1)):
+        raise foreign_state(method)
+    if marks == (model, 1):
+        raise MimoError("state: its stream has ended, with last=True; None starts a new stream")
+    return {name: value for name, value in state.items() if name not in (MODEL, ENDED)}
+
+
+def as_count(value: object) -> int | None:
+    """An integer from 0 on that a state holds as a number, a tensor or an array without dimensions; None for others."""
+    if isinstance(value, np.generic) or (is_array(value) and value.ndim == 0):
+        value = value.item()
+    return int(value) if is_integer(value) and value >= 0 else None
+
+
+def foreign_state(method: str) -> MimoError:
+    """The error for what is no state of a stream of this model."""
+    return MimoError(f"state: is not what {method} of this model returned; None starts a new stream")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mimo_codec.codec.fields import Window
@@ -20,7 +19,19 @@ QUERY_BLOCK = 512
 Position = int | Tensor
 """Number of a frame in a stream: an integer, or a tensor [] where a graph is exported."""
 
+Shared = dict[tuple[object, ...], tuple[Tensor, ...]]
+"""Rotations and masks by what they depend on: the layers of a stack share those of one call."""
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+
+
+def _find(shared: Shared | None, make: Callable[[], tuple[Tensor, ...]], *key: object) -> tuple[Tensor, ...]:
+    """What `make` gives; made once for all layers that share."""
+    if shared is None:  # as where a graph is traced, whose sizes are no keys
+        return make()
+    if key not in shared:
+        shared[key] = make()
+    return shared[key]
 
 
 def make_norm(kind: str, dim: int) -> nn.Module:
@@ -33,21 +44,35 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def rotate(x: Tensor, theta: float, offset: int = 0) -> Tensor:
+def rotate(x: Tensor, theta: float, offset: int = 0, shared: Shared | None = None) -> Tensor:
     """Rotary position embedding (rotate-half over the whole head) of x [B, H, T, D] at positions offset, offset + 1 ..
 
     Angles are computed in float32 whatever the dtype of x.
     """
     half = x.shape[-1] // 2
+    cos, sin = _find(shared, lambda: _rotation(x, theta, offset), "rotation", theta, offset, x.shape[-2])
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+def _rotation(x: Tensor, theta: float, offset: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, D] in the dtype of x [..., T, D], those of its first half and the same again."""
+    half = x.shape[-1] // 2
     inverse = theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     positions = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=torch.float32)
     angle = positions[:, None] * inverse
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, offset: int = 0, valid: Tensor | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Window,
+    offset: int = 0,
+    valid: Tensor | None = None,
+    shared: Shared | None = None,
+) -> Tensor:
     """Attention in which query i sees keys i + offset - left .. i + offset + right.
 
     q: [B, H, Tq, D]; k, v: [B, H, Tk, D]; window: [left, right], -1 for unlimited; valid: bool [B or 1, Tk], False on
@@ -68,20 +93,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: Window, offset: int = 0, val
         stop = min(start + QUERY_BLOCK, num_queries)
         first = 0 if left < 0 else max(start + offset - left, 0)
         last = num_keys if right < 0 else min(stop + offset + right, num_keys)
-        own = torch.arange(start + offset, stop + offset, device=q.device)[:, None]
-        keys = torch.arange(first, last, device=q.device)
-        mask = torch.ones(stop - start, last - first, dtype=torch.bool, device=q.device)
-        if left >= 0:
-            mask &= keys >= own - left
-        if right >= 0:
-            mask &= keys <= own + right
+        mask, diagonal = _find(
+            shared,
+            lambda: _window_mask((start + offset, stop + offset), (first, last), window, q.device),  # noqa: B023
+            *("mask", window, offset, start, stop, first, last),
+        )
         if valid is not None:
-            mask = (mask & valid[:, None, None, first:last]) | (keys == own)
+            mask = (mask & valid[:, None, None, first:last]) | diagonal
         attend_block = (
             _attend_plainly if _trains_on_short_cpu_block(q, last - first) else F.scaled_dot_product_attention
         )
         outputs.append(attend_block(q[..., start:stop, :], k[..., first:last, :], v[..., first:last, :], mask))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+
+
+def _window_mask(
+    queries: tuple[int, int], keys: tuple[int, int], window: Window, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Bool [queries, keys] each: which keys lie in the window of a query, and which key is its own.
+
+    queries, keys: their first position and that after their last.
+    """
+    left, right = window
+    own = torch.arange(*queries, device=device)[:, None]
+    seen = torch.arange(*keys, device=device)
+    mask = torch.ones(queries[1] - queries[0], keys[1] - keys[0], dtype=torch.bool, device=device)
+    if left >= 0:
+        mask &= seen >= own - left
+    if right >= 0:
+        mask &= seen <= own + right
+    return mask, seen == own
 
 
 def _trains_on_short_cpu_block(q: Tensor, num_keys: int) -> bool:
@@ -111,14 +152,23 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames x [B, T, D] -> q, k, v, each [B, H, T, D / H], without positions."""
         q, k, v = (
-            rearrange(p(x), "b t (h d) -> b h t d", h=self.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj)
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         return q, k, v
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, offset: int = 0, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        offset: int = 0,
+        valid: Tensor | None = None,
+        shared: Shared | None = None,
+    ) -> Tensor:
         """Attend and project: queries sit at positions offset.., keys at 0... Returns [B, Tq, D]."""
-        q, k = rotate(q, self.rope_theta, offset), rotate(k, self.rope_theta)
-        mixed: Tensor = rearrange(attend(q, k, v, self.window, offset, valid), "b h t d -> b t (h d)")
+        q, k = rotate(q, self.rope_theta, offset, shared), rotate(k, self.rope_theta, 0, shared)
+        mixed = attend(q, k, v, self.window, offset, valid, shared).transpose(1, 2).flatten(2)
         projected: Tensor = self.out_proj(mixed)
         return projected
 
@@ -149,7 +199,7 @@ class TransformerLayer(nn.Module):
         return self.mlp(x + self.self_attn(q, k, v, valid=valid))
 
     def step(
-        self, x: Tensor, cache: Mapping[str, Tensor], start: Position, end: Position | None
+        self, x: Tensor, cache: Mapping[str, Tensor], start: Position, end: Position | None, shared: Shared
     ) -> tuple[Tensor, State]:
         """One chunk: frames at positions start.. in, the frames `right` positions earlier out.
 
@@ -171,7 +221,7 @@ class TransformerLayer(nn.Module):
             if end is not None:
                 valid = valid & (positions < end)
         q = q[:, :, :num_new]
-        out = self.mlp(waiting[:, :num_new] + self.self_attn(q, k, v, num_keys - num_new - right, valid))
+        out = self.mlp(waiting[:, :num_new] + self.self_attn(q, k, v, num_keys - num_new - right, valid, shared))
         kept = num_keys if left < 0 else min(left + right, num_keys)
         return out, {
             "k": k[:, :, num_keys - kept :],
@@ -242,8 +292,9 @@ class Transformer(nn.ModuleList):
             return x, dict(state)
         new_state: State = {}
         skipped = None
+        shared: Shared = {}
         for i, layer in enumerate(self.layers):
-            x, cache = layer.step(x, scoped(state, str(i)), start, end)
+            x, cache = layer.step(x, scoped(state, str(i)), start, end, shared)
             new_state |= scope(cache, str(i))
             start = start - layer.self_attn.window[1]
             if i + 1 == self.skip_layer:

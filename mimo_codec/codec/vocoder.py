@@ -35,7 +35,7 @@ class InverseSTFT(nn.Module):
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
         self.cut = (n_fft - hop_length) // 2
-        self.register_buffer("window", torch.hann_window(n_fft))
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32))
 
     def overlap_add(self, spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Spectrum [B, M, n_fft // 2 + 1] complex, valid [B, M] in {0, 1} -> signal and envelope.

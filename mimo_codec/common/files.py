@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from mimo_codec.common.checks import require, wrap_errors
+from mimo_codec.common.errors import MimoError
 from mimo_codec.common.temporaries import temporary_name
 
+MAX_JSON_BYTES = 2**26
+"""The largest file that `read_json` reads; vocabularies of tokenizers and indices of shards take a tenth of it."""
 JSON: TypeAlias = Any
 """What `json.loads` returns: a dictionary, a list, a string, a number, a bool or None."""
 
@@ -84,9 +88,23 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; raise MimoError unless it is a regular file, such as for a pipe, which may never end.
+
+    Raises OSError, or ValueError for names that no file can have, as `open` does.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode) and not stat.S_ISDIR(os.fstat(number).st_mode):
+        os.close(number)
+        raise MimoError(f"{path}: cannot be read: it is not a regular file")
+    return os.fdopen(number, "rb")
+
+
 def read_json(path: str | os.PathLike[str]) -> JSON:
     """Return what a JSON file holds; raise MimoError, which names it, when it cannot be read or is not JSON."""
-    with wrap_errors(f"{path}: cannot be read", OSError):
-        data = Path(path).read_bytes()
+    with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        require(size <= MAX_JSON_BYTES, f"{path}: has {size} bytes; at most {MAX_JSON_BYTES} are read")
+        data = file.read()
     with wrap_errors(f"{path}: not valid JSON", ValueError, RecursionError):
         return json.loads(data.decode("utf-8"))

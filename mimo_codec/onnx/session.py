@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib.metadata
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -50,7 +52,12 @@ def import_runtime() -> ModuleType:
         import onnxruntime
     except ImportError:
         raise MimoError("ONNX Runtime is needed: pip install onnxruntime, or onnxruntime-gpu") from None
+    copyreg.pickle(onnxruntime.OrtValue, _as_array)  # it has no way of its own, and states hold such values
     return onnxruntime
+
+
+def _as_array(value: Any) -> tuple[Any, tuple[Any]]:
+    return np.asarray, (value.numpy(),)
 
 
 def _is_installed(distribution: str) -> bool:
@@ -109,7 +116,7 @@ class Session:
         Raises MimoError for files that are missing, are no graph of this project, or that this runtime cannot load, and
         for cuda_graphs without CUDA.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise MimoError(f"{path}: there is no such file; mimo-codec export writes it")
         runtime = import_runtime()
         options = runtime.SessionOptions()
@@ -192,7 +199,10 @@ class Session:
                 binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
             binding.bind_output(name, *(self._place if name.startswith(NEW) else ("cpu", 0)))
-        self._session.run_with_iobinding(binding, options)
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # its own exceptions share no base class
+            raise MimoError(f"{self.path}: cannot be run ({str(error).splitlines()[0]})") from None
         return list(binding.get_outputs())
 
 
@@ -223,9 +233,12 @@ def _recording_provider(
 
 def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return dict(json.loads(found[METADATA]))
-    except (KeyError, ValueError):
-        raise MimoError(f"{path}: was not exported by mimo-codec: it does not say of which model it is") from None
+        metadata = json.loads(found[METADATA])
+    except (KeyError, ValueError, RecursionError):
+        metadata = None
+    if isinstance(metadata, dict):
+        return metadata
+    raise MimoError(f"{path}: was not exported by mimo-codec: it does not say of which model it is")
 
 
 def _reason(error: Exception) -> str:

@@ -42,12 +42,14 @@ def test_stream(tiny_folder, tiny_codec):
     done = run("stream", "--model", str(tiny_folder), "--seconds", "0.4,1", "--threads", "1")
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout, "stream")
-    expected = [("0.4 s", "encode"), ("0.4 s", "decode"), ("1 s", "encode"), ("1 s", "decode")]
+    expected = [(length, direction) for length in ("0.4 s", "1 s") for direction in ("encode", "decode", "both")]
     assert [(row["stream"], row["direction"]) for row in rows] == expected
     for row in rows:
         whole = float(row["whole"])
         assert whole > 0
         assert float(row["first 10 s"]) == float(row["last 10 s"]) == whole  # both are the whole of so short a stream
+        if row["direction"] == "both":
+            continue
         latency = tiny_codec.encode_latency if row["direction"] == "encode" else tiny_codec.decode_latency
         assert float(row["latency (ms)"]) == pytest.approx(1000 * latency, abs=0.5)
 

@@ -3,6 +3,7 @@
 import copy
 import http.server
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimo_codec import CodecConfig, MimoCodec, MimoError
+from mimo_codec.cli.info import describe
 from mimo_codec.codec import checkpoint
 from mimo_codec.codec.checkpoint import cached_models, find_checkpoint, shipped_models
 
@@ -555,3 +557,103 @@ def test_saved_files_can_be_read_by_others(tmp_path, tiny_codec):
     tiny_codec.save_pretrained(tmp_path / "m")
     modes = {path.stat().st_mode for path in (tmp_path / "m").iterdir()}
     assert modes == {ordinary.stat().st_mode}
+
+
+# ---- damaged and hostile models --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", ["encoder.conv1.weight", "encoder.quantizer.vq.layers.3._codebook.embed"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, key, value):
+    tensors = golden_tensors()
+    tensors[key].flatten()[7] = value
+    refused(write_model(tmp_path, tensors), f"damaged.*{key} has NaN or infinite values")
+
+
+def test_weights_too_large_for_their_dtype_are_refused(tmp_path):
+    tensors = golden_tensors()
+    tensors["encoder.conv1.weight"][0] = 1e6
+    write_model(tmp_path, tensors)
+    load(tmp_path)
+    with pytest.raises(MimoError, match=r"too large for torch.float16: encoder.conv1.weight"):
+        load(tmp_path, dtype="float16")
+
+
+def test_weights_that_overflow_do_not_decode_in_silence(tmp_path):
+    """Finite they are, but what they make of codes is not."""
+    tensors = golden_tensors()
+    for key in [key for key in tensors if key.startswith("decoder.") and key.endswith("fc2.weight")]:
+        tensors[key].fill_(3e38)
+    codec = load(write_model(tmp_path, tensors))
+    ids = torch.ones(8, 3, dtype=torch.int64)
+    for decode in (codec.decode, lambda c: codec.decode_chunk(c, last=True), lambda c: codec.decode_batch([c, c])):
+        with pytest.raises(MimoError, match="codes: decode to NaN or infinite values"):
+            decode(ids)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    write_shards(tmp_path / "m", golden_tensors())
+    first = tmp_path / "m" / "model-00001-of-00003.safetensors"
+    second = tmp_path / "m" / "model-00002-of-00003.safetensors"
+    repeated = sorted(golden_tensors())[0]
+    save_file(load_file(second) | {repeated: load_file(first)[repeated] * 2}, second)
+    refused(tmp_path / "m", f"index.json: tensors are in several shards: {repeated}")
+
+
+def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path):
+    index = write_shards(tmp_path / "m", golden_tensors())
+    index["weight_map"]["encoder.conv1.bias"] = next(
+        shard for shard in index["weight_map"].values() if shard != index["weight_map"]["encoder.conv1.bias"]
+    )
+    write_index(tmp_path / "m", index)
+    refused(tmp_path / "m", "index.json: tensors are in .*, but not by the index: encoder.conv1.bias")
+
+
+def test_an_index_that_names_too_much_is_refused(tmp_path):
+    index = write_shards(tmp_path / "m", golden_tensors())
+    write_index(tmp_path / "m", {"weight_map": index["weight_map"] | {"a\nb": "model-00001-of-00003.safetensors"}})
+    refused(tmp_path / "m", "index.json: tensors are in no shard: a.*b")
+    write_index(tmp_path / "m", {"weight_map": index["weight_map"] | {"a": "x" * 5000}})
+    refused(tmp_path / "m", "index.json names x+, which is not in the folder")
+    write_index(tmp_path / "m", {"weight_map": index["weight_map"] | {"a": "x\0"}})
+    refused(tmp_path / "m", "index.json names .*, which is not in the folder")
+
+
+HUGE = [
+    {"n_mels": 1024},
+    {"n_mels": 2**20},
+    {"nfft": 2**20, "window_size": 2**20},
+    {"num_quantizers": 256, "codebook_size": [65536]},
+    {"d_model": 2**20},
+    {"encoder_layers": 1024, "decoder_layers": 1024, "vocoder_num_layers": 1024},
+    {"vocoder_dim": 2**20, "vocoder_intermediate_dim": 2**20},
+    {"encoder_ffn_dim": 2**20},
+    {"encoder_attn_window_size": [2**20, 2**20]},
+]
+
+
+@pytest.mark.parametrize("change", HUGE)
+@pytest.mark.parametrize("command", ["load", "info"])
+def test_a_configuration_beyond_its_weights_takes_no_memory(tmp_path, change, command):
+    """A small model whose config.json asks for gigabytes is refused by the shapes in its files, at once."""
+    import resource
+
+    write_model(tmp_path, golden_tensors())
+    flat = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(MimoError, match="do not fit the configuration|is not supported"):
+        load(tmp_path) if command == "load" else describe(str(tmp_path))
+    assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_among_the_files_of_a_model_is_refused(tmp_path, name):
+    write_model(tmp_path, golden_tensors())
+    if "index" in name:
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path, "not a regular file|there is no config.json|neither model.safetensors nor")

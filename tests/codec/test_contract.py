@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
 from mimo_codec.codec.base import Codec
+from mimo_codec.common.arrays import is_array, to_numpy
 
 pytest.importorskip("onnxscript", reason="needs the onnx extra")
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")
@@ -351,3 +353,49 @@ def test_without_a_decoder(encoders, use):
             use(codec)
         texts.append(str(raised.value).replace(codec.name, "NAME"))
     assert texts[0] == texts[1]
+
+
+# ---- states ----------------------------------------------------------------------------------------------------------
+
+
+def both_states(codec: Codec) -> dict[str, tuple[Callable, Any, dict]]:
+    """Of a stream in each direction: the function, a chunk for it and the state after long chunks and short ones."""
+    ids, states = np.ones((8, 100), np.int64), {}
+    for name, step, chunk in (("encode", codec.encode_chunk, SPEECH), ("decode", codec.decode_chunk, ids)):
+        state = step(chunk)[1]
+        states[name] = step, chunk[..., :40], step(chunk[..., :960], state)[1]
+    return states
+
+
+def test_pickled_states(codec):
+    """A saved state continues the stream, and holds nothing but its own values."""
+    for step, chunk, state in both_states(codec).values():
+        pickled = pickle.dumps(state)
+        numbers = [to_numpy(v if is_array(v) else v.numpy()).nbytes for v in state.values() if hasattr(v, "shape")]
+        assert len(pickled) < sum(numbers) + 20_000
+        loaded = pickle.loads(pickled)
+        assert np.array_equal(as_numpy(step(chunk, loaded)[0]), as_numpy(step(chunk, state)[0]))
+
+
+def test_states_of_streams_that_have_ended(codec):
+    for step, chunk, state in both_states(codec).values():
+        ended = step(chunk, state, last=True)[1]
+        with pytest.raises(MimoError, match="state: its stream has ended, with last=True; None starts a new stream"):
+            step(chunk, ended)
+        with pytest.raises(MimoError, match="its stream has ended"):
+            step(chunk, step(chunk, None, last=True)[1], last=True)
+
+
+def test_states_that_were_changed(codec):
+    """Each value in turn: missing, of another type, of another shape, another number, or of another model."""
+    for name, (step, chunk, state) in both_states(codec).items():
+        for key, value in state.items():
+            others = ["x", None, -1, 0.5, {}]
+            if getattr(value, "shape", ()) and not callable(value.shape):
+                others += [value[..., None], value[0], np.zeros((3, 7, 5))]
+            changed = [{**state, key: other} for other in others] + [{k: v for k, v in state.items() if k != key}]
+            for bad in changed:
+                with pytest.raises(MimoError, match=f"state: is not what {name}_chunk of this model returned"):
+                    step(chunk, bad)
+        with pytest.raises(MimoError, match=f"not what {name}_chunk of this model"):
+            step(chunk, {**state, "model": state["model"] + 1})

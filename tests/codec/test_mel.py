@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from conftest import GOLDEN
+from goldens import golden_codec, streaming_codec
 
-from mimo_codec import CodecConfig
+from mimo_codec import CodecConfig, MimoCodec
 from mimo_codec.codec.mel import LogMel, mel_filters
 from mimo_codec.codec.mel_distance import multi_scale_mel
 
@@ -56,3 +58,22 @@ def test_filters_made_for_inference_serve_training():
         multi_scale_mel(waveform, scale, 24000)
     multi_scale_mel(waveform, scale, 24000).sum().backward()
     assert waveform.grad.abs().sum() > 0
+
+
+def test_another_default_dtype_changes_nothing():
+    """Neither for models that are made or loaded under it, nor, by what is cached, for those after it."""
+    before = streaming_codec("rfsq"), golden_codec("codec_base")
+    mel_filters.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        inside = MimoCodec(before[0].config), MimoCodec.from_pretrained(GOLDEN / "codec_base", device="cpu")
+        waveform = torch.sin(torch.arange(24000, dtype=torch.float32) / 20)
+        codes = inside[1].encode(waveform, 24000)
+        decoded = inside[1].decode(codes)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    after = MimoCodec.from_pretrained(GOLDEN / "codec_base", device="cpu")
+    assert inside[0].quantizer.codebook(1).equal(before[0].quantizer.codebook(1))
+    assert inside[1].mel.filters.dtype == after.mel.filters.dtype == torch.float32
+    assert after.encode(waveform, 24000) == codes == before[1].encode(waveform, 24000)
+    assert decoded.dtype == torch.float32 and decoded.equal(after.decode(codes))

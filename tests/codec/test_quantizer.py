@@ -1,8 +1,12 @@
 """Training of the codebooks: start, upkeep, padding, gradients."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import vector_quantize_pytorch
+from goldens import streaming_codec
 
 from mimo_codec import CodecConfig
 from mimo_codec.codec.quantizer import Quantizer
@@ -241,3 +245,29 @@ def test_fixed_codebooks_need_no_start_and_do_not_move():
     with torch.no_grad():
         fsq.out_proj.bias += 1  # codes now mean something else
     assert fsq.fingerprint() != before
+
+
+def test_the_fingerprint_is_computed_once(monkeypatch):
+    """Not for every chunk of a stream; but again after each change of a weight, in place or by another tensor."""
+    codec, calls = copy.deepcopy(streaming_codec()), []
+    compute = type(codec.quantizer)._compute_fingerprint
+    monkeypatch.setattr(type(codec.quantizer), "_compute_fingerprint", lambda q: calls.append(1) or compute(q))
+    codes = codec.encode(torch.zeros(24000), 24000)
+    state = None
+    for _ in range(5):
+        state = codec.decode_chunk(codes, state)[1]
+        codec.encode_chunk(torch.zeros(960))
+    assert len(calls) == 1
+    found = [codec.quantizer.fingerprint()]
+    codebook = codec.quantizer.codebooks[1]
+    nearest = codebook.nearest(torch.zeros(1, codebook.embed.shape[2]))
+    with torch.no_grad():
+        codebook.embed[0, nearest] += 1000
+    assert codebook.nearest(torch.zeros(1, codebook.embed.shape[2])) != nearest
+    found.append(codec.quantizer.fingerprint())
+    codebook.embed = codebook.embed + 1
+    found.append(codec.quantizer.fingerprint())
+    codec.quantizer.load_state_dict({k: v + 1 for k, v in codec.quantizer.state_dict().items()}, assign=True)
+    found.append(codec.quantizer.fingerprint())
+    assert len(set(found)) == 4 and found[-1] == compute(codec.quantizer)
+    assert pickle.loads(pickle.dumps(codec)).quantizer.fingerprint() == found[-1]

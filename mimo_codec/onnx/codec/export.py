@@ -26,12 +26,11 @@ from mimo_codec.common.checks import check_integer
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.temporaries import temporary_name
 from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
+from mimo_codec.onnx.codec.metadata import DTYPES, GRAPHS
 from mimo_codec.onnx.session import METADATA, NEW
 
 OPSET = 20
 """The newest of which ONNX Runtime's CUDA provider has every operator that is used here."""
-GRAPHS = ("encoder", "encoder_step", "decoder", "decoder_step")
-DTYPES = ("float32", "float16", "int8")
 MAX_INLINE_BYTES = 2**30
 """Larger graphs keep their weights in a file beside them; one file can hold 2 GB."""
 Check = Callable[[Path], None]

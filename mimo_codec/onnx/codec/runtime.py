@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.codec.base import Codec, CodecState, Ids, Samples, foreign_state
+from mimo_codec.codec.base import Codec, CodecState, Ids, Samples
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.pieces import padded
-from mimo_codec.codec.streaming import MEL_CONTEXT, ceil_div, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.codec.pieces import check_finite, padded
+from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, ceil_div, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.common.checks import error_prefix
 from mimo_codec.common.errors import MimoError
+from mimo_codec.onnx.codec.metadata import CodecMetadata
 from mimo_codec.onnx.session import Provider, Session
 
 UNKNOWN = 2**40
@@ -45,8 +47,14 @@ class OnnxCodec(Codec[NDArray[Any]]):
         self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, Session] = {}
         self.metadata = self._session("encoder").metadata
-        self.config = CodecConfig.from_dict(self.metadata["config"])
+        with error_prefix(self.folder / "encoder.onnx"):
+            self._checked = CodecMetadata.from_dict(self.metadata)
+        self.config = self._checked.config
         self.name = f"{self.model_id.rpartition('@')[0]}-{self.dtype}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the loaded graphs, which another process loads for itself."""
+        return {**vars(self), "_sessions": {}}
 
     def _session(self, name: str) -> Session:
         """MimoError for graphs of different models, and for those that are not what the file is called."""
@@ -55,9 +63,8 @@ class OnnxCodec(Codec[NDArray[Any]]):
             session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
             if session.metadata.get("graph") != name:
                 raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
-            for other in self._sessions.values():
-                if other.metadata["export_id"] != session.metadata["export_id"]:
-                    raise MimoError(f"{session.path}: is of another export than {other.path.name}: export both at once")
+            if name != "encoder" and session.metadata != {**self.metadata, "graph": name}:
+                raise MimoError(f"{session.path}: is of another export than encoder.onnx: export both at once")
             self._sessions[name] = session
         return self._sessions[name]
 
@@ -66,32 +73,32 @@ class OnnxCodec(Codec[NDArray[Any]]):
     @property
     def dtype(self) -> str:
         """Precision of the graphs: float32, float16 or int8."""
-        return str(self.metadata["dtype"])
+        return self._checked.dtype
 
     @property
     def num_quantizers(self) -> int:
         """Number of codebooks that were exported."""
-        return int(self.metadata["num_quantizers"])
+        return self._checked.num_quantizers
 
     @property
     def model_id(self) -> str:
         """Mark of the codes of the codec that was exported: "name@fingerprint"."""
-        return str(self.metadata["model_id"])
+        return self._checked.model_id
 
     @property
     def decode_delay(self) -> int | None:
         """Samples by which the output of `decode_chunk` lags behind its input; None without a decoder."""
-        return int(self.metadata["decode_delay"]) if "decoder" in self.metadata["graphs"] else None
+        return self._checked.decode_delay if "decoder" in self._checked.graphs else None
 
     @property
     def encodes_streams(self) -> bool:
         """Whether `encode_chunk` is possible: exports of codecs that stream exactly have steps."""
-        return "encoder_step" in self.metadata["graphs"]
+        return "encoder_step" in self._checked.graphs
 
     @property
     def decodes_streams(self) -> bool:
         """Whether `decode_chunk` is possible: exports of codecs that stream exactly have steps."""
-        return "decoder_step" in self.metadata["graphs"]
+        return "decoder_step" in self._checked.graphs
 
     @property
     def _batches_exactly(self) -> bool:
@@ -107,14 +114,14 @@ class OnnxCodec(Codec[NDArray[Any]]):
 
     def _decode_items(self, codes: Ids, lengths: NDArray[np.int64]) -> Samples:
         waveforms: Samples = self._session("decoder").run({"codes": codes, "lengths": lengths})["waveform"]
-        return waveforms
+        return check_finite(waveforms)
 
     def _initial_encode_state(self) -> CodecState:
         buffer = {"samples": np.zeros(0, np.float32), "num_samples": 0, "num_frames": 0, "started": False}
         return buffer | scope(self._session("encoder_step").initial_state(), "caches")
 
     def _encode_step(self, chunk: Samples, state: CodecState, last: bool, count: int) -> tuple[Ids, CodecState]:
-        caches = self._caches("encoder_step", state, "encode_chunk")
+        caches = scoped(state, "caches")
         buffer, ready = _push(self.config, state, chunk, last)
         codes = np.zeros((count, 0), np.int64)
         if ready is not None:
@@ -127,26 +134,39 @@ class OnnxCodec(Codec[NDArray[Any]]):
         return {"num_frames": 0, **scope(self._session("decoder_step").initial_state(), "caches")}
 
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[Samples, CodecState]:
-        caches = self._caches("decoder_step", state, "decode_chunk")
-        delay, size = int(self.metadata["decode_delay"]), self.config.samples_per_frame
+        caches = scoped(state, "caches")
+        delay, size = self._checked.decode_delay, self.config.samples_per_frame
         done, num_valid = state["num_frames"], codes.shape[1]
         if num_valid == 0 and not (last and done):
             return np.zeros(0, np.float32), state
         if last:  # frames of padding bring out the last samples
             codes = np.pad(codes, ((0, 0), (0, ceil_div(delay, size))))
         caches = self._session("decoder_step").run({"codes": codes[None], "num_valid": np.array(num_valid), **caches})
-        waveform, begin = caches.pop("waveform")[0], done * size - delay  # number of the first sample
+        waveform, begin = check_finite(caches.pop("waveform")[0]), done * size - delay  # number of the first sample
         waveform = waveform[max(-begin, 0) :]
         if last:
             waveform = waveform[: (done + num_valid) * size - max(begin, 0)]
         return waveform, {"num_frames": done + num_valid, **scope(caches, "caches")}
 
-    def _caches(self, name: str, state: CodecState, method: str) -> dict[str, Any]:
-        """The part of a stream's state that a graph reads; MimoError for what is no state of it."""
+    def _state_value(self, number: int) -> int:
+        return number
+
+    def _is_state(self, state: CodecState, encodes: bool) -> bool:
         caches = scoped(state, "caches")
-        if not self._session(name).is_state(caches):
-            raise foreign_state(method)
-        return caches
+        if not self._session("encoder_step" if encodes else "decoder_step").is_state(caches):
+            return False
+        own = {name: value for name, value in state.items() if not name.startswith("caches.")}
+        samples, started = own.pop("samples", None), own.pop("started", None)
+        if encodes and not (
+            isinstance(started, bool)
+            and isinstance(samples, np.ndarray)
+            and samples.ndim == 1
+            and samples.dtype == np.float32
+        ):
+            return False
+        names = {"num_samples", "num_frames"} if encodes else {"num_frames"}
+        is_whole = encodes or (samples is None and started is None)
+        return is_whole and own.keys() == names and all(as_count(value) is not None for value in own.values())
 
 
 def _num_mels(config: CodecConfig, num_samples: int) -> int:
@@ -183,5 +203,5 @@ def _push(
         ready = ready[: num_hops * hop]
         ready = np.pad(ready, (0, num_hops * hop - len(ready)))
         samples, num_frames = samples[num_ready * per_frame * hop :], num_frames + num_ready
-    buffer = {"samples": samples, "num_samples": num_samples, "num_frames": num_frames, "started": started}
+    buffer = {"samples": samples.copy(), "num_samples": num_samples, "num_frames": num_frames, "started": started}
     return buffer, ready
