@@ -10,7 +10,7 @@ import typer
 from mimo_codec.cli.chat import talk
 from mimo_codec.cli.plan import CODES
 from mimo_codec.cli.recordings import transcribe_files
-from mimo_codec.cli.session import ANY, SPOKEN, Session, Target, check_answer, with_session
+from mimo_codec.cli.session import ANY, SPOKEN, WRITTEN, Session, Target, check_answer, with_session
 from mimo_codec.common.checks import check_choice, error_prefix, require
 from mimo_codec.common.files import read_json
 from mimo_codec.lm.instructions import LANGUAGE_MARKS
@@ -110,7 +110,7 @@ def transcribe(
     if len(audio) > 1:
         transcribe_files(session, audio, output, spoken_language, batch_size, options)
         return
-    target = Target.check(output, session.overwrite)
+    target = Target.check(output, session.overwrite, WRITTEN, audio)
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.transcribe(audio[0], language=spoken_language, **options)
@@ -130,7 +130,7 @@ def speak(
     max_seconds: MaxSeconds = 120.0,
 ) -> None:
     """Say a text."""
-    target = Target.check(output, session.overwrite, SPOKEN)
+    target = Target.check(output, session.overwrite, SPOKEN, [voice])
     require(not natural or style is None, "--natural and --style exclude each other")
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
@@ -154,7 +154,7 @@ def understand(
     max_tokens: MaxTokens = 2000,
 ) -> None:
     """Answer a question about audio."""
-    target = Target.check(output, session.overwrite)
+    target = Target.check(output, session.overwrite, WRITTEN, [audio])
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.understand(audio, question, thinking, **options)
@@ -182,7 +182,7 @@ def dialogue(
     """
     from mimo_codec.lm import Turn
 
-    target = Target.check(output, session.overwrite, ANY)
+    target = Target.check(output, session.overwrite, ANY, [turns, voice])
     check_answer(target.is_spoken, voice, thinking)
     is_json = turns.lower().endswith(".json")
     said = _read_turns(turns, target.is_spoken) if is_json else [Turn("user", audio=_readable(turns))]
@@ -224,7 +224,7 @@ def few_shot(
     """
     from mimo_codec.lm import TASKS
 
-    target = Target.check(output, session.overwrite, ANY)
+    target = Target.check(output, session.overwrite, ANY, [examples, audio])
     require((audio is None) != (text is None), "few-shot: either AUDIO or --text")
     shown = _read_examples(examples, target.is_spoken)
 
@@ -248,7 +248,7 @@ def continue_speech(
     seconds: Annotated[float, typer.Option(min=0.2, help="Longest new speech, in seconds.")] = 10.0,
 ) -> None:
     """Go on where speech ends; OUT has what is new."""
-    target = Target.check(output, session.overwrite, SPOKEN)
+    target = Target.check(output, session.overwrite, SPOKEN, [audio])
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.continue_speech(audio, seconds, **options)

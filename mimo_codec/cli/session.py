@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 SPOKEN = (*WRITABLE, *CODES)
 """Suffixes of files that hold speech."""
-ANY = (*SPOKEN, ".txt", ".md")
+WRITTEN = (".txt", ".md")
+"""Suffixes of files that hold text."""
+ANY = (*SPOKEN, *WRITTEN)
 """Suffixes of files that hold speech or text."""
 POSITIONS_PER_SECOND = 6.25
 THOUGHTS = 500
@@ -185,12 +188,20 @@ class Target:
     overwrite: bool
 
     @classmethod
-    def check(cls, output: str | None, overwrite: bool, suffixes: Sequence[str] = ()) -> Target:
-        """Return a target; MimoError when no file can be made there, or its suffix is none of `suffixes`."""
+    def check(
+        cls, output: str | None, overwrite: bool, suffixes: Sequence[str], inputs: Sequence[str | None] = ()
+    ) -> Target:
+        """Return a target; MimoError when no file can be made there, or its suffix is none of `suffixes`.
+
+        inputs: files that the command reads, none of which may be the output.
+        """
         if output is not None:
-            known = not suffixes or Path(output).suffix.lower() in suffixes
+            known = Path(output).suffix.lower() in suffixes
             require(known, f"{output}: an output file ends in {' '.join(suffixes)}")
             check_target(Path(output), overwrite)
+            read = {os.path.realpath(name) for name in inputs if name is not None}
+            is_input = os.path.realpath(output) in read
+            require(not is_input, f"{output} is an input and would be overwritten: choose another output")
         return cls(output, overwrite)
 
     @property
@@ -200,14 +211,16 @@ class Target:
 
     def save(self, found: Answer, expected_end: str = "") -> None:
         """Write an answer, and say when it was cut at a limit other than `expected_end`."""
-        if self.is_spoken:
-            self._save_spoken(found)
-        else:
-            self._save_written(found)
-        if found.stop_reason != expected_end:
-            warn_if_cut(found)
-        if self.is_spoken and found.text:
-            print(found.text)
+        try:
+            if self.is_spoken:
+                self._save_spoken(found)
+            else:
+                self._save_written(found)
+        finally:  # after the file, which must not depend on what the terminal can show
+            if found.stop_reason != expected_end:
+                warn_if_cut(found)
+            if self.is_spoken and found.text:
+                print(found.text)
 
     def _save_spoken(self, found: Answer) -> None:
         from mimo_codec.audio.writer import save_audio
