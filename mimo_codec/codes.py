@@ -302,7 +302,7 @@ def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArra
 
 def _allow_in_torch() -> None:
     """Let `torch.load(weights_only=True)`, which reads no other classes, read AudioCodes, where torch is imported."""
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if hasattr(torch, "serialization") and AudioCodes not in torch.serialization.get_safe_globals():
         torch.serialization.add_safe_globals([AudioCodes])
 

@@ -713,3 +713,72 @@ AudioCodes(np.zeros((1, 1), np.int64), 960, 24000, 25.0, (2,)).to_bytes()
 assert "torch" not in sys.modules
 """
     run_python(script)
+
+
+# ---- joined, iterated, moved, batched, sent --------------------------------------------------------------------------
+
+
+def small_codes(kind: str, num_samples: int = 4 * 960 + 3, sizes: tuple[int, ...] = (9, 4)) -> AudioCodes:
+    ids = np.arange(5 * len(sizes)).reshape(5, len(sizes)).T % 4
+    return AudioCodes(ids if kind == "numpy" else torch.from_numpy(ids.copy()), num_samples, 24000, 25.0, sizes, "a@1")
+
+
+KINDS = pytest.mark.parametrize("kind", ["numpy", "torch"])
+
+
+@KINDS
+def test_joined_in_time(kind):
+    codes = small_codes(kind)
+    assert codes[:0.08] + codes[0.08:] == codes
+    joined = small_codes(kind, 2 * 960 + 1) + codes  # what comes after the end of the first is left out
+    assert joined.num_frames == 3 + 5 and joined.num_samples == 3 * 960 + codes.num_samples
+    assert type(joined.codes) is type(codes.codes)
+    with pytest.raises(MimoError, match="cannot be joined: codebook_sizes"):
+        codes + small_codes(kind, sizes=(9, 4, 4))
+    with pytest.raises(TypeError):
+        codes + 1
+
+
+@KINDS
+def test_iterated_moved_and_batched(kind):
+    codes = small_codes(kind)
+    assert [frame.shape for frame in codes] == [(2, 1)] * len(codes)
+    assert isinstance(codes.to("cpu").codes, torch.Tensor) and codes.to("cpu") == codes
+    batch, lengths = next(iter(torch.utils.data.DataLoader([codes, codes[:0.04]], 2, collate_fn=AudioCodes.collate)))
+    assert batch.shape == (2, 2, 5) and lengths.tolist() == [5, 1]
+    assert batch[1, :, 0].equal(batch[0, :, 0]) and not batch[1, :, 1:].any()
+    with pytest.raises(MimoError, match="different codebooks"):
+        AudioCodes.collate([codes, small_codes(kind, sizes=(9, 5))])
+    with pytest.raises(MimoError, match="at least one"):
+        AudioCodes.collate([])
+
+
+@KINDS
+def test_pickled_and_loaded_without_other_classes(kind, tmp_path):
+    import pickle
+
+    codes = small_codes(kind)
+    torch.save({"codes": codes}, tmp_path / "codes.pt")
+    for loaded in (pickle.loads(pickle.dumps(codes)), torch.load(tmp_path / "codes.pt", weights_only=True)["codes"]):
+        assert loaded == codes and type(loaded.codes) is type(codes.codes)
+    with pytest.raises(MimoError, match="num_samples"):
+        codes.__setstate__({**codes.__getstate__(), "num_samples": -1})
+
+
+def test_files_larger_than_any_mimo_file_are_refused(tmp_path):
+    """A sparse file of 6 GB, which takes no room on the disk, takes no memory either."""
+    path = tmp_path / "sparse.mimo"
+    path.write_bytes(b"MIMO")
+    os.truncate(path, 6_000_000_000)
+    tracemalloc.start()
+    with pytest.raises(MimoError, match=r"sparse\.mimo: has 6000000000 bytes, more than any \.mimo file"):
+        AudioCodes.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mimo")
+    with pytest.raises(MimoError, match=r"pipe\.mimo: cannot be read: it is not a regular file"):
+        AudioCodes.load(tmp_path / "pipe.mimo")

@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from mimo_codec import MimoError
+
 
 def recipe(name: str) -> dict[str, Any]:
     """Everything that recipes/NAME.py defines."""
@@ -68,3 +70,20 @@ def test_a_probe_learns_to_read_codes():
     others = [item._replace(codes=item.codes.flip(1)) for item in held_out]
     assert jiwer.cer(texts, probe["transcribe"](model, others)) > 0.4
     assert probe["letters"]("Don’t, 3 times: STOP!") == "don't times stop"
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]", "a: [", "x" * 2**21])
+def test_hostile_recipes_are_refused_at_once(tmp_path, text):
+    """Aliases of aliases, which grow to billions of values; one that holds itself; no YAML; a huge file."""
+    from mimo_codec.train.run import check_yaml
+
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(MimoError, match=r"bad\.yaml: (has more than|not valid YAML|is larger)"):
+        check_yaml(tmp_path / "bad.yaml")
+    (tmp_path / "good.yaml").write_text("a: &a {b: 1}\nc: *a\nd: *a\n")
+    check_yaml(tmp_path / "good.yaml")

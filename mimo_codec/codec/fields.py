@@ -38,8 +38,9 @@ def is_integer(value: object, low: int = 1, high: int = MAX_COUNT) -> bool:
 
 def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether `value` is a finite number (no bool) in low..high."""
-    is_kind = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_kind and max(low, -MAX_NUMBER) <= value <= min(high, MAX_NUMBER)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return max(low, -MAX_NUMBER) <= value <= min(high, MAX_NUMBER)
 
 
 def integer(high: int = MAX_COUNT, low: int = 1) -> Rule:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mimo_codec.audio.folders import find_files
 from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
-from mimo_codec.common.files import atomic_path
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path, open_regular
 
 AnyPath = str | os.PathLike[str]
 Identity = tuple[str, float, float | None]
@@ -27,6 +28,8 @@ FIGURES = ("seconds", "sample_rate", "peak", "clipped", "silence")
 """The fields of an utterance that are measured."""
 
 _MAX_SECONDS = 1e9
+CHARACTERS_PER_SECOND = 50
+"""No speech has more: twice what the fastest speakers say in any alphabet."""
 _WORDS = ("text", "speaker", "split")
 _BOUNDS = {
     "start": _MAX_SECONDS,
@@ -151,13 +154,30 @@ def _utterances_below(folder: Path) -> tuple[list[Utterance], list[Fault]]:
     for path in find_files(folder, AUDIO, on_error=keep):
         text = None
         try:
-            text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split()) or None
+            with open_regular(path.with_suffix(".txt")) as file:
+                text = " ".join(file.read().decode("utf-8").split()) or None
         except FileNotFoundError:
             pass
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, MimoError, UnicodeDecodeError) as error:
             faults.append(Fault(path.with_suffix(".txt"), "bad text", f"cannot be read as UTF-8 ({error})"))
         utterances.append(Utterance(path, text=text))
     return utterances, faults
+
+
+def drop_long_texts(utterances: Iterable[Utterance]) -> tuple[list[Utterance], list[Fault]]:
+    """Take away texts that nobody can say in the time: they are no transcripts, and long ones would stall training.
+
+    Returns all utterances, and one fault for each text that is not used.
+    """
+    kept, faults = [], []
+    for utterance in utterances:
+        most = round(CHARACTERS_PER_SECOND * (1 + (utterance.seconds or 0.0)))
+        if utterance.text and len(utterance.text) > most:
+            reason = f"{len(utterance.text)} characters of text are too many for {utterance.seconds or 0.0:g} s"
+            faults.append(Fault(utterance.path, "bad text", reason, utterance.start))
+            utterance = replace(utterance, text=None)
+        kept.append(utterance)
+    return kept, faults
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -205,8 +225,8 @@ def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
 
 def _read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield number and object of every line that is not blank."""
-    with wrap_errors(f"{path}: cannot be read", OSError):
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open_regular(path) as file:
+        lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

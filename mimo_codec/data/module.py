@@ -35,6 +35,7 @@ from mimo_codec.data.manifest import (
     Fault,
     Identity,
     Utterance,
+    drop_long_texts,
     find_utterances,
     read_faults,
     read_manifest,
@@ -199,6 +200,8 @@ class SpeechData(lightning.LightningDataModule):
                 )
 
         good, bad = scan(found, self.limits, progress=progress, trust=True)
+        good, unspoken = drop_long_texts(good)
+        bad += unspoken
         if not good:
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in bad).items())
             raise MimoError(f"{source}: no utterance is fit to train on ({kinds}); the first: {bad[0]}")

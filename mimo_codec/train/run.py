@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
-from mimo_codec.common.checks import needs_extra, require
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import open_regular
 
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 """The strategy that `trainer.strategy: fsdp` stands for."""
@@ -16,6 +19,8 @@ FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 TAKEN_OVER = (("accumulate_grad_batches", 1, "accumulate"), ("gradient_clip_val", None, "clip_norm"))
 """Arguments of the Trainer that do not work here, their neutral values, and those of stages that do."""
 
+MAX_YAML_BYTES, MAX_NODES = 2**20, 100_000
+"""Of a recipe."""
 MAX_CPU_PROCESSES, MIN_ROWS = 4, 8
 
 
@@ -65,6 +70,10 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
     from mimo_codec.train.stage import CodecStage
+
+    for file in (path, *map(Path, arguments)):
+        if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
+            check_yaml(file)
 
     class RecipeCLI(LightningCLI):
         def before_instantiate_classes(self) -> None:
@@ -120,6 +129,30 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
 
 _PEER_LOST = "Connection (closed|reset) by peer|recvValue failed|Broken pipe"
 """In what torch.distributed says when another process of the run has ended."""
+
+
+def check_yaml(path: Path) -> None:
+    """MimoError for a file that is not YAML, not a regular file, or that grows beyond MAX_NODES by its aliases."""
+    import yaml
+
+    with wrap_errors(f"{path}: cannot be read", OSError), open_regular(path) as file:
+        text = file.read(MAX_YAML_BYTES + 1)
+    require(len(text) <= MAX_YAML_BYTES, f"{path}: is larger than any recipe")
+    with wrap_errors(f"{path}: not valid YAML", yaml.YAMLError, RecursionError, ValueError):
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        sizes: dict[int, float] = {}
+        size = _expanded_size(root, sizes)
+    require(size <= MAX_NODES, f"{path}: has more than {MAX_NODES} values once its aliases are expanded")
+
+
+def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
+    """Values below a node of YAML, those of an alias counted wherever it stands; infinite where one holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # for the case that it is below itself
+        inner = node.value if isinstance(getattr(node, "value", None), list) else []
+        below = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in below)
+    return sizes[id(node)]
 
 
 def _trains_on_cpu(accelerator: str) -> bool:

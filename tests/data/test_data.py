@@ -29,6 +29,7 @@ from mimo_codec.data.dataset import Reader
 from mimo_codec.data.manifest import (
     Fault,
     Utterance,
+    drop_long_texts,
     read_faults,
     read_manifest,
     write_faults,
@@ -437,3 +438,14 @@ def test_lightning_trains_on_it(speech_folder: Path, tmp_path: Path, caplog) -> 
     assert len(module.names) > 5 * 6
     assert [fault.path.name for fault in read_faults(tmp_path / "data" / "skipped.jsonl")] == ["broken.wav"]
     assert "broken.wav" in caplog.text
+
+
+def test_texts_that_nobody_can_say_are_not_used(tmp_path):
+    """They would stall the text model; the audio is used all the same."""
+    rows = [Utterance(tmp_path / f"{n}.wav", text="a" * n, seconds=3.0) for n in (150, 200, 201, 10_000)]
+    kept, faults = drop_long_texts(rows)
+    assert [len(u.text or "") for u in kept] == [150, 200, 0, 0] and len(kept) == 4
+    assert [str(fault) for fault in faults] == [
+        f"{tmp_path / name}: bad text: {count} characters of text are too many for 3 s"
+        for name, count in (("201.wav", 201), ("10000.wav", 10_000))
+    ]

@@ -1,6 +1,8 @@
 """Exported codecs under ONNX Runtime against PyTorch, without PyTorch, and what is refused."""
 
+import itertools
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from mimo_codec.onnx import OnnxCodec, session
 from mimo_codec.onnx.codec import export as exporting
 from mimo_codec.onnx.codec.check import Comparison, Difference, _judge, check_codec, compare
 from mimo_codec.onnx.codec.export import export_codec
+from mimo_codec.onnx.codec.metadata import CodecMetadata
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -531,3 +534,27 @@ def test_weights_of_8_bits_beside_a_graph(tmp_path, monkeypatch, capsys):
 def test_command_line_mistakes(run, tmp_path, arguments, words):
     assert_one_line_error(run("export", "codec", *arguments, "-o", tmp_path / "x"), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_codec_and_its_states_can_be_pickled(tiny):
+    """As to send them to another process: the copy loads its graphs for itself."""
+    exported, codes = OnnxCodec(tiny), np.ones((8, 3), np.int64)
+    state = exported.decode_chunk(codes)[1]
+    copy, sent = pickle.loads(pickle.dumps((exported, state)))
+    assert np.array_equal(copy.decode_chunk(codes, sent)[0], exported.decode_chunk(codes, state)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(("num_quantizers", "dtype", "graphs", "decode_delay"), (None, [], {}, -1, "\n", [[]], 1.5)),
+        *itertools.product(("model_id", "export_id"), (None, [], {}, -1, [[]], 1.5)),
+        *(("model_id", "\n"), ("config", []), ("config", {"sampling_rate": 1})),
+        *(("graphs", ["decoder"]), ("num_quantizers", 9), ("num_quantizers", 10**400)),
+    ],
+)
+def test_metadata_of_wrong_types(tiny, name, value):
+    found = OnnxCodec(tiny).metadata
+    CodecMetadata.from_dict(found)
+    with pytest.raises(MimoError, match=name if name != "graphs" else "graph"):
+        CodecMetadata.from_dict({**found, name: value})
