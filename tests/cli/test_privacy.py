@@ -40,15 +40,15 @@ def contacts(trace: str) -> list[str]:
     return [line for line in reached if not local.search(line) or "htons(53)" in line]
 
 
-def watched(arguments: list[object], folder: Path) -> None:
-    """Run the command in an empty home and fail for whatever it contacts or leaves there."""
+def watched(arguments: list[object], folder: Path, *python: str) -> None:
+    """Run the command, or Python with other options, in an empty home; fail for what it contacts or leaves there."""
     home, trace = folder / "home", folder / "trace"
     home.mkdir(exist_ok=True)
     names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "ORT_DISABLE_TELEMETRY")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
-    command = [sys.executable, "-m", "mimo_codec", *map(str, arguments)]
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
+    command = [sys.executable, *(python or ("-m", "mimo_codec")), *map(str, arguments)]
     done = subprocess.run(
         (strace if shutil.which("strace") else []) + command,
         env=environment,
@@ -78,11 +78,23 @@ def test_codecs(tmp_path, tiny_folder):
     watched(["decode", "a.mimo", "-o", "b.wav", "-m", tiny_folder], tmp_path)
 
 
-def test_graphs(tmp_path, tiny_folder):
-    pytest.importorskip("onnxscript")
+def test_graphs(tmp_path):
+    """ONNX Runtime, which reports when it is imported and when it loads a graph, after this package."""
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    save_audio(tmp_path / "a.wav", make_speech(0.5), 24000)
-    watched(["export", "codec", tiny_folder, "-o", "graphs"], tmp_path)
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", sides[:1], sides[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=8),
+        tmp_path / "g.onnx",
+    )
+    script = (
+        "import time, mimo_codec.onnx.session as session\n"
+        "runtime = session.import_runtime()\n"
+        "runtime.InferenceSession('g.onnx', providers=['CPUExecutionProvider'])\n"
+        "time.sleep(3)\n"
+    )
+    watched([script], tmp_path, "-c")
 
 
 def test_training(tmp_path, speech_folder):
