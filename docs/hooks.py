@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -129,7 +132,7 @@ def _default(f: Field[Any]) -> str:
 # ---- what MkDocs calls ---------------------------------------------------------------------------------------------
 
 
-def on_files(files: Any, config: Any) -> Any:
+def on_files(files: Files, config: Any) -> Files:
     """Add the pages and downloads that are not in docs/."""
     from mkdocs.structure.files import File
 

@@ -139,7 +139,7 @@ class _SndfileDecoder(Decoder):
             self._source = _virtual_file(path)
             if self._source is not None:
                 stack.enter_context(self._source)
-            file = stack.enter_context(_ForwardFile(path if self._source is None else self._source))
+            file = stack.enter_context(_ForwardFile(_native(path) if self._source is None else self._source))
             require(
                 file.format in _CONTAINERS,
                 f"{path}: is not audio in a known format; {file.format} is not read",
@@ -184,6 +184,11 @@ class _SndfileDecoder(Decoder):
 
     def close(self) -> None:
         self._on_close.close()
+
+
+def _native(path: str | os.PathLike[str]) -> str | bytes:
+    """A name as the system knows it: on POSIX bytes, which need not be text in any encoding."""
+    return os.fsencode(path) if os.name == "posix" else os.fspath(path)
 
 
 def _missing_bytes(log: str) -> int:

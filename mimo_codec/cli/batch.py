@@ -9,11 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mimo_codec.audio.files import audio_info
 from mimo_codec.audio.writer import AudioWriter
-from mimo_codec.cli.console import FilesFailed, print_error, progress_bar
+from mimo_codec.cli.console import FilesFailed, print_error, print_line, progress_bar
 from mimo_codec.cli.plan import Job, Plan, make_folders
 from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
@@ -21,6 +21,13 @@ from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 
 Result = TypeVar("Result")
+
+
+class Decoded(NamedTuple):
+    """A waveform that is computed while it is written: its length and its pieces [S]."""
+
+    num_samples: int
+    pieces: Iterable[Any]
 
 
 def encode_files(
@@ -50,11 +57,11 @@ def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, ov
     """Decode .mimo files to audio files of the original length; arguments and errors are those of `encode_files`."""
     codec.check_decodes()
 
-    def decode(sources: Sequence[Path]) -> list[Iterable[Any]]:
+    def decode(sources: Sequence[Path]) -> list[Decoded]:
         return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
 
-    def save(pieces: Iterable[Any], target: Path) -> None:
-        _save_audio(target, pieces, codec.sample_rate, overwrite)
+    def save(decoded: Decoded, target: Path) -> None:
+        _save_audio(target, decoded, codec.sample_rate, overwrite)
 
     _run("decode", plan, _codes_seconds, batch_seconds, decode, save)
 
@@ -74,16 +81,16 @@ def reconstruct_files(
     codec.check_decodes()
     codes: list[AudioCodes] = []
 
-    def reconstruct(sources: Sequence[Path]) -> list[Iterable[Any]]:
+    def reconstruct(sources: Sequence[Path]) -> list[Decoded]:
         codes[:] = _encode(codec, sources, count, batch_seconds)
         return _decode(codec, codes, batch_seconds)
 
-    def save(pieces: Iterable[Any], target: Path) -> None:
-        _save_audio(target, pieces, codec.sample_rate, overwrite)
+    def save(decoded: Decoded, target: Path) -> None:
+        _save_audio(target, decoded, codec.sample_rate, overwrite)
 
     started = time.perf_counter()
     _run("reconstruct", plan, _audio_seconds, batch_seconds, reconstruct, save)
-    if plan.single:
+    if plan.single and codes:
         print(_summary(codes[0], time.perf_counter() - started))
 
 
@@ -93,15 +100,15 @@ def _encode(codec: Codec[Any], sources: Sequence[Path], count: int, batch_second
     return codec.encode_batch(sources, num_quantizers=count, batch_seconds=batch_seconds)
 
 
-def _decode(codec: Codec[Any], codes: Sequence[AudioCodes], batch_seconds: float) -> list[Iterable[Any]]:
+def _decode(codec: Codec[Any], codes: Sequence[AudioCodes], batch_seconds: float) -> list[Decoded]:
     if len(codes) == 1:
-        return [codec.decode_pieces(codes[0])]
-    return [[waveform] for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
+        return [Decoded(codes[0].num_samples, codec.decode_pieces(codes[0]))]
+    return [Decoded(len(waveform), [waveform]) for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
 
 
-def _save_audio(target: Path, pieces: Iterable[Any], sample_rate: int, overwrite: bool) -> None:
-    with AudioWriter(target, sample_rate, overwrite) as writer:
-        for piece in pieces:
+def _save_audio(target: Path, decoded: Decoded, sample_rate: int, overwrite: bool) -> None:
+    with AudioWriter(target, sample_rate, overwrite, num_samples=decoded.num_samples) as writer:
+        for piece in decoded.pieces:
             writer.write(piece)
 
 
@@ -137,6 +144,9 @@ def _run(
 ) -> None:
     """Run `compute` on batches of sources and `save` on each result."""
     require(batch_seconds > 0, f"batch_seconds = {batch_seconds}: a number above 0 is needed")
+    if not plan.jobs:
+        print_line("all outputs exist")
+        return
     make_folders(plan)
     lengths = {job: seconds(job.source) for job in plan.jobs}
     num_failed = 0

@@ -37,18 +37,19 @@ def talk(
         Path(output).mkdir(parents=True, exist_ok=True)
         if not session.overwrite:
             check_new(sorted(Path(output).glob("[0-9]*.wav")))
-    lm = session.load()
+    lm = session.load(codec=output is not None)
 
     def reply(turns: Turns) -> Answer:
         if output is None:
             return _print_answer(lm, turns, system, thinking, options)
         return lm.chat(turns, system, voice, **options)
 
+    options = {**options, "keep_cache": True}
     turns: Turns = []
     number = 1
     while line := _read_line():
         try:
-            answer, asked = _within_context(reply, [*turns, {"role": "user", **_said(lm, line)}])
+            answer, asked = _within_context(reply, [*turns, {"role": "user", **_said(session, lm, line)}])
             if output is not None:
                 Target(str(Path(output) / f"{number}.wav"), session.overwrite).save(answer)
         except MimoError as error:  # the conversation goes on without this turn
@@ -71,10 +72,15 @@ def _within_context(reply: Callable[[Turns], Answer], turns: Turns) -> tuple[Ans
     return _within_context(reply, turns[2:])
 
 
-def _said(lm: MimoAudioLM, line: str) -> dict[str, Any]:
-    """Return what a line says: text, or the codes of an audio file after @, which is encoded once."""
+def _said(session: Session, lm: MimoAudioLM, line: str) -> dict[str, Any]:
+    """Return what a line says: text, or the codes of an audio file after @, which is encoded once.
+
+    The first audio file loads the codec, if none is there.
+    """
     if not line.startswith("@"):
         return {"text": line}
+    if lm.codec is None:
+        session.load_codec(lm)
     return {"audio": lm.encode(line[1:].strip())}
 
 

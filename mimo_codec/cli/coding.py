@@ -17,6 +17,7 @@ from mimo_codec.cli.options import (
     Output,
     Overwrite,
     Revision,
+    SkipExisting,
     Strict,
 )
 from mimo_codec.cli.plan import CODES, plan_jobs
@@ -37,12 +38,13 @@ def encode(
     batch_seconds: BatchSeconds = 120.0,
     strict: Strict = False,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
 ) -> None:
     """Encode audio files to .mimo files.
 
     One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
     """
-    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite)
+    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite, skip_existing=skip_existing)
     from mimo_codec.cli.batch import encode_files
 
     encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
@@ -58,12 +60,15 @@ def decode(
     batch_seconds: BatchSeconds = 120.0,
     format: Format = "wav",
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
 ) -> None:
     """Decode .mimo files to audio files.
 
     One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
     """
-    plan = plan_jobs(inputs, output, CODES, WRITABLE, suffix=f".{format}", overwrite=overwrite)
+    plan = plan_jobs(
+        inputs, output, CODES, WRITABLE, suffix=f".{format}", overwrite=overwrite, skip_existing=skip_existing
+    )
     from mimo_codec.cli.batch import decode_files
 
     decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
@@ -81,12 +86,15 @@ def reconstruct(
     format: Format = "wav",
     strict: Strict = False,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
 ) -> None:
     """Encode and decode audio files, to hear or measure the result.
 
     A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
     """
-    plan = plan_jobs([source], output, AUDIO, WRITABLE, suffix=f".{format}", overwrite=overwrite)
+    plan = plan_jobs(
+        [source], output, AUDIO, WRITABLE, suffix=f".{format}", overwrite=overwrite, skip_existing=skip_existing
+    )
     from mimo_codec.cli.batch import reconstruct_files
 
     reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from mimo_codec.common.errors import MimoError
@@ -17,14 +17,22 @@ class FilesFailed(MimoError):
     """Some of many files failed: each was reported, and the others are done."""
 
 
+def printable(text: object) -> str:
+    """Return text in which what no terminal should get is escaped: control characters, bytes that are no text."""
+    known = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in known)
+
+
 def print_error(message: object) -> None:
-    """Print an error as one line, even if a file's name has line breaks."""
+    """Print an error as one line, even if a file's name has line breaks or control characters."""
     print_line(f"error: {message}")
 
 
 def print_line(message: object) -> None:
     """Print one line on stderr that is no error."""
-    print("mimo-codec:", *map(str.strip, str(message).splitlines()), file=sys.stderr)
+    text = " ".join(map(str.strip, str(message).splitlines()))
+    with suppress(OSError, ValueError):  # stderr is closed
+        print("mimo-codec:", printable(text), file=sys.stderr)
 
 
 @contextmanager

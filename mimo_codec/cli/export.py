@@ -35,7 +35,7 @@ def codec(
 ) -> None:
     """Export a codec: encoder.onnx and decoder.onnx, and a step of each where the codec streams exactly.
 
-    `mimo_codec.onnx.OnnxCodec` runs them without PyTorch; export/README.md says how others do.
+    `mimo_codec.onnx.OnnxCodec` runs them without PyTorch; docs/onnx.md says how others do.
     """
     from mimo_codec.codec.model import MimoCodec
     from mimo_codec.onnx.codec.check import check_codec

@@ -9,13 +9,15 @@ import typer
 
 from mimo_codec.cli.chat import talk
 from mimo_codec.cli.plan import CODES
-from mimo_codec.cli.session import ANY, SPOKEN, Session, Target, check_answer, with_session
-from mimo_codec.common.checks import require
+from mimo_codec.cli.recordings import transcribe_files
+from mimo_codec.cli.session import ANY, SPOKEN, WRITTEN, Session, Target, check_answer, with_session
+from mimo_codec.common.checks import check_choice, error_prefix, require
 from mimo_codec.common.files import read_json
+from mimo_codec.lm.instructions import LANGUAGE_MARKS
 
 if TYPE_CHECKING:
     from mimo_codec.cli.session import Answer
-    from mimo_codec.lm import MimoAudioLM
+    from mimo_codec.lm import Example, MimoAudioLM, Turn
     from mimo_codec.lm.request import TaskOptions
 
 generate = typer.Typer(rich_markup_mode=None)
@@ -31,22 +33,46 @@ def _readable(path: str | None) -> str | None:
     return path
 
 
+def _all_readable(paths: list[str]) -> list[str]:
+    for path in paths:
+        _readable(path)
+    return paths
+
+
 def _not_empty(words: str | None) -> str | None:
     if words is not None and not words.strip():
         raise typer.BadParameter("it is empty")
     return words
 
 
+def _instruction(words: str) -> str:
+    if words and not words.strip():
+        raise typer.BadParameter("it is empty")
+    return words
+
+
 AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_readable)]
+AudioFiles = Annotated[list[str], typer.Argument(metavar="AUDIO", help="Audio or .mimo files.", callback=_all_readable)]
 SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
+]
+WrittenOutputs = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="Text file to write, or folder for several files.  [default: print]"
+    ),
 ]
 AnyOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Audio, .mimo or text file.  [default: print]")
 ]
 Voice = Annotated[
-    str | None, typer.Option(metavar="AUDIO", help="Sample of the voice to speak with.", callback=_readable)
+    str | None,
+    typer.Option(
+        metavar="AUDIO",
+        help="Sample of the voice to speak with. For speak, the released model expects a style too.",
+        callback=_readable,
+    ),
 ]
 System = Annotated[str | None, typer.Option(help="How to answer, said before the first turn.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Think before the answer; thoughts go to stderr.")]
@@ -63,14 +89,33 @@ def start(context: typer.Context) -> None:
 
 @generate.command()
 @with_session
-def transcribe(session: Session, audio: AudioFile, output: WrittenOutput = None, max_tokens: MaxTokens = 2000) -> None:
-    """Write down what is said."""
-    target = Target.check(output, session.overwrite)
+def transcribe(
+    session: Session,
+    audio: AudioFiles,
+    output: WrittenOutputs = None,
+    spoken_language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language that is spoken, en or zh, for recognizers trained with marks of it.  [default: recognized]",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Files that are transcribed at once.")] = 1,
+    max_tokens: MaxTokens = 2000,
+) -> None:
+    """Write down what is said, in one file or several."""
+    if spoken_language is not None:
+        check_choice("--spoken-language", spoken_language, LANGUAGE_MARKS)
+    options = session.text_options(max_tokens)
+    if len(audio) > 1:
+        transcribe_files(session, audio, output, spoken_language, batch_size, options)
+        return
+    target = Target.check(output, session.overwrite, WRITTEN, audio)
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
-        return lm.transcribe(audio, **options)
+        return lm.transcribe(audio[0], language=spoken_language, **options)
 
-    target.save(session.answer(ask, session.text_options(max_tokens)))
+    target.save(session.answer(ask, options))
 
 
 @generate.command()
@@ -85,7 +130,7 @@ def speak(
     max_seconds: MaxSeconds = 120.0,
 ) -> None:
     """Say a text."""
-    target = Target.check(output, session.overwrite, SPOKEN)
+    target = Target.check(output, session.overwrite, SPOKEN, [voice])
     require(not natural or style is None, "--natural and --style exclude each other")
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
@@ -109,7 +154,7 @@ def understand(
     max_tokens: MaxTokens = 2000,
 ) -> None:
     """Answer a question about audio."""
-    target = Target.check(output, session.overwrite)
+    target = Target.check(output, session.overwrite, WRITTEN, [audio])
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.understand(audio, question, thinking, **options)
@@ -131,24 +176,34 @@ def dialogue(
 ) -> None:
     """Answer a spoken question or a conversation, aloud when OUT is an audio or .mimo file.
 
-    JSON: [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "...", "audio": "b.wav"}, ...]
+    JSON: [{"role": "user", "audio": "a.wav"}, {"role": "assistant", "text": "...", "audio": "b.wav"}, ...], or
+    several parts in a turn: {"role": ..., "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text":
+    "..."}]}
     """
-    target = Target.check(output, session.overwrite, ANY)
+    from mimo_codec.lm import Turn
+
+    target = Target.check(output, session.overwrite, ANY, [turns, voice])
     check_answer(target.is_spoken, voice, thinking)
     is_json = turns.lower().endswith(".json")
-    said = _read_items(turns, "turns") if is_json else [{"role": "user", "audio": _readable(turns)}]
+    said = _read_turns(turns, target.is_spoken) if is_json else [Turn("user", audio=_readable(turns))]
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.chat(said, system, voice, thinking, speak=target.is_spoken, **options)
 
-    target.save(session.answer(ask, _options(session, target, max_seconds, max_tokens)))
+    hears = target.is_spoken or any(turn.has_audio for turn in said)
+    target.save(session.answer(ask, _options(session, target, max_seconds, max_tokens), codec=hears))
 
 
 @generate.command("few-shot")
 @with_session
 def few_shot(
     session: Session,
-    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to do.", callback=_not_empty)],
+    instruction: Annotated[
+        str,
+        typer.Argument(
+            metavar="INSTRUCTION", help='What to do; "" lets the examples alone say it.', callback=_instruction
+        ),
+    ],
     examples: Annotated[str, typer.Option("--examples", metavar="JSON", help="Examples of it.")],
     audio: Annotated[
         str | None,
@@ -156,6 +211,10 @@ def few_shot(
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text to do it with, instead of AUDIO.", callback=_not_empty)] = None,
     output: AnyOutput = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="How the prompt begins.  [default: [Int]: or <Spe>:, or nothing for text]")
+    ] = None,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Least new positions of an answer.")] = 0,
     max_seconds: MaxSeconds = 120.0,
     max_tokens: MaxTokens = 2000,
 ) -> None:
@@ -163,14 +222,21 @@ def few_shot(
 
     JSON: [{"input_audio": "a.wav", "output_audio": "b.wav", "output_text": "what b says"}, ...], or "input_text".
     """
-    target = Target.check(output, session.overwrite, ANY)
+    from mimo_codec.lm import TASKS
+
+    target = Target.check(output, session.overwrite, ANY, [examples, audio])
     require((audio is None) != (text is None), "few-shot: either AUDIO or --text")
-    shown = _read_items(examples, "examples")
+    shown = _read_examples(examples, target.is_spoken)
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
-        return lm.few_shot(instruction, shown, audio, text, speak=target.is_spoken, **options)
+        return lm.few_shot(instruction or None, shown, audio, text, target.is_spoken, prefix, **options)
 
-    target.save(session.answer(ask, _options(session, target, max_seconds, max_tokens)))
+    hears = target.is_spoken or audio is not None or any(given.input_audio is not None for given in shown)
+    if target.is_spoken:
+        options = session.speech_options(max_seconds, min_new=min_tokens)
+    else:
+        options = session.text_options(max_tokens, min_tokens, ends=(TASKS["few_shot"].text_end,))
+    target.save(session.answer(ask, options, codec=hears))
 
 
 @generate.command("continue")
@@ -182,7 +248,7 @@ def continue_speech(
     seconds: Annotated[float, typer.Option(min=0.2, help="Longest new speech, in seconds.")] = 10.0,
 ) -> None:
     """Go on where speech ends; OUT has what is new."""
-    target = Target.check(output, session.overwrite, SPOKEN)
+    target = Target.check(output, session.overwrite, SPOKEN, [audio])
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.continue_speech(audio, seconds, **options)
@@ -217,15 +283,42 @@ def _options(session: Session, target: Target, max_seconds: float, max_tokens: i
     return session.speech_options(max_seconds) if target.is_spoken else session.text_options(max_tokens)
 
 
+def _read_turns(path: str, spoken: bool) -> list[Turn]:
+    """Read the turns of a conversation and check them, before anything is loaded."""
+    from mimo_codec.lm.prompts import Turn, check_turns
+    from mimo_codec.lm.tasks import as_items
+
+    with error_prefix(path):
+        turns = as_items(Turn, "turns", _read_items(path, "turns"))
+        check_turns(turns, spoken)
+    return turns
+
+
+def _read_examples(path: str, spoken: bool) -> list[Example]:
+    """Read examples and check them, before anything is loaded."""
+    from mimo_codec.lm.prompts import Example, check_examples
+    from mimo_codec.lm.tasks import as_items
+
+    with error_prefix(path):
+        examples = as_items(Example, "examples", _read_items(path, "examples"))
+        check_examples(examples, spoken)
+    return examples
+
+
 def _read_items(path: str, what: str) -> list[dict[str, Any]]:
     """Read a JSON list of objects; the audio files named in it are relative to its folder."""
     content = read_json(path)
     is_list = isinstance(content, list) and all(isinstance(item, dict) for item in content)
-    require(is_list, f"{path}: a list of {what} is needed")
-    return [
-        {name: _beside(path, value) if name.endswith("audio") else value for name, value in item.items()}
-        for item in content
-    ]
+    require(is_list, f"a list of {what} is needed")
+    return [_with_places(path, item) for item in content]
+
+
+def _with_places(path: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with its audio files, and those of its parts, in the folder of `path`."""
+    placed = {name: _beside(path, value) if name.endswith("audio") else value for name, value in item.items()}
+    if isinstance(parts := item.get("content"), list):
+        placed["content"] = [_with_places(path, part) if isinstance(part, dict) else part for part in parts]
+    return placed
 
 
 def _beside(path: str, name: object) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimo_codec.audio.formats import AUDIO
+from mimo_codec.cli.console import printable
 from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.plan import CODES
 
@@ -64,8 +65,8 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+        return printable(" ".join(map(str, value)))
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else printable(value)
 
 
 def _describe_codes(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mimo_codec.cli.console import printable
+
 
 def models() -> None:
     """List shipped and cached models, and presets to train."""
@@ -13,4 +15,4 @@ def models() -> None:
     rows += [("preset", name, "a configuration without weights") for name in PRESETS]
     width = max(len(name) for _, name, _ in rows)
     for kind, name, place in rows:
-        print(f"{kind:8} {name:{width}}  {place}")
+        print(f"{kind:8} {printable(name):{width}}  {printable(place)}")

@@ -32,6 +32,11 @@ Format = Annotated[str, typer.Option(help="Format of the audio files in a folder
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Keep outputs that exist, and make the others: goes on after a stop.")
+]
+
+
 def _make_strict(strict: bool) -> bool:
     if strict:
         warnings.simplefilter("error", DamageWarning)

@@ -24,7 +24,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a command, at least one; `single` if one file was named, rather than several or a folder."""
+    """The jobs of a command; `single` if one file was named, rather than several or a folder."""
 
     jobs: tuple[Job, ...]
     single: bool
@@ -38,6 +38,7 @@ def plan_jobs(
     *,
     suffix: str | None = None,
     overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> Plan:
     """Plan one job per file.
 
@@ -52,11 +53,14 @@ def plan_jobs(
         writes: suffixes that an output may have.
         suffix: of outputs in a folder; by default the first of `writes`.
         overwrite: whether outputs may exist.
+        skip_existing: whether to leave out the jobs whose outputs exist: outputs are whole or not there, so that the
+            same command goes on where it was interrupted.
 
     Raises:
         MimoError: for unknown suffixes, folders without files, two inputs with one output, an output that is an input,
-            and, without `overwrite`, outputs that exist.
+            without `overwrite` or `skip_existing` outputs that exist, and for both of them.
     """
+    require(not (overwrite and skip_existing), "--overwrite and --skip-existing exclude each other")
     suffix = suffix or writes[0]
     check_choice("format", suffix.removeprefix("."), [known.removeprefix(".") for known in writes])
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
@@ -67,8 +71,10 @@ def plan_jobs(
     else:
         jobs = [job for source in inputs for job in _mirror(Path(source), Path(output), reads, suffix)]
     _check_targets(jobs)
-    if not overwrite:
-        check_new([job.target for job in jobs])
+    if skip_existing:
+        jobs = [job for job in jobs if not os.path.lexists(job.target)]
+    elif not overwrite:
+        check_new([job.target for job in jobs], can_skip=True)
     return Plan(tuple(jobs), single)
 
 
@@ -101,8 +107,9 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         writers[place] = job.source
 
 
-def check_new(targets: Sequence[Path]) -> None:
-    """Raise MimoError when something is at one of these paths."""
+def check_new(targets: Sequence[Path], can_skip: bool = False) -> None:
+    """Raise MimoError when something is at one of these paths; `can_skip`: whether the command has --skip-existing."""
     existing = [str(target) for target in targets if os.path.lexists(target)]
     others = f" and {len(existing) - 1} more of {len(targets)} outputs exist" if existing[1:] else " exists"
-    require(not existing, f"{''.join(existing[:1])}{others}: pass --overwrite to replace what exists")
+    advice = "pass --overwrite to replace what exists" + (", or --skip-existing to keep it" if can_skip else "")
+    require(not existing, f"{''.join(existing[:1])}{others}: {advice}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,7 +21,7 @@ from mimo_codec.common.files import atomic_path, check_target
 if TYPE_CHECKING:
     import torch
 
-    from mimo_codec.lm import Generation, MimoAudioLM
+    from mimo_codec.lm import Generation, MimoAudioLM, Stop
     from mimo_codec.lm.request import TaskOptions
 
     Answer = Generation[torch.Tensor]
@@ -29,13 +30,19 @@ if TYPE_CHECKING:
 
 SPOKEN = (*WRITABLE, *CODES)
 """Suffixes of files that hold speech."""
-ANY = (*SPOKEN, ".txt", ".md")
+WRITTEN = (".txt", ".md")
+"""Suffixes of files that hold text."""
+ANY = (*SPOKEN, *WRITTEN)
 """Suffixes of files that hold speech or text."""
 POSITIONS_PER_SECOND = 6.25
 THOUGHTS = 500
 """Positions that a model may think for before it speaks."""
-CUT = ("max_new_patches", "max_seconds", "context")
-"""Reasons to stop that are limits, not the end of what was to be said."""
+CUT = {
+    **{name: f"cut at its limit ({name})" for name in ("max_new_patches", "max_seconds", "context")},
+    "repetition": "ended because it only repeated itself (--no-end-runaway goes on)",
+    "silence": "ended because it was silent (--no-end-runaway goes on)",
+}
+"""Reasons to stop that are not the end of what was to be said."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,24 @@ class Session:
         typer.Option(help="Codec to listen and speak with, as for encode --model.  [default: what MODEL names]"),
     ] = None
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None
+    sampling: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How tokens are drawn: evaluation or greedy.  [default: as the task says]"),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=10.0, help="Above 1, sounds of the last second come less often."),
+    ] = None
+    end_runaway: Annotated[
+        bool, typer.Option(help="End answers that only repeat themselves, or are silent, for 8 s or 96 tokens.")
+    ] = True
     greedy: Annotated[bool, typer.Option("--greedy", help="Choose the likeliest tokens instead of drawing them.")] = (
         False
     )
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1.  [default: cuda if there is one]")] = None
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.  [default: as in the files]")] = None
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16, of model and codec.  [default: as in the files]")
+    ] = None
     quantize: Annotated[
         str | None, typer.Option(help="int8 or int4 weights, for little memory.", show_default=False)
     ] = None
@@ -64,9 +84,29 @@ class Session:
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False
 
-    def load(self) -> MimoAudioLM:
-        """Load the model, and the codec that is asked for or that the model names."""
+    def load(self, codec: bool = True) -> MimoAudioLM:
+        """Load the model, and the codec, if there is sound, that is asked for or that the model names."""
         from mimo_codec.lm import MimoAudioLM
+
+        return MimoAudioLM.from_pretrained(
+            self.model,
+            codec=self._codec_name() if codec else None,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            instructions=self.language,
+            compile=self.compile,
+        )
+
+    def load_codec(self, lm: MimoAudioLM) -> None:
+        """Load the codec of a model that was loaded without."""
+        from mimo_codec.codec.model import check_dtype
+        from mimo_codec.lm.pipeline import load_speech_codec
+
+        dtype = None if self.dtype is None else check_dtype(self.dtype)
+        lm.use_codec(load_speech_codec(self._codec_name(), self.device, dtype))
+
+    def _codec_name(self) -> str:
         from mimo_codec.lm.checkpoint import find_config
 
         recorded = find_config(self.model).codec
@@ -76,31 +116,40 @@ class Session:
             f"{self.model}: does not say whose codes it was trained on, and those of another codec mean nothing to"
             " it: --codec NAME (XiaomiMiMo/MiMo-Audio-Tokenizer for the released models)",
         )
-        return MimoAudioLM.from_pretrained(
-            self.model,
-            codec=codec,
-            device=self.device,
-            dtype=self.dtype,
-            quantize=self.quantize,
-            instructions=self.language,
-            compile=self.compile,
-        )
+        return str(codec)
 
-    def text_options(self, max_tokens: int) -> TaskOptions:
-        """Return the options of an answer in text."""
-        return {"seed": self.seed, "greedy": self.greedy, "max_new_patches": max_tokens}
+    def check(self) -> None:
+        """Refuse what can be seen before gigabytes are loaded."""
+        from mimo_codec.lm.request import find_preset
 
-    def speech_options(self, max_seconds: float, thoughts: int = THOUGHTS) -> TaskOptions:
+        find_preset(self.sampling)
+
+    def _options(self, max_new: int, stop: Stop) -> TaskOptions:
+        return {
+            "seed": self.seed,
+            "greedy": self.greedy,
+            "sampling": self.sampling,
+            "repetition_penalty": self.repetition_penalty,
+            "max_new_patches": max_new,
+            "stop": replace(stop, runaway=self.end_runaway),
+        }
+
+    def text_options(self, max_tokens: int, min_tokens: int = 0, ends: Sequence[str] = ()) -> TaskOptions:
+        """Return the options of an answer in text, which strings may end."""
+        from mimo_codec.lm import Stop
+
+        return self._options(max_tokens, Stop(text=tuple(ends), min_new=min_tokens))
+
+    def speech_options(self, max_seconds: float, thoughts: int = THOUGHTS, min_new: int = 0) -> TaskOptions:
         """Return the options of a spoken answer, which may have as many positions of text as of speech."""
         from mimo_codec.lm import Stop
 
         positions = round(2 * max_seconds * POSITIONS_PER_SECOND) + thoughts
-        stop = Stop(max_seconds=max_seconds)
-        return {"seed": self.seed, "greedy": self.greedy, "max_new_patches": positions, "stop": stop}
+        return self._options(positions, Stop(max_seconds=max_seconds, min_new=min_new))
 
-    def answer(self, ask: Ask, options: TaskOptions) -> Answer:
-        """Load the model, ask it, and count the positions of its answer on the terminal."""
-        lm = self.load()
+    def answer(self, ask: Ask, options: TaskOptions, codec: bool = True) -> Answer:
+        """Load the model, with its codec unless all is text; ask it, and count positions on the terminal."""
+        lm = self.load(codec)
         with counter("positions") as counted:
             return ask(lm, {**options, "progress": counted})
 
@@ -119,6 +168,7 @@ def with_session(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         session = Session(**{name: values.pop(name) for name in shared})
+        session.check()
         command(session=session, **values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -138,12 +188,20 @@ class Target:
     overwrite: bool
 
     @classmethod
-    def check(cls, output: str | None, overwrite: bool, suffixes: Sequence[str] = ()) -> Target:
-        """Return a target; MimoError when no file can be made there, or its suffix is none of `suffixes`."""
+    def check(
+        cls, output: str | None, overwrite: bool, suffixes: Sequence[str], inputs: Sequence[str | None] = ()
+    ) -> Target:
+        """Return a target; MimoError when no file can be made there, or its suffix is none of `suffixes`.
+
+        inputs: files that the command reads, none of which may be the output.
+        """
         if output is not None:
-            known = not suffixes or Path(output).suffix.lower() in suffixes
+            known = Path(output).suffix.lower() in suffixes
             require(known, f"{output}: an output file ends in {' '.join(suffixes)}")
             check_target(Path(output), overwrite)
+            read = {os.path.realpath(name) for name in inputs if name is not None}
+            is_input = os.path.realpath(output) in read
+            require(not is_input, f"{output} is an input and would be overwritten: choose another output")
         return cls(output, overwrite)
 
     @property
@@ -153,14 +211,16 @@ class Target:
 
     def save(self, found: Answer, expected_end: str = "") -> None:
         """Write an answer, and say when it was cut at a limit other than `expected_end`."""
-        if self.is_spoken and found.text:
-            print(found.text)
-        if found.stop_reason != expected_end:
-            warn_if_cut(found)
-        if self.is_spoken:
-            self._save_spoken(found)
-        else:
-            self._save_written(found)
+        try:
+            if self.is_spoken:
+                self._save_spoken(found)
+            else:
+                self._save_written(found)
+        finally:  # after the file, which must not depend on what the terminal can show
+            if found.stop_reason != expected_end:
+                warn_if_cut(found)
+            if self.is_spoken and found.text:
+                print(found.text)
 
     def _save_spoken(self, found: Answer) -> None:
         from mimo_codec.audio.writer import save_audio
@@ -187,7 +247,7 @@ class Target:
 def warn_if_cut(found: Answer) -> None:
     """Print a line on stderr when an answer has not come to its end."""
     if found.stop_reason in CUT:
-        print_line(f"the answer was cut at its limit ({found.stop_reason})")
+        print_line(f"the answer was {CUT[found.stop_reason]}")
 
 
 def check_answer(speaks: bool, voice: str | None, thinking: bool) -> None:

@@ -17,7 +17,7 @@ def train(
     Options after RECIPE override its keys, as in mimo-codec train nano_stage1 --data.root speech --trainer.max_steps
     1000. For a list of them: mimo-codec train nano_stage1 --help.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see recipes/README.md
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see docs/training.md
     from mimo_codec.train import run
 
     run.train(recipe, context.args, all_cores=True)

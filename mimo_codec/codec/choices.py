@@ -133,7 +133,7 @@ class ResidualFSQConfig(QuantizerConfig):
         finest, most = max(self.fsq_levels), 1
         while finest ** (most + 1) <= FSQ_RESOLUTION:
             most += 1
-        need = f"at most {most} codebooks of {finest} levels; more would code the rounding of the features"
+        need = f"at most {most} codebooks of {finest} levels, beyond which they code rounding: lower one of the two"
         require(self.num_quantizers <= most, "num_quantizers", self.num_quantizers, need)
 
     @property

@@ -238,8 +238,9 @@ def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bo
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """The torch.dtype of weights meant by a name, None for float32; MimoError for what weights cannot be."""
-    known = DTYPES | {str(value): value for value in DTYPES.values()}
+    """The torch.dtype of weights meant by a name, None or "auto" for float32; MimoError for what weights cannot be."""
+    short = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": torch.float32}
+    known = DTYPES | {str(value): value for value in DTYPES.values()} | short
     name = "float32" if dtype is None else str(dtype)
     if name not in known:
         raise MimoError(f"dtype: {dtype!r} is not supported: float32, bfloat16 or float16")

@@ -55,8 +55,9 @@ def _limits(low: float, high: float) -> str:
 def check_choice(name: str, value: Value, choices: Iterable[Value]) -> Value:
     """Return `value`; raise MimoError, which lists the choices, unless it is one of them."""
     known = list(choices)
-    if value not in known:
-        raise MimoError(f"{name} {value!r} is not known; choose one of {', '.join(map(str, known))}")
+    if not any(isinstance(value, type(choice)) and value == choice for choice in known):
+        shown = repr(value) if isinstance(value, str) else reprlib.repr(value)
+        raise MimoError(f"{name} {shown} is not known; choose one of {', '.join(map(str, known))}")
     return value
 
 

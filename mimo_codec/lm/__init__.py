@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mimo_codec.lm.output import Generation, Piece
     from mimo_codec.lm.pipeline import MimoAudioLM
     from mimo_codec.lm.prompts import Example, Turn
-    from mimo_codec.lm.request import Sampling, Stop
+    from mimo_codec.lm.request import PRESETS, Sampling, Stop
     from mimo_codec.lm.tasks import TASKS
 
 _HOMES = {
@@ -32,6 +32,7 @@ _HOMES = {
     "LMConfig": "config",
     "Layout": "layout",
     "MimoAudioLM": "pipeline",
+    "PRESETS": "request",
     "Piece": "output",
     "Sampling": "request",
     "Stop": "request",
@@ -42,6 +43,7 @@ _HOMES = {
 }
 __all__ = [
     "INSTRUCTIONS",
+    "PRESETS",
     "TASKS",
     "Example",
     "Generation",

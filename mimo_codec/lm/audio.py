@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import audio_info
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import is_array, to_numpy
-from mimo_codec.common.checks import require
+from mimo_codec.common.checks import is_number, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
 from mimo_codec.lm.layout import Codes, Layout
@@ -95,21 +95,28 @@ class AudioReader:
             require(_same_codec(audio.model, reads), message)
             return audio
         if is_array(audio):
-            return to_numpy(audio)
+            array = to_numpy(audio)
+            is_code = array.dtype.kind != "f"
+            require(is_code, f"{where}: a waveform needs its sample rate, (waveform, Hz); bare arrays are codes")
+            return array
         if self.codec is None:
             raise MimoError(f"{where}: only codes can be read without a codec: {self.attach_codec}")
         if isinstance(audio, tuple) and len(audio) == 2:
+            self._check_seconds(tuple(getattr(audio[0], "shape", ()))[-1:], audio[1], where)
             return self.codec.encode(*audio, num_quantizers=self.config.audio_channels)
         if isinstance(audio, (str, os.PathLike)):
-            self._check_length(audio, where)
+            info = audio_info(audio)
+            self._check_seconds((info.num_samples or 0,), info.sample_rate, where)
             return self.codec.encode(audio, num_quantizers=self.config.audio_channels)
         need = "a file, codes or a waveform with its sample rate, (waveform, Hz), is needed"
         raise MimoError(f"{where}: is a {type(audio).__name__}; {need}")
 
-    def _check_length(self, file: str | os.PathLike[str], where: str) -> None:
-        """Refuse a file that cannot fit into the context, before it is encoded."""
-        info, positions = audio_info(file), self.config.max_position_embeddings
-        seconds, most = (info.num_samples or 0) / info.sample_rate, positions * self.config.group_size / FRAME_RATE
+    def _check_seconds(self, num_samples: tuple[int, ...], sample_rate: object, where: str) -> None:
+        """Refuse audio that cannot fit into the context, before it is encoded; the codec checks the values."""
+        if not num_samples or not is_number(sample_rate) or sample_rate <= 0:
+            return
+        positions = self.config.max_position_embeddings
+        seconds, most = num_samples[0] / sample_rate, positions * self.config.group_size / FRAME_RATE
         excess = f"{seconds:.0f} s of audio, {seconds - most:.0f} more than the context of {positions} positions holds"
         require(seconds <= most, f"{where}: {excess}")
 

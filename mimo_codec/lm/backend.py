@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mimo_codec.lm.cache import KeyValueCache
-from mimo_codec.lm.generate import Backend, Batch, Numbers, Patches, Tokens
+from mimo_codec.lm.generate import Backend, Batch, Kept, Numbers, Patches, Tokens
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
 from mimo_codec.lm.request import Request, forbidden_tokens
 from mimo_codec.lm.sampling import Settings, penalised, sample
@@ -34,6 +34,7 @@ class TorchBackend(Backend):
         self.advance, self.patch_step = self._advance, self._patch_step
         self._graphs = compiled and model.device.type == "cuda"
         self._spare: dict[str, KeyValueCache] = {}
+        self.kept: Kept | None = None
         if compiled:
             self.advance = self._replayed(self._compiled(self._advance))
             self.patch_step = self._replayed(self._compiled(self._patch_step))
@@ -103,6 +104,20 @@ class TorchBackend(Backend):
             for tensor in (*cache.keys, *cache.values):
                 torch._dynamo.mark_static_address(tensor)
         return cache
+
+    def take_kept(self, tokens: Tokens, patches: Patches, cache: KeyValueCache) -> int:
+        """Copy into a cache what was kept of a prompt that begins like tokens [P] and patches [P, C, G].
+
+        Returns how many positions were copied.
+        """
+        kept = self.kept
+        if kept is None:
+            return 0
+        count = kept.common(tokens, patches)
+        for new, old in zip((*cache.keys, *cache.values), (*kept.cache.keys, *kept.cache.values), strict=True):
+            new[:, :, :count] = old[:, :, :count]
+        self.give_back("model", kept.cache)
+        return count
 
     def give_back(self, name: str, cache: KeyValueCache) -> None:
         """Keep a cache for the next batch."""
@@ -227,6 +242,9 @@ class TorchBatch(Batch):
         self.keys = torch.arange(self.cache.size, device=device)
         self.slot = 0
         """Where in the cache the next position goes."""
+        self.keep = requests[0].keep_cache
+        self.read: list[tuple[Tokens, Patches]] = []
+        """What has been read, tokens [n] and patches [n, C, G], if it is to be kept."""
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.model.device)
@@ -234,8 +252,12 @@ class TorchBatch(Batch):
     @torch.inference_mode()
     def read_prompts(self, tokens: Tokens, patches: Patches, pads: np.ndarray, uniform: Numbers) -> Tokens:
         """Read all prompts at once and draw the first tokens; see `Batch`."""
-        self.slot, self.pads = tokens.shape[1], self._on_device(pads)
-        slots = torch.arange(self.slot, device=self.model.device)
+        first = self.backend.take_kept(tokens[0], patches[0], self.cache) if self.keep else 0
+        self.backend.kept = None
+        self.read = [(tokens[0], patches[0])]
+        tokens, patches = tokens[:, first:], patches[:, first:]
+        self.slot, self.pads = first + tokens.shape[1], self._on_device(pads)
+        slots = torch.arange(first, self.slot, device=self.model.device)
         visible = (self.keys[None] <= slots[:, None])[None] & (self.keys[None, None] >= self.pads[:, None, None])
         visible |= (self.keys[None] == slots[:, None])[None]  # padding sees itself: a row of nothing would be NaN
         self.cache.positions = slots
@@ -261,6 +283,8 @@ class TorchBatch(Batch):
             self.forbidden,
             self._on_device(uniform),
         )
+        if self.keep:
+            self.read.append((tokens, patches))
         return drawn.cpu().numpy()
 
     @torch.inference_mode()
@@ -278,5 +302,8 @@ class TorchBatch(Batch):
 
     def close(self) -> None:
         """Keep the caches for the next batch."""
-        self.backend.give_back("model", self.cache)
+        if self.keep and self.read:
+            self.backend.kept = Kept.join(self.read, self.cache)
+        else:
+            self.backend.give_back("model", self.cache)
         self.backend.give_back("local_transformer", self.patch_cache)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.request import WINDOW, Request, find_stop
+from mimo_codec.lm.runaway import FRAMES, sound_runs_away, text_repeats
 
 Tokens = NDArray[np.int64]
 """One text token for each item [B]."""
@@ -77,6 +78,29 @@ class Backend(ABC):
         """Return seeds for items for which the caller gave none."""
 
 
+class Kept(NamedTuple):
+    """What one prompt and its answer have left to a backend, for the next prompt that begins alike."""
+
+    tokens: NDArray[np.int64]
+    """Text tokens [P]."""
+    patches: Patches
+    """Codes [P, C, G]."""
+    cache: Any
+    """Keys and values of these positions, in the form of the backend."""
+
+    @classmethod
+    def join(cls, read: Sequence[tuple[NDArray[np.int64], Patches]], cache: Any) -> Kept:
+        """Join what was read, tokens [n] and patches [n, C, G] at a time."""
+        tokens, patches = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        return cls(tokens, patches, cache)
+
+    def common(self, tokens: NDArray[np.int64], patches: Patches) -> int:
+        """Return at how many positions a prompt begins alike; its last one is left to compute."""
+        most = min(len(tokens) - 1, len(self.tokens))
+        same = (tokens[:most] == self.tokens[:most]) & (patches[:most] == self.patches[:most]).all((1, 2))
+        return most if same.all() else int(same.argmin())
+
+
 def generate_positions(
     backend: Backend, requests: Sequence[Request], layout: Layout
 ) -> Iterator[list[Position | None]]:
@@ -118,7 +142,10 @@ class Position(NamedTuple):
     patch: Patches | None
     """[C, G] at audio positions."""
     end: int | str | None
-    """Id of the stop token, the stop string, or "max_new_patches" or "max_seconds", at the item's last position."""
+    """Id of the stop token, the stop string, or "max_new_patches", "max_seconds", "repetition" or "silence".
+
+    Only the item's last position has it.
+    """
 
 
 class Progress:
@@ -132,6 +159,8 @@ class Progress:
         self.pads = np.array([self.longest - length for length in lengths])
         """[B], positions of padding in front of each prompt."""
         self.num_new, self.num_patches = 0, [0] * len(requests)
+        self.sounds = [np.zeros(0, np.int64) for _ in requests]
+        """Codes of the first codebook, the last of every item."""
         self.texts: list[list[int]] = [[] for _ in requests]
         self.is_over = [False] * len(requests)
 
@@ -170,26 +199,37 @@ class Progress:
         """
         self.num_new += 1
         speaking = set(self.speaking(tokens))
+        spoken = [i in speaking for i in range(len(tokens))]
         new: list[Position | None] = []
         for i, token in enumerate(tokens.tolist()):
             if self.is_over[i]:
                 new.append(None)
                 continue
-            self.num_patches[i] += i in speaking
-            self.texts[i] += [] if i in speaking else [token]
+            self.num_patches[i] += spoken[i]
+            self.texts[i] += [] if spoken[i] else [token]
+            if spoken[i]:
+                self.sounds[i] = np.append(self.sounds[i], patches[i, 0])[-FRAMES:]
             end = self._end(i, token)
             self.is_over[i] = end is not None
-            new.append(Position(token, patches[i].copy() if i in speaking else None, end))
+            new.append(Position(token, patches[i].copy() if spoken[i] else None, end))
         return new
 
     def _end(self, item: int, token: int) -> int | str | None:
         request = self.requests[item]
-        if token in request.stop_ids:
+        may_end = self.num_new >= request.min_new
+        if token in request.stop_ids and may_end:
             return token
-        if request.decode is not None and token != self.layout.empty_id:
+        if request.decode is not None and may_end and token != self.layout.empty_id:
             found = find_stop(request.decode(self.texts[item]), request.stop_text)
             if found is not None:
                 return found[1]
         if request.max_patches is not None and self.num_patches[item] >= request.max_patches:
             return "max_seconds"
-        return "max_new_patches" if self.num_new >= request.max_new else None
+        if self.num_new >= request.max_new:
+            return "max_new_patches"
+        return self._runaway(item, token) if request.runaway and may_end else None
+
+    def _runaway(self, item: int, token: int) -> str | None:
+        if token == self.layout.empty_id:
+            return sound_runs_away(self.sounds[item])
+        return "repetition" if text_repeats(self.texts[item]) else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,10 @@ from mimo_codec.common.files import atomic_path, read_json
 
 PROMPTS = "prompts.json"
 """File with the instructions of a model, beside its weights."""
+CHINESE = re.compile("[\u4e00-\u9fff]")
+"""A character of Chinese."""
+LANGUAGE_MARKS = {"en": "<english>", "zh": "<chinese>"}
+"""Language -> what answers of recognizers begin with that were trained with such marks (MiMo-V2.5-ASR)."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,16 @@ class Instructions:
 
     transcribe: str = "Write down what is said in the audio."
     speak: str = "Read the following text aloud"
+    speak_chinese: str = "请朗读下面的文字"
+    """Before text in which there are Chinese characters; `speak` too, where only that was replaced."""
     style_system: str = "Speak the text that you are given in the style that is asked for."
     style_voice_system: str = "Speak the text that you are given in the style that is asked for, with this voice: "
     voice_system: str = "Speak with this voice: "
     dialogue_voice_system: str = "Answer with this voice: "
     few_shot_prefix: str = "[Int]:"
+    """Before examples of text and speech."""
+    few_shot_speech_prefix: str = "<Spe>:"
+    """Before examples that are all speech."""
     understand: str = "Describe what you hear."
 
     def __post_init__(self) -> None:
@@ -42,7 +52,12 @@ class Instructions:
         known = [field.name for field in fields(self)]
         unknown = [str(name) for name in changes if name not in known]
         require(not unknown, f"instructions: there is no {', '.join(unknown)}; there is {', '.join(known)}")
-        return dataclasses.replace(self, **changes)
+        chinese = {"speak_chinese": changes["speak"]} if "speak" in changes else {}
+        return dataclasses.replace(self, **{**chinese, **changes})
+
+    def to_speak(self, text: str) -> str:
+        """Return what asks for `text` to be spoken, in Chinese if there are Chinese characters in it."""
+        return self.speak_chinese if CHINESE.search(text) else self.speak
 
     def save(self, path: Path) -> None:
         """Write a prompts.json."""

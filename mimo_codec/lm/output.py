@@ -18,6 +18,7 @@ from mimo_codec.common.arrays import to_numpy
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
 from mimo_codec.lm.generate import Patches, Position
+from mimo_codec.lm.instructions import LANGUAGE_MARKS
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.request import Request, find_stop
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -29,6 +30,7 @@ ArrayT = TypeVar("ArrayT", bound="torch.Tensor | NDArray[Any]")
 """The arrays of a model: torch.Tensor, or numpy's."""
 ArrayOut = TypeVar("ArrayOut", bound="torch.Tensor | NDArray[Any]", covariant=True)
 MARKS = ("<think>", "</think>")
+LANGUAGES = tuple(LANGUAGE_MARKS.values())
 PROMPT_END = 16
 """Tokens of a prompt's end in which an open mark of thinking is looked for."""
 
@@ -40,7 +42,7 @@ class Generation(Generic[ArrayT]):
     ids: ArrayT
     """The new positions, int64 [1 + C, G N]; text tokens fill all G columns."""
     text: str
-    """The text tokens as text, without special ones and thoughts."""
+    """The text tokens as text, without special ones, thoughts, and a mark of the language at its beginning."""
     thoughts: str | None
     """The text before `</think>`, if the model thought first."""
     codes: AudioCodes | None
@@ -48,7 +50,7 @@ class Generation(Generic[ArrayT]):
     waveform: ArrayT | None
     """`codes` decoded, [S] at 24 kHz, when a codec is attached."""
     stop_reason: str
-    """The stop token or string, or "max_new_patches", "max_seconds" or "context"."""
+    """The stop token or string, or "max_new_patches", "max_seconds", "context", "repetition" or "silence"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +188,25 @@ class _Text:
                 thinks = piece == MARKS[0]
             else:
                 parts[0 if thinks else 1] += piece
-        return parts[0], parts[1]
+        return parts[0], _without_mark(parts[1])
 
     def new(self, last: bool = False) -> tuple[str, str]:
         """Return what has not been shown yet of both."""
-        found = self.whole() if last else self._split(_settled(self._decode(self.tokens), (*MARKS, *self.stops)))
+        found = (
+            self.whole()
+            if last
+            else self._split(_settled(self._decode(self.tokens), (*MARKS, *LANGUAGES, *self.stops)))
+        )
         new = found[0][len(self.shown[0]) :], found[1][len(self.shown[1]) :]
         self.shown = found
         return new
+
+
+def _without_mark(text: str) -> str:
+    """Remove the mark of a language that a recognizer puts in front of what was said."""
+    begun = text.lstrip()
+    found = [mark for mark in LANGUAGES if begun.startswith(mark)]
+    return begun.removeprefix(found[0]) if found else text
 
 
 def _settled(text: str, marks: Sequence[str]) -> str:

@@ -26,12 +26,13 @@ from mimo_codec.lm.instructions import INSTRUCTIONS, PROMPTS, Instructions
 from mimo_codec.lm.model import Output, SpeechLanguageModel
 from mimo_codec.lm.request import Request
 from mimo_codec.lm.tokenizer import TextTokenizer
-from mimo_codec.loading import load_codec
+from mimo_codec.loading import is_export, load_codec
 
 
 class MimoAudioLM(AudioLM[Tensor]):
     """Speech and text in, speech and text out (arXiv 2512.23808). `from_pretrained` loads one."""
 
+    backend: TorchBackend
     attach_codec = "from_pretrained(..., codec=NAME)"
 
     def __init__(
@@ -77,7 +78,8 @@ class MimoAudioLM(AudioLM[Tensor]):
             codec: the codec to listen and speak with, or its name (see `load_codec`); without it audio goes in and
                 comes out as codes.
             device: None for CUDA where there is one, else the CPU.
-            dtype: of the weights; None keeps that of the files.
+            dtype: of the weights, and of a codec that is loaded here; None or "auto" keeps that of the files, and loads
+                a codec in float32.
             revision: branch, tag or commit of a hub model.
             quantize: "int8" or "int4" weights (by torchao), for little memory.
             device_map: "auto", or a device for each module, to spread the layers of the backbone over several devices
@@ -90,11 +92,11 @@ class MimoAudioLM(AudioLM[Tensor]):
             MimoError: for what cannot be found, read or used, and when memory does not suffice.
         """
         place = check_device(device)
-        wanted = None if dtype is None else check_dtype(dtype)
+        wanted = None if dtype is None or dtype == "auto" else check_dtype(dtype)
         folder = find_language_model(name_or_path, revision)
         chosen = Instructions.choose(instructions, folder)
         if isinstance(codec, (str, Path)):
-            codec = _load_codec(codec, device)
+            codec = load_speech_codec(codec, device, wanted)
         spread = device_map is not None
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
         return cls(model, tokenizer, codec=codec, instructions=chosen, compile=False if spread else compile)
@@ -106,6 +108,30 @@ class MimoAudioLM(AudioLM[Tensor]):
             self.instructions.save(Path(folder) / PROMPTS)
         else:
             (Path(folder) / PROMPTS).unlink(missing_ok=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are, or the first layers of a model that is spread over several devices."""
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> MimoAudioLM:
+        """Move the networks and the codec to a device and return the model, as modules of PyTorch do.
+
+        Raises MimoError for devices that cannot be used, and for models that are spread over several.
+        """
+        place = check_device(device)
+        require(not hasattr(self.model, "hf_device_map"), "to: this model is spread over several devices")
+        self.model.to(place)
+        self.backend = TorchBackend(self.model, self.backend.compiled)
+        if isinstance(self.codec, torch.nn.Module):
+            self.codec.to(place)
+        return self
+
+    def __repr__(self) -> str:
+        """Say which networks these are, where they are, and with which codec."""
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"{super().__repr__()[:-1]}, {count:,} parameters, {dtype} on {self.device})"
 
     # ---- for those who build their own ---------------------------------------------------------------------------
 
@@ -144,9 +170,12 @@ class MimoAudioLM(AudioLM[Tensor]):
         return torch.from_numpy(array)
 
 
-def _load_codec(name: str | Path, device: str | torch.device | None) -> SpeechCodec:
+def load_speech_codec(
+    name: str | Path, device: str | torch.device | None, dtype: torch.dtype | None = None
+) -> SpeechCodec:
+    """Load the codec of a language model; an exported one keeps its own precision."""
     try:
-        return load_codec(name, device=device)
+        return load_codec(name, device=device, dtype=None if is_export(name) else dtype)
     except torch.OutOfMemoryError:
         raise MimoError(
             f"codec: not enough memory on {check_device(device)} for {name}: give load_codec(...) another device or"

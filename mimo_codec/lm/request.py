@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from types import MappingProxyType
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import check_integer, check_number, check_type, require
-from mimo_codec.common.fields import check_fields, integer, integers, number
+from mimo_codec.common.checks import check_choice, check_integer, check_number, check_type, require
+from mimo_codec.common.fields import check_fields, flag, integer, integers, number
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Grid
 from mimo_codec.lm.tokenizer import NAMES
@@ -47,6 +48,22 @@ class Sampling:
 GREEDY = Sampling()
 
 
+class Preset(NamedTuple):
+    """How text and codes are drawn."""
+
+    text: Sampling
+    audio: Sampling
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "evaluation": Preset(Sampling(0.3, top_p=0.95), Sampling(0.7, top_p=0.95)),
+        "greedy": Preset(GREEDY, GREEDY),
+    }
+)
+"""Named samplings: "evaluation" is that of the released evaluation of dialogue."""
+
+
 def forbidden_tokens(samplings: Sequence[Sampling], vocab_size: int) -> NDArray[np.bool_] | None:
     """Return True at [B, V] where an item may not draw a token; None where all may draw all."""
     if not any(sampling.forbidden for sampling in samplings):
@@ -67,9 +84,14 @@ class Stop:
     """Longest new audio."""
     text: tuple[str, ...] = ()
     """Strings: an answer ends before the first of them, once it has begun."""
+    min_new: int = integer(0)
+    """Least new positions: what is drawn before does not end the item."""
+    runaway: bool = flag(True)
+    """End items that only repeat themselves or are silent; see `mimo_codec.lm.runaway`."""
 
     def __post_init__(self) -> None:
         """Check every field."""
+        check_fields(self, "stop: ")
         for name, value in (("token names", self.tokens), ("strings", self.text)):
             valid = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
             require(valid, f"stop: a tuple of {name} is needed, not {value!r}")
@@ -93,6 +115,12 @@ class Request:
     """Turns text tokens into text, where there is `stop_text`."""
     max_patches: int | None = None
     seed: int = 0
+    min_new: int = 0
+    """Least new positions."""
+    runaway: bool = False
+    """End when nothing but repetition or silence comes."""
+    keep_cache: bool = False
+    """Keep what was computed for the next request, and use what the one before has kept."""
 
 
 # ---- what callers pass -----------------------------------------------------------------------------------------------
@@ -105,17 +133,49 @@ class Options(TypedDict, total=False):
     """Options of `generate` and `stream`, explained there."""
 
     greedy: bool
+    sampling: str | None
     text_sampling: Samplings
     audio_sampling: Samplings
+    repetition_penalty: float | None
     stop: Stop | None
     seed: int | Sequence[int] | None
+    keep_cache: bool
     progress: Callable[[], None] | None
+
+
+HINTS = {
+    **{
+        name: f"text_sampling=Sampling({name}=...) and audio_sampling=Sampling({name}=...) set it"
+        for name in ("temperature", "top_k", "top_p")
+    },
+    "do_sample": "greedy=True takes the likeliest tokens",
+    "max_seconds": "stop=Stop(max_seconds=...) sets it",
+    "stop_strings": "stop=Stop(text=...) sets them",
+    **dict.fromkeys(
+        ("max_new_tokens", "max_tokens", "max_length"), "max_new_patches counts text tokens and patches alike"
+    ),
+    **dict.fromkeys(("min_new_tokens", "min_length"), "stop=Stop(min_new=...) sets it"),
+}
+"""Options of other libraries -> what is meant here."""
 
 
 class TaskOptions(Options, total=False):
     """Options of every task: those of `generate`, and how long an answer may be."""
 
     max_new_patches: int
+
+
+def check_options(names: Iterable[str]) -> None:
+    """Raise MimoError for options that there are not, with a hint where the meaning is clear."""
+    known = TaskOptions.__annotations__
+    for name in names:
+        hint = HINTS.get(name, f"there is {', '.join(known)}")
+        require(name in known, f"{name} is not an option of generation; {hint}")
+
+
+def find_preset(name: str | None) -> Preset | None:
+    """Return a preset by name, None for None; MimoError lists those there are."""
+    return None if name is None else PRESETS[check_choice("sampling", name, PRESETS)]
 
 
 def as_stop(stop: object) -> Stop:

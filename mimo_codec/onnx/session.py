@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ OLDEST_RECORDING = (1, 31)
 runs have taken: https://github.com/microsoft/onnxruntime/pull/32121"""
 
 
-def import_runtime() -> Any:
-    """The module onnxruntime; MimoError without it, and where two builds of it overwrite each other."""
+def import_runtime() -> ModuleType:
+    """Import the module onnxruntime; MimoError without it, and where two builds of it overwrite each other."""
     builds = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(builds) == 2:
         raise MimoError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 sizes = config.data.batch_size, config.data.text_batch_size
                 trainer.devices = cpu_processes(*sizes)
                 config.data.batch_size, config.data.text_batch_size = (size // trainer.devices for size in sizes)
+            for name in ("root", "validation_root"):  # before other processes start, which would have to be told
+                source = config.data[name]
+                require(source is None or os.path.exists(source), f"data.{name}: there is no {source}")
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:
@@ -112,11 +116,19 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             trainer_defaults={"callbacks": [SaveOnSignal(), Throughput()]},
             args=["fit", "--config", str(path), *arguments],
         )
+    except RuntimeError as error:
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0 and re.search(_PEER_LOST, str(error)):
+            raise SystemExit(1) from None  # the process that ended first says why
+        raise
     except (jsonargparse.ArgumentError, ValueError) as error:
         cause = _find_mimo_error(error)
         if cause is None and not isinstance(error, jsonargparse.ArgumentError):
             raise
         raise cause or MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+
+
+_PEER_LOST = "Connection (closed|reset) by peer|recvValue failed|Broken pipe"
+"""In what torch.distributed says when another process of the run has ended."""
 
 
 def check_yaml(path: Path) -> None:

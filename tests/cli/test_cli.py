@@ -562,3 +562,50 @@ def test_half_a_file_is_a_warning_and_with_strict_an_error(run, tmp_path, tiny_f
     assert f"error: {half}: ends at sample 11978" in done.err
     assert_one_line_error(run("encode", half, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict"), half)
     assert run("encode", whole, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict").code == 0
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text")
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_names_that_are_no_text(locale, tmp_path, tiny_folder):
+    """Bytes that are not UTF-8, characters that the terminal has not, escape sequences and line breaks."""
+    data = speech(tmp_path / "good.wav").read_bytes()
+    names = [b"latin\xff", "日本".encode(), b"red\x1b[31m", b"two\nlines"]
+    source = os.fsencode(tmp_path / "in")
+    os.mkdir(source)
+    for name in names:
+        with open(source + b"/" + name + b".wav", "wb") as file:
+            file.write(data)
+    with open(source + b"/broken\xfe\x1b[2J.wav", "wb") as file:
+        file.write(b"no audio")
+    command = [sys.executable, "-m", "mimo_codec"]
+    options = {"capture_output": True, "env": {**os.environ, **locale}}
+    done = subprocess.run([*command, "encode", source, "-o", tmp_path / "out", "-m", tiny_folder], **options)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted(name + b".mimo" for name in names)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and b"\x1b" not in done.stderr and rb"\x1b[2J.wav: is not audio" in lines[0]
+    for name in names:
+        told = subprocess.run([*command, "info", source + b"/" + name + b".wav"], **options)
+        assert told.returncode == 0 and b"\x1b" not in told.stdout, told.stderr
+
+
+def test_an_interrupted_batch_goes_on(run, tmp_path, tiny_folder):
+    first, second = speech(tmp_path / "in" / "a.wav"), speech(tmp_path / "in" / "b.wav", seed=1)
+    arguments = ("encode", first.parent, "-o", tmp_path / "out", "-m", tiny_folder)
+    assert run(*arguments).code == 0
+    expected = (tmp_path / "out" / "b.mimo").read_bytes()
+    (tmp_path / "out" / "b.mimo").unlink()
+    (tmp_path / "out" / "a.mimo").write_bytes(b"kept as it is")
+    assert_one_line_error(run(*arguments), "a.mimo exists", "--skip-existing")
+    assert run(*arguments, "--skip-existing").code == 0
+    assert (tmp_path / "out" / "a.mimo").read_bytes() == b"kept as it is"
+    assert (tmp_path / "out" / "b.mimo").read_bytes() == expected
+    done = run(*arguments, "--skip-existing")
+    assert done.code == 0 and done.err == "mimo-codec: all outputs exist\n"
+    done = run("reconstruct", second, tmp_path / "new.wav", "-m", tiny_folder, "--skip-existing")
+    assert done.code == 0 and (tmp_path / "new.wav").exists()
+    assert run("reconstruct", second, tmp_path / "new.wav", "-m", tiny_folder, "--skip-existing").code == 0
+    assert_one_line_error(run(*arguments, "--skip-existing", "--overwrite"), "exclude each other")

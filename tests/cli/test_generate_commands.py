@@ -223,6 +223,18 @@ def before_loading(monkeypatch) -> None:
 
 def test_what_is_refused_before_a_model_is_loaded(run, before_loading: None, folder: Path, tmp_path: Path) -> None:
     none, sound, text = tmp_path / "none.wav", folder / "a.wav", tmp_path / "a.txt"
+    answered = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}]
+    bad = {
+        "order.json": answered,
+        "role.json": [{"role": "owner", "text": "a"}],
+        "key.json": [{"role": "user", "txt": "a"}],
+        "part.json": [{"role": "user", "content": [{"type": "audio", "audio": "none.wav"}]}],
+        "silent.json": [*answered, answered[0]],
+        "examples.json": [{"input_text": "a"}],
+    }
+    (tmp_path / "bad").mkdir()
+    for name, turns in bad.items():
+        (tmp_path / "bad" / name).write_text(json.dumps(turns))
     (tmp_path / "turns.json").write_text(json.dumps([{"role": "user", "audio": "none.wav"}]))
     spoken = "-o", tmp_path / "a.wav"
     for words, message in [
@@ -243,12 +255,106 @@ def test_what_is_refused_before_a_model_is_loaded(run, before_loading: None, fol
         (["few-shot", " ", sound, "--examples", folder / "examples.json"], "INSTRUCTION"),
         (["few-shot", "Copy.", none, "--examples", folder / "examples.json"], none),
         (["few-shot", "Copy.", "--text", "", "--examples", folder / "texts.json"], "--text"),
+        (["dialogue", tmp_path / "bad" / "order.json"], "order.json: turns: the last is the assistant's"),
+        (["dialogue", tmp_path / "bad" / "role.json"], "role.json: turns[0]: role 'owner'"),
+        (["dialogue", tmp_path / "bad" / "key.json"], "txt is not known; there is role, text, audio, content"),
+        (["dialogue", tmp_path / "bad" / "part.json"], "none.wav"),
+        (["dialogue", tmp_path / "bad" / "silent.json", *spoken], "turn 1 of the assistant needs its audio"),
+        (["few-shot", "", "--text", "a", "--examples", tmp_path / "bad" / "examples.json"], "output_text is missing"),
+        (["few-shot", "", "--text", "a", "--examples", folder / "texts.json", *spoken], "needs output_audio"),
+        (["transcribe", sound, none], none),
+        (["transcribe", sound, sound, "-o", tmp_path / "new"], "would both be written"),
+        (["transcribe", sound, folder / "b.wav", "-o", folder / "a.wav"], "a.wav"),
+        (["transcribe", sound, "--spoken-language", "fr"], "choose one of en, zh"),
+        (["transcribe", sound, "--sampling", "loud"], "choose one of evaluation, greedy"),
+        (["transcribe", sound, "--repetition-penalty", "0"], "--repetition-penalty"),
         (["chat", "--voice", none, *spoken], none),
         (["chat", "--voice", sound], "--voice is for spoken answers"),
         (["chat", "--thinking", *spoken], "--thinking is for answers in text"),
     ]:
         assert_one_line_error(run("generate", *words, "--model", "owner/name"), message)
-    assert [path.name for path in tmp_path.iterdir()] == ["turns.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "turns.json"]
+
+
+def test_several_files_with_one_load(run, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
+    loads: list[bool] = []
+    load = Session.load
+    monkeypatch.setattr(Session, "load", lambda self, codec=True: loads.append(codec) or load(self, codec))
+    names = ["a.wav", "b.wav", "voice.wav"]
+    rest = ["--model", model, "--codec", "nano", *SAME, "--max-tokens", "12", "--sampling", "evaluation"]
+    alone = [run("generate", "transcribe", folder / name, *rest).out for name in names]
+    assert len({*alone}) > 1
+    for size in (1, 2):
+        loads.clear()
+        shown = run("generate", "transcribe", *(folder / name for name in names), *rest, "--batch-size", size)
+        assert shown.code == 0 and loads == [True], shown
+        assert shown.out == "".join(f"{folder / n}: {text}" for n, text in zip(names, alone, strict=True))
+    files = [folder / name for name in names]
+    written = run("generate", "transcribe", *files, *rest, "--batch-size", 3, "-o", tmp_path / "texts")
+    assert written.code == 0 and written.out == "", written
+    found = [(tmp_path / "texts" / name).with_suffix(".txt").read_text(encoding="utf-8") for name in names]
+    assert found == alone
+
+
+def test_a_file_that_fails_does_not_end_the_others(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    small = shutil.copytree(model, tmp_path / "small")
+    config = json.loads((model / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 56}))
+    save_audio(tmp_path / "long.wav", make_speech(5), 24000)
+    save_audio(tmp_path / "longer.wav", make_speech(10), 24000)
+    files = [tmp_path / "longer.wav", folder / "a.wav", tmp_path / "long.wav"]
+    rest = ["--model", small, "--codec", "nano", *SAME, "--max-tokens", "3"]
+    for size in (1, 3):
+        outcome = run("generate", "transcribe", *files, *rest, "--batch-size", size)
+        assert outcome.code != 0 and outcome.out.count("\n") == 1 and "a.wav: " in outcome.out, outcome
+        assert "longer.wav: audio: 10 s" in outcome.err and "long.wav: the prompt" in outcome.err, outcome
+        assert "2 of 3 files failed" in outcome.err
+
+
+def test_text_alone_loads_no_codec(run, chat: Chat, monkeypatch, folder: Path, model: Path, tmp_path: Path) -> None:
+    from mimo_codec.lm import pipeline
+
+    loaded: list[str] = []
+    load = pipeline.load_codec
+    monkeypatch.setattr(pipeline, "load_codec", lambda name, **given: loaded.append(name) or load(name, **given))
+    chat("Hello\n")
+    bare = ["--model", model, *SAME, "--max-tokens", "4"]  # the model names no codec, and needs none
+    for words in (
+        ["dialogue", folder / "text.json"],
+        ["few-shot", "Turn it round.", "--text", "no", "--examples", folder / "texts.json"],
+        ["few-shot", "", "--text", "no", "--examples", folder / "texts.json", "--min-tokens", "3"],
+    ):
+        outcome = run("generate", *words, *bare)
+        assert outcome.code == 0, outcome
+    assert loaded == []
+    chat(f"Hello\n@{folder / 'a.wav'}\n@{folder / 'b.wav'}\n")
+    assert loaded == ["nano"]
+
+
+def test_parts_of_a_turn(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    content = [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "Louder than "}]
+    content += [{"type": "audio", "audio": "b.wav"}, {"type": "text", "text": "?"}]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    (folder / "parts.json").write_text(json.dumps(turns))
+    outcome = run(*arguments(["dialogue", "parts.json"], folder, model))
+    assert outcome.code == 0 and outcome.out, outcome
+
+
+def test_answers_are_drawn_as_options_say(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    call = [*arguments(SPOKEN["speak"], folder, model), "--overwrite", "-o", tmp_path / "a.wav"]
+    sounds = []
+    for option in ([], ["--repetition-penalty", "2"], ["--sampling", "evaluation"], ["--dtype", "bf16"]):
+        assert run(*call, *option).code == 0
+        sounds.append((tmp_path / "a.wav").read_bytes())
+    assert len({*sounds}) == 4
+
+
+@pytest.mark.parametrize(("reason", "words"), [("repetition", "only repeated itself"), ("silence", "was silent")])
+def test_answers_that_ran_away_are_reported(run, monkeypatch, model: Path, reason: str, words: str, folder) -> None:
+    answer = Generation(torch.zeros(9, 0), "well well", None, None, None, reason)
+    monkeypatch.setattr(MimoAudioLM, "transcribe", lambda *arguments, **options: answer)
+    outcome = run("generate", "transcribe", folder / "a.wav", "--model", model, "--codec", "nano")
+    assert outcome.out == "well well\n" and words in outcome.err and "--no-end-runaway" in outcome.err
 
 
 def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None:
@@ -272,3 +378,24 @@ def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav", "--model", "nowhere"), "nowhere")
     assert_one_line_error(run("generate", "transcribe", folder / "a.wav"), "--model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "short.wav"]
+
+
+@pytest.mark.parametrize("output", ["talk.wav", "talk.mimo", "TALK.WAV", "link.txt", "notes.rst"])
+def test_a_recording_is_never_replaced_by_text(run, output, tmp_path):
+    """Neither by its name nor by a link to it; a text file ends in .txt or .md."""
+    talk = tmp_path / "talk.wav"
+    save_audio(talk, make_speech(0.5), 24000)
+    before = talk.read_bytes()
+    if output == "link.txt":
+        (tmp_path / output).symlink_to(talk)
+    done = run("generate", "transcribe", talk, "-m", GOLDEN / "lm_base", "-o", tmp_path / output, "--overwrite")
+    assert_one_line_error(done, output)
+    assert talk.read_bytes() == before
+
+
+def test_an_answer_never_replaces_an_input(run, tmp_path):
+    talk = tmp_path / "talk.wav"
+    save_audio(talk, make_speech(0.5), 24000)
+    for words in (("continue", talk), ("speak", "hello", "--voice", talk), ("dialogue", talk)):
+        done = run("generate", *words, "-m", GOLDEN / "lm_base", "-o", talk, "--overwrite")
+        assert_one_line_error(done, "is an input and would be overwritten")

@@ -112,11 +112,12 @@ def _weights(folder: Path) -> dict[str, object]:
     }
 
 
-def _batch(command: str, source: str) -> Callable[[Path], list[str]]:
-    return lambda folder: (
-        [command, f"{folder}/{source}", "-o", f"{folder}/out", "-m", f"{folder}/tiny", "--overwrite"]
-        + (["-q", "2"] if command == "encode" else [])
-    )
+def _batch(command: str, source: str, existing: str = "--overwrite") -> Callable[[Path], list[str]]:
+    codebooks = ["-q", "2"] if command == "encode" else []
+    return lambda folder: [
+        *(command, f"{folder}/{source}", "-o", f"{folder}/out", "-m", f"{folder}/tiny", existing),
+        *codebooks,
+    ]
 
 
 def _export(folder: Path) -> list[str]:
@@ -124,8 +125,8 @@ def _export(folder: Path) -> list[str]:
 
 
 SCENARIOS = {
-    "encode": Scenario(_sounds, _batch("encode", "in"), _batch("encode", "in"), _files, True),
-    "decode": Scenario(_codes, _batch("decode", "codes"), _batch("decode", "codes"), _files, True),
+    "encode": Scenario(_sounds, _batch("encode", "in"), _batch("encode", "in", "--skip-existing"), _files, True),
+    "decode": Scenario(_codes, _batch("decode", "codes"), _batch("decode", "codes", "--skip-existing"), _files, True),
     "export": Scenario(_sounds, _export, _export, _graphs, True),
     "train": Scenario(_sounds, _training, _resumed, _weights, False),
 }

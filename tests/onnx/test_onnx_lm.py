@@ -99,6 +99,21 @@ def test_golden_answers_in_one_batch(onnx: OnnxAudioLM, monkeypatch, block: int)
         assert np.array_equal(found.ids, answer)
 
 
+def test_a_chat_does_not_read_again_what_it_has_read(onnx: OnnxAudioLM, monkeypatch) -> None:
+    read: list[int] = []
+    run = onnx.backbone.run
+    monkeypatch.setattr(onnx.backbone, "run", lambda given: read.append(given["tokens"].shape[1]) or run(given))
+    turns = [{"role": "user", "text": "Hello, and a few words more."}]
+    options = dict(speak=False, greedy=True, max_new_patches=8, keep_cache=True)
+    first = onnx.chat(turns, **options)
+    turns += [{"role": "assistant", "text": first.text or "..."}, {"role": "user", "text": "And?"}]
+    read.clear()
+    again = onnx.chat(turns, **options)
+    assert read[0] < onnx.layout.num_positions(onnx.prompt("dialogue_text", turns=turns)) // 2 + 16
+    assert np.array_equal(again.ids, onnx.chat(turns, **{**options, "keep_cache": False}).ids)
+    assert onnx.backend.kept is None
+
+
 @pytest.mark.parametrize("i", range(4), ids=GENERATED)
 def test_logits(onnx: OnnxAudioLM, lm: MimoAudioLM, i: int) -> None:
     logits, seed = next_logits(onnx, PROMPTS[i])

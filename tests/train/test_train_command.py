@@ -123,6 +123,21 @@ def test_processes_share_a_batch_equally(cores, sizes, wanted, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("problem", ["there is no", "there are no files to read"])
+def test_a_wrong_root_is_one_line_with_several_processes(problem, tmp_path):
+    """Before the processes start, or from the one that looks into the folder; the others end without a word."""
+    root = tmp_path / "speech"
+    if "files" in problem:
+        root.mkdir()
+    arguments = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--trainer.devices", "2"]
+    command = [sys.executable, "-m", "mimo_codec", "train", "nano_stage1", *arguments, "--trainer.accelerator", "cpu"]
+    done = subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("mimo-codec: error: ")]
+    assert len(errors) == 1 and problem in errors[0] and str(root) in errors[0]
+
+
+@pytest.mark.slow
 def test_the_command_uses_all_cores(speech_folder, tmp_path):
     """A batch of 16 as two processes of 8, whose batches are those of one process."""
     if len(os.sched_getaffinity(0)) < 2:

@@ -13,7 +13,7 @@ from mimo_codec.common.checks import require
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.config import LMConfig
-from mimo_codec.lm.generate import Backend, Batch, Numbers, Patches, Tokens
+from mimo_codec.lm.generate import Backend, Batch, Kept, Numbers, Patches, Tokens
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.request import Request, forbidden_tokens
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -91,6 +91,7 @@ class OnnxBackend(Backend):
     def __init__(self, backbone: Session, patch_step: Session, config: LMConfig):
         """Take the two graphs of a language model and its configuration."""
         self.backbone, self.patch_step, self.config = backbone, patch_step, config
+        self.kept: Kept | None = None
 
     def batch(self, requests: Sequence[Request], num_positions: int) -> OnnxBatch:
         """Begin a batch; its memory grows with every position."""
@@ -112,6 +113,9 @@ class OnnxBatch(Batch):
     def __init__(self, backend: OnnxBackend, requests: Sequence[Request]):
         """Begin without a past."""
         self.backbone, self.patch_step, self.config = backend.backbone, backend.patch_step, backend.config
+        self.backend, self.keep = backend, requests[0].keep_cache
+        self.read: list[tuple[Tokens, Patches]] = []
+        """What has been read, tokens [n] and patches [n, C, G], if it is to be kept."""
         self.texts, self.audios = [r.text for r in requests], [r.audio for r in requests]
         self.forbidden = forbidden_tokens(self.texts, self.config.vocab_size)
         self.state: dict[str, Any] = self.backbone.initial_state(len(requests))
@@ -119,14 +123,22 @@ class OnnxBatch(Batch):
     def read_prompts(self, tokens: Tokens, patches: Patches, pads: Array, uniform: Numbers) -> Tokens:
         """Read all prompts in blocks of `PREFILL` positions and draw the first tokens; see `Batch`."""
         self.pads = pads
-        for start in range(0, tokens.shape[1], PREFILL):
+        self.read = [(tokens[0], patches[0])]
+        kept, self.backend.kept = self.backend.kept, None
+        first = 0 if kept is None or not self.keep else kept.common(tokens[0], patches[0])
+        if kept is not None and first:
+            self.state = {name: value.numpy()[:, :, :first] for name, value in kept.cache.items()}
+        for start in range(first, tokens.shape[1], PREFILL):
             block = slice(start, start + PREFILL)
             logits = self._read(tokens[:, block], patches[:, block])
         return self._draw(logits, uniform)
 
     def read_position(self, tokens: Tokens, patches: Patches, uniform: Numbers) -> Tokens:
         """Read one position of every item and draw the next tokens; see `Batch`."""
-        return self._draw(self._read(tokens[:, None], patches[:, None]), uniform)
+        logits = self._read(tokens[:, None], patches[:, None])
+        if self.keep:
+            self.read.append((tokens, patches))
+        return self._draw(logits, uniform)
 
     def _read(self, tokens: Array, patches: Array) -> Array:
         """Read tokens [B, n] and patches [B, n, C, G]; keep the seeds [B, D] and return the logits [B, V]."""
@@ -161,5 +173,7 @@ class OnnxBatch(Batch):
         return patches
 
     def close(self) -> None:
-        """Let go of the past."""
+        """Let go of the past, or keep it for the next batch."""
+        if self.keep:
+            self.backend.kept = Kept.join(self.read, self.state)
         self.state = {}

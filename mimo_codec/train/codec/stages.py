@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -265,7 +266,7 @@ class UnifiedStage(_ReconstructionStage):
         for network in (*self.networks(), self.codec.quantizer):
             yield from ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer for everything that is trained by gradients."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
@@ -400,7 +401,7 @@ class AdversarialStage(_ReconstructionStage):
 
     # ---- optimizers ----------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Sequence[OptimizerLRSchedulerConfig]:
         """The optimizers of the generator and of the discriminators."""
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
@@ -416,7 +417,7 @@ class AdversarialStage(_ReconstructionStage):
 
 def _with_schedule(
     optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     def rate(step: int) -> float:
         return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
 
