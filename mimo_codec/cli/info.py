@@ -148,11 +148,11 @@ def _without_weights(name_or_path: str, revision: str | None) -> tuple[MimoCodec
     """Make a model in PyTorch without its weights -> (model, its folder, the precision of its files)."""
     from mimo_codec.codec.checkpoint import find_checkpoint
     from mimo_codec.codec.config import CodecConfig
-    from mimo_codec.codec.model import MimoCodec
+    from mimo_codec.codec.model import model_without_weights
     from mimo_codec.hub import CONFIG, weight_headers
 
     folder, name = find_checkpoint(name_or_path, revision)
-    codec = MimoCodec.without_weights(CodecConfig.load(folder / CONFIG), folder)
+    codec = model_without_weights(CodecConfig.load(folder / CONFIG), folder)
     codec.name = name
     dtypes = {header.dtype for header in weight_headers(folder).values()}
     return codec, folder, "+".join(sorted(_DTYPES[dtype] for dtype in dtypes if dtype in _DTYPES))

@@ -78,26 +78,13 @@ class MimoCodec(Codec[Tensor], nn.Module):
         place = check_device(device)
         folder, name = find_checkpoint(name_or_path, revision)
         config = CodecConfig.load(folder / "config.json")
-        codec = cls.without_weights(config, folder)  # the weights are assigned, so never exist twice
+        codec = model_without_weights(config, folder)  # the weights are assigned, so never exist twice
         tensors = read_tensors(folder, wanted)
         codec.mel = LogMel(config.mel)
         codec.quantizer = make_quantizer(config.quantizer, config.d_model)
         load_state(codec, tensors, folder)
         codec.name = name
         return codec.to(place).eval()
-
-    @classmethod
-    def without_weights(cls, config: CodecConfig, folder: Path) -> MimoCodec:
-        """A model on the meta device, which takes no memory, for the weights in a folder.
-
-        Raises MimoError unless the headers of the files have just the tensors that the configuration asks for.
-        """
-        headers = weight_headers(folder)
-        check_sizes(config, headers, folder)
-        with torch.device("meta"):
-            codec = cls(config, decoder=any(key.startswith("decoder.") for key in headers))
-        check_shapes(codec, headers, folder)
-        return codec
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, training state included, as the released code reads them."""
@@ -223,6 +210,19 @@ class MimoCodec(Codec[Tensor], nn.Module):
             return False
         pairs = ((value, state[f"{name[:-1]}v"]) for name, value in state.items() if name.endswith(".k"))
         return all(keys.shape == values.shape for keys, values in pairs)
+
+
+def model_without_weights(config: CodecConfig, folder: Path) -> MimoCodec:
+    """A model on the meta device, which takes no memory, for the weights in a folder.
+
+    Raises MimoError unless the headers of the files have just the tensors that the configuration asks for.
+    """
+    headers = weight_headers(folder)
+    check_sizes(config, headers, folder)
+    with torch.device("meta"):
+        codec = MimoCodec(config, decoder=any(key.startswith("decoder.") for key in headers))
+    check_shapes(codec, headers, folder)
+    return codec
 
 
 def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bool:
