@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -177,8 +179,6 @@ def _make_shards(folder: Path) -> Path:
     for name, members in halves.items():
         save_file({member: tensors[member] for member in members}, good / name)
     weight_map = {member: name for name, members in halves.items() for member in members}
-    import json
-
     index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
     (good / "model.safetensors.index.json").write_text(json.dumps(index))
     return good
@@ -200,8 +200,6 @@ def _make_graphs(folder: Path) -> Path:
 
 
 def _spoil_metadata(folder: Path, good: Path, rng: random.Random) -> Path:
-    import json
-
     import onnx
 
     model = _copy_model(folder, good)
@@ -255,8 +253,6 @@ def _use_language_model(folder: Path, model: Path) -> None:
 
 
 def _make_manifest(folder: Path) -> str:
-    import json
-
     save_audio(folder / "a.wav", waveform(), RATE)
     rows = [
         {"path": "a.wav", "seconds": SECONDS, "sample_rate": RATE, "text": "a", "speaker": "s", "language": "en"},
@@ -374,7 +370,7 @@ def _make_command(folder: Path, good: None, rng: random.Random) -> list[str]:
 
 
 def _use_command(folder: Path, words: list[str]) -> None:
-    with contextlib.chdir(folder) if hasattr(contextlib, "chdir") else _chdir(folder):
+    with _chdir(folder):
         run_command(words)
         left = [path for path in folder.rglob(".mimo-codec-*")]
         assert not left, f"left behind: {left}"
@@ -386,8 +382,6 @@ def _use_command(folder: Path, words: list[str]) -> None:
 
 @contextlib.contextmanager
 def _chdir(folder: Path) -> Any:
-    import os
-
     before = os.getcwd()
     os.chdir(folder)
     try:
