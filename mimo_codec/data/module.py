@@ -152,7 +152,8 @@ class SpeechData(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the lists that `prepare_data` wrote, or scan where there is no trainer.
 
-        Raises MimoError when `folder_weights` names no folder and when transcripts are wanted and there are none.
+        Raises MimoError when `folder_weights` names no folder and, without `optional_text`, when transcripts are wanted
+        and there are none.
         """
         folder = self._folder()
         faults: list[Fault] = []

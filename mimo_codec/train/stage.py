@@ -38,8 +38,6 @@ COUNTERS = ("batches_seen", "run_seed", "num_non_finite", "num_non_finite_in_a_r
 """Attributes that a checkpoint holds beside tensors."""
 METRICS = (*CORE_METRICS, "speaker_similarity")
 """Metrics that validation computes, as far as the packages for them are installed."""
-PUBLISHED_QUANTIZERS = 8
-"""Codebooks that validation uses where there are more, because the language models of this family read these."""
 
 
 class CodecStage(lightning.LightningModule):
@@ -249,7 +247,7 @@ class CodecStage(lightning.LightningModule):
             self._scores.append(dict.fromkeys(self.scored, math.nan))
             return
         if codec.quantizer.is_initialized:
-            codes = codec.quantizer.encode(features, min(PUBLISHED_QUANTIZERS, codec.num_quantizers))
+            codes = codec.quantizer.encode(features, codec.check_num_quantizers(None))
             features = codec.quantizer.decode(codes).to(features.dtype)
             self._codes.append(codes[0].cpu())
         decoded = codec.require_decoder()(features)[:, : waveform.shape[1]].float()
