@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.common.checks import check_integer, require, wrap_errors
+from mimo_codec.common.rounding import ceil_div
 
 MAGIC = b"MIMO"
 VERSION = 1
@@ -179,7 +180,7 @@ def _unpack(payload: bytes, widths: Sequence[int], num_frames: int) -> NDArray[n
     frame_bits = sum(widths)
     for start in range(0, num_frames if frame_bits else 0, _FRAMES_PER_BLOCK):
         stop = min(start + _FRAMES_PER_BLOCK, num_frames)
-        block = packed[start * frame_bits // 8 : -(-stop * frame_bits // 8)]
+        block = packed[start * frame_bits // 8 : ceil_div(stop * frame_bits, 8)]
         bits = np.unpackbits(block, count=(stop - start) * frame_bits).reshape(-1, frame_bits)
         offset = 0
         for values, width in zip(codes, widths, strict=True):

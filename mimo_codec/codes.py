@@ -24,6 +24,7 @@ from mimo_codec.common.arrays import concatenate, dtype_name, is_array, is_tenso
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, open_regular
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.common.spooled import SpooledFile, is_content
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class AudioCodes:
         for name in ("sample_rate", "frame_rate", "codebook_sizes", "model"):
             ours, theirs = getattr(self, name), getattr(other, name)
             require(ours == theirs, f"AudioCodes cannot be joined: {name} is {ours} in one and {theirs} in the other")
-        num_frames = -(-self.num_samples // self.samples_per_frame)
+        num_frames = ceil_div(self.num_samples, self.samples_per_frame)
         first, second = self.codes[:, :num_frames], other.codes
         if is_tensor(first):
             joined: Any = concatenate([first, to_tensor(second).to(first.device)])

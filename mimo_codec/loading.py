@@ -36,12 +36,9 @@ def load_codec(
     if dtype is not None or revision is not None:
         raise MimoError(f"{name_or_path}: dtype and revision are chosen when a model is exported")
     from mimo_codec.onnx.codec.runtime import OnnxCodec
+    from mimo_codec.onnx.session import device_provider
 
-    if device is None:
-        return OnnxCodec(os.path.expanduser(name_or_path))
-    provider, _, index = str(device).partition(":")
-    options = {"device_id": int(index)} if index.isdigit() else {}
-    return OnnxCodec(os.path.expanduser(name_or_path), [(provider, options) if options else str(device)])
+    return OnnxCodec(os.path.expanduser(name_or_path), None if device is None else [device_provider(str(device))])
 
 
 def is_export(name_or_path: str | Path) -> bool:

@@ -25,7 +25,7 @@ ROOMS = {
     "evaluation": {"common", "audio", "codes", "codec", "data", "metrics"},
     "onnx": {"common", "codec"},
     "onnx.codec": {"common", "audio", "codes", "codec", "hub", "onnx"},
-    "loading": {"common", "codec", "onnx.codec"},
+    "loading": {"common", "codec", "onnx", "onnx.codec"},
     "lm": {"common", "audio", "codes", "hub"},
     "onnx.lm": {"common", "audio", "codes", "codec", "hub", "lm", "loading", "onnx", "onnx.codec"},
     "cli": {
@@ -49,6 +49,7 @@ ROOMS = {
 }
 """What each folder, or file beside the folders, may import from the package, besides itself."""
 BESIDES = {
+    "lm.audio": {"codec"},
     "lm.pipeline": {"codec", "loading"},
     "__init__": {"common"},
     "__main__": {"cli"},

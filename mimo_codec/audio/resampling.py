@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.waveform import check_finite, check_sample_rate
 from mimo_codec.common.arrays import FLOAT_DTYPES, ArrayT, concatenate, dtype_name, is_array, to_tensor
 from mimo_codec.common.checks import require
+from mimo_codec.common.rounding import ceil_div
 
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
@@ -145,7 +146,7 @@ class _Interpolator:
     def num_outputs(self, num_padded: int) -> int:
         """How many outputs the first `num_padded` padded samples determine."""
         num_windows = max(num_padded - len(self.taps) + 1, 0)
-        return -(-num_windows * self.new // self.orig)
+        return ceil_div(num_windows * self.new, self.orig)
 
     def __call__(self, padded: ArrayT, offset: int, first: int, stop: int) -> ArrayT:
         """Padded samples [B, S'], from the `offset`-th on -> outputs first..stop [B, S]."""
@@ -191,7 +192,7 @@ def _interpolator(orig: int, new: int, dtype: str) -> _Interpolator:
     weights = np.sinc(t) * window * (cutoff / orig)
     taps = np.where(abs(t) < _ZERO_CROSSINGS, weights, 0).astype("float64" if dtype == "float64" else "float32")
     # The same filter in a longer cycle, where a step of `_Interpolator` is worth its overhead.
-    repeats = -(-_MIN_PHASES // new)
+    repeats = ceil_div(_MIN_PHASES, new)
     starts = np.arange(new * repeats) * orig // new
     return _Interpolator(orig * repeats, new * repeats, starts, np.tile(taps.T, (1, repeats)))
 

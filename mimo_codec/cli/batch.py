@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.cli.console import FilesFailed, print_error, print_line, progress_bar
 from mimo_codec.cli.plan import Job, Plan, Source, make_folders
 from mimo_codec.codec.base import Codec
+from mimo_codec.codec.pieces import groups
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
@@ -45,7 +46,7 @@ def encode_files(
     count = codec.check_num_quantizers(num_quantizers)
 
     def encode(sources: Sequence[Source]) -> list[AudioCodes]:
-        return _encode(codec, sources, count, batch_seconds)
+        return _encode(codec, sources, count)
 
     def save(codes: AudioCodes, target: Path) -> None:
         codes.save(target, overwrite)
@@ -58,7 +59,7 @@ def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, ov
     codec.check_decodes()
 
     def decode(sources: Sequence[Source]) -> list[Decoded]:
-        return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
+        return _decode(codec, [AudioCodes.load(source) for source in sources])
 
     def save(decoded: Decoded, target: Path) -> None:
         _save_audio(target, decoded, codec.sample_rate, overwrite)
@@ -83,8 +84,8 @@ def reconstruct_files(
     codes: list[AudioCodes] = []
 
     def reconstruct(sources: Sequence[Source]) -> list[Decoded]:
-        codes[:] = _encode(codec, sources, count, batch_seconds)
-        return _decode(codec, codes, batch_seconds)
+        codes[:] = _encode(codec, sources, count)
+        return _decode(codec, codes)
 
     def save(decoded: Decoded, target: Path) -> None:
         _save_audio(target, decoded, codec.sample_rate, overwrite)
@@ -95,16 +96,17 @@ def reconstruct_files(
         say(_summary(codes[0], time.perf_counter() - started))
 
 
-def _encode(codec: Codec[Any], sources: Sequence[Source], count: int, batch_seconds: float) -> list[AudioCodes]:
+def _encode(codec: Codec[Any], sources: Sequence[Source], count: int) -> list[AudioCodes]:
+    """Encode a batch, or a single file of any length in bounded memory."""
     if len(sources) == 1:
         return [codec.encode(sources[0], num_quantizers=count)]
-    return codec.encode_batch(sources, num_quantizers=count, batch_seconds=batch_seconds)
+    return codec.encode_batch(sources, num_quantizers=count, batch_seconds=math.inf)
 
 
-def _decode(codec: Codec[Any], codes: Sequence[AudioCodes], batch_seconds: float) -> list[Decoded]:
+def _decode(codec: Codec[Any], codes: Sequence[AudioCodes]) -> list[Decoded]:
     if len(codes) == 1:
         return [Decoded(codes[0].num_samples, codec.decode_pieces(codes[0]))]
-    return [Decoded(len(waveform), [waveform]) for waveform in codec.decode_batch(codes, batch_seconds=batch_seconds)]
+    return [Decoded(len(waveform), [waveform]) for waveform in codec.decode_batch(codes, batch_seconds=math.inf)]
 
 
 def _save_audio(target: Path, decoded: Decoded, sample_rate: int, overwrite: bool) -> None:
@@ -152,7 +154,7 @@ def _run(
     lengths = {job: seconds(job.source) for job in plan.jobs}
     num_failed = 0
     with progress_bar(action, lengths) as finished:
-        for batch in _batches(lengths, batch_seconds):
+        for batch in reversed([*groups(lengths, batch_seconds)]):  # the longest first
             for job, result in zip(batch, _compute_all(compute, batch), strict=True):
                 try:
                     if isinstance(result, MimoError):
@@ -166,17 +168,6 @@ def _run(
                 finished(job)
     if num_failed:
         raise FilesFailed(f"{num_failed} of {len(plan.jobs)} files failed")
-
-
-def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
-    """Yield jobs of similar length, longest first: a batch, padded, takes at most `most` seconds, or is one job."""
-    batch: list[Job] = []
-    for job in sorted(lengths, key=lambda job: lengths[job], reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
-            yield batch
-            batch = []
-        batch.append(job)
-    yield batch
 
 
 def _compute_all(

@@ -126,7 +126,7 @@ def _describe_model(name_or_path: str, revision: str | None) -> dict[str, Any]:
         exported = load_codec(name_or_path, device="cpu", revision=revision)
         with torch.device("meta"):
             weights = MimoCodec(exported.config, decoder=exported.decode_delay is not None)
-        codec, folder, dtype = exported, Path(name_or_path), str(exported.dtype)
+        codec, folder, dtype = exported, Path(name_or_path), exported.precision
     else:
         codec, folder, dtype = _without_weights(name_or_path, revision)
         weights = codec

@@ -66,6 +66,11 @@ class Codec(ABC, Generic[ArrayT]):
 
     @property
     @abstractmethod
+    def precision(self) -> str:
+        """Precision of the networks: "float32", "bfloat16", "float16" or "int8"; quantization is in float32 always."""
+
+    @property
+    @abstractmethod
     def decode_delay(self) -> int | None:
         """Samples by which the output of `decode_chunk` lags behind its input; None without a decoder."""
 

@@ -47,6 +47,7 @@ from mimo_codec.codec.fields import (
     require,
 )
 from mimo_codec.codec.presets import PRESETS
+from mimo_codec.codec.streaming import code_frames
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import read_json
 
@@ -251,7 +252,7 @@ class CodecConfig(Section):
         end).
         """
         num_mels = 1 + num_samples // self.mel.hop_length
-        return -(-((num_mels - 1) // self.encoder.stride + 1) // self.encoder.pool)
+        return code_frames(num_mels, self.encoder.stride, self.encoder.pool)
 
     # ---- the released config.json --------------------------------------------------------------------------------
 

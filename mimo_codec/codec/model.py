@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,6 +113,11 @@ class MimoCodec(Codec[Tensor], nn.Module):
     def dtype(self) -> torch.dtype:
         """Of encoder and decoder; quantization is float32 always."""
         return self.encoder.conv1.weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """Precision of the networks: "float32", "bfloat16" or "float16"."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def decode_delay(self) -> int | None:
@@ -254,6 +260,6 @@ def check_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = re.split(r"\. |\n", str(error))[0]  # a page follows where PyTorch was built without this device
         raise MimoError(f"device: {device!s} cannot be used ({reason})") from None
     return torch.device(device)

@@ -66,14 +66,14 @@ def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield current, True
 
 
-def groups(sizes: Mapping[int, int], most: float) -> Iterator[list[int]]:
-    """Indices in groups of similar size, padded size at most `most` (or one item)."""
-    group: list[int] = []
-    for index in sorted(sizes, key=lambda i: sizes[i]):
-        if group and (len(group) + 1) * sizes[index] > most:
+def groups(sizes: Mapping[Item, float], most: float) -> Iterator[list[Item]]:
+    """Items in groups of similar size, the smallest first: a group, padded, is at most `most`, or is one item."""
+    group: list[Item] = []
+    for item in sorted(sizes, key=lambda i: sizes[i]):
+        if group and (len(group) + 1) * sizes[item] > most:
             yield group
             group = []
-        group.append(index)
+        group.append(item)
     if group:
         yield group
 

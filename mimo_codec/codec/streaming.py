@@ -11,6 +11,7 @@ import numpy as np
 from mimo_codec.common.arrays import is_array
 from mimo_codec.common.checks import is_integer
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.rounding import ceil_div
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +41,6 @@ def compact(state: Mapping[str, Tensor]) -> State:
         name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
         for name, value in state.items()
     }
-
-
-def ceil_div(number: int, divisor: int) -> int:
-    """The quotient of two integers, rounded up."""
-    return -(-number // divisor)
 
 
 def mel_look_ahead(stride: int) -> int:

@@ -20,6 +20,7 @@ from mimo_codec.codec.choices import VOCODERS, find_class
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.streaming import State, scope, scoped
 from mimo_codec.codec.transformer import Position, length_mask
+from mimo_codec.common.rounding import ceil_div
 
 MAX_LOG_MAGNITUDE = math.log(100.0)
 ENVELOPE_FLOOR = 1e-11  # only reached where every frame is masked, so that 0 / 0 stays 0
@@ -127,7 +128,7 @@ class Vocoder(nn.Module, ABC):
     @property
     def flush_frames(self) -> int:
         """Mel frames of padding that bring out the last samples of a stream."""
-        return -(-self.delay // self.head.istft.hop_length)
+        return ceil_div(self.delay, self.head.istft.hop_length)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mel [B, M, n_mels] -> waveform [B, M hop_length] float32; lengths [B]: mel frames per item."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mimo_codec.audio.resampling import resample
 from mimo_codec.common.checks import check_number, require
+from mimo_codec.common.rounding import ceil_div
 
 MAX_PEAK = 0.99
 
@@ -114,7 +115,7 @@ def mix(waveform: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
 
 def num_samples_before(num_samples: int, speed: int) -> int:
     """Return of how many samples `change_speed` makes at least `num_samples`."""
-    return -(-num_samples * speed // _SPEED_STEPS)
+    return ceil_div(num_samples * speed, _SPEED_STEPS)
 
 
 def change_speed(waveform: Tensor, speed: int) -> Tensor:

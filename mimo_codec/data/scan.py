@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mimo_codec.audio.files import audio_info, iter_audio
 from mimo_codec.common.checks import check_number
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.data.manifest import Fault, Utterance
 
 FULL_SCALE = 0.999
@@ -65,7 +66,7 @@ def scan(
     the decoder's process with it.
     """
     unknown = [u for u in utterances if not trust or u.seconds is None]
-    most = -(-len(unknown) // _CHUNK)
+    most = ceil_div(len(unknown), _CHUNK)
     outcomes = _outcomes(unknown, limits, max(1, min(num_workers or os.cpu_count() or 1, most)))
     good, faults = [], []
     for index, utterance in enumerate(utterances):

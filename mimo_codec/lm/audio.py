@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -17,41 +17,14 @@ from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
 from mimo_codec.lm.layout import Codes, Layout
 
 if TYPE_CHECKING:
-    import torch
+    from mimo_codec.codec.base import Codec
 
+SpeechCodec: TypeAlias = "Codec[Any]"
+"""The codec that a language model listens and speaks with, of either backend."""
 Audio: TypeAlias = "AnyAudio | AudioCodes"
 """A file of sound or codes, codes, or a waveform with its sample rate: (waveform, Hz). Bare arrays are codes [Q, T]."""
 MIN_VOICE_SECONDS = 0.2
 """Shortest sample of a voice."""
-
-
-class SpeechCodec(Protocol):
-    """What a language model asks of the codec that it listens and speaks with; MimoCodec and OnnxCodec have it."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples a second."""
-
-    @property
-    def frame_rate(self) -> float:
-        """Code frames a second."""
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Entries of each codebook."""
-
-    @property
-    def model_id(self) -> str:
-        """Which codec it is, "name@fingerprint"."""
-
-    def encode(self, audio: Any, sample_rate: int | None = None, num_quantizers: int = 8) -> AudioCodes:
-        """Encode a file, or a waveform with its sample rate."""
-
-    def decode(self, codes: AudioCodes) -> torch.Tensor | NDArray[Any]:
-        """Decode codes to a waveform [S] float32."""
-
-    def decode_chunk(self, codes: Any, state: Any = None, last: bool = False) -> tuple[Any, Any]:
-        """Decode the next codes [Q, n] of a stream to the samples that are complete, and the stream's state."""
 
 
 class AudioReader:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.generate import Backend, Batch, Kept, Numbers, Patches, Tokens
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
@@ -229,7 +230,7 @@ class TorchBatch(Batch):
         """Take the caches and put the settings on the device."""
         self.backend, self.model = backend, backend.model
         config, device = self.model.config, self.model.device
-        self.cache = backend.take_cache("model", len(requests), -(-num_positions // BLOCK) * BLOCK)
+        self.cache = backend.take_cache("model", len(requests), ceil_div(num_positions, BLOCK) * BLOCK)
         self.patch_cache = backend.take_cache("local_transformer", len(requests), self.model.num_steps)
         texts, audios = [r.text for r in requests], [r.audio for r in requests]
         draws = backend.compiled or any(s.temperature > 0 for s in texts)  # one graph for all settings

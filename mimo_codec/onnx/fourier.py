@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimo_codec.common.rounding import ceil_div
+
 
 def factors(n: int, hop: int) -> tuple[int, int]:
     """(A, B) with A B = n, B the largest divisor of hop that is at most A: a hop is then whole rows of B samples."""
@@ -43,7 +45,7 @@ class _Transform(nn.Module):
         super().__init__()
         n = len(window)
         self.a, self.b = factors(n, hop)
-        self.hop, self.num_hops = hop, -(-n // hop)
+        self.hop, self.num_hops = hop, ceil_div(n, hop)
         n1, n2 = torch.arange(self.a), torch.arange(self.b)
         k1 = torch.arange(self.a // 2 + 1)[:, None]
         k = k1 + self.a * n2  # [k1, k2]

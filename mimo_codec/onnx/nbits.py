@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mimo_codec.common.rounding import ceil_div
+
 BITS = 4
 BLOCK_SIZE = 32
 """Inputs of an output that share a scale and a zero point."""
@@ -47,8 +49,8 @@ def pack_products(model: Any, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         [(node, _)] = graph.initializers[name].uses()
         (num_in, num_out), packed = weight.shape, []
-        num_blocks = -(-num_in // BLOCK_SIZE)
-        shapes = (num_out, num_blocks, BLOCK_SIZE // 2), (num_out * num_blocks,), (num_out * -(-num_blocks // 2),)
+        num_blocks = ceil_div(num_in, BLOCK_SIZE)
+        shapes = (num_out, num_blocks, BLOCK_SIZE // 2), (num_out * num_blocks,), (num_out * ceil_div(num_blocks, 2),)
         for i, (part, shape) in enumerate(zip(("entries", "scales", "zeros"), shapes, strict=True)):
             kind = ir.DataType.FLOAT if part == "scales" else ir.DataType.UINT8
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_codec.common.checks import check_integer
+from mimo_codec.common.checks import check_integer, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.cuda_graphs import Recordings, Tensors
 
@@ -88,6 +88,16 @@ def choose_providers(wanted: Sequence[Provider] | None, available: Sequence[str]
             raise MimoError(f"providers: {name} is not in this onnxruntime; it has {', '.join(available)}")
         chosen += [(a, dict(options)) for a in found]
     return chosen
+
+
+def device_provider(device: str) -> Provider:
+    """The provider that a device such as "cpu" or "cuda:1" means; MimoError for one that this runtime has not."""
+    kind, colon, index = device.partition(":")
+    available = import_runtime().get_available_providers()
+    kinds = [name.lower().removesuffix("executionprovider") for name in available]
+    is_known = kind.lower() in kinds and index.isdigit() == bool(colon)
+    require(is_known, f"device: {device!r} cannot be used; this onnxruntime has {', '.join(kinds)}")
+    return (kind, {"device_id": int(index)}) if index else kind
 
 
 def _load_cuda(runtime: Any) -> None:

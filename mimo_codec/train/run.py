@@ -71,13 +71,21 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import SaveOnSignal, Stopped, Throughput
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
-    from mimo_codec.train.stage import CodecStage
+    from mimo_codec.train.codec.stage import CodecStage
 
     for file in (path, *map(Path, arguments)):
         if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
             check_yaml(file)
 
     class RecipeCLI(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {"fit": LightningCLI.subcommands()["fit"]}
+
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            self._subcommand_parsers["fit"].prog = f"mimo-codec train {path.stem}"  # what --help shows
+            super().parse_arguments(parser, args)
+
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
             trainer = config.trainer

@@ -12,14 +12,10 @@ import pytest
 import torch
 from commands import assert_same_waveform, files, random_codes, speech
 from conftest import assert_one_line_error, make_speech
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, save_audio
 from mimo_codec.audio.formats import AUDIO, WRITABLE
 from mimo_codec.audio.writer import AudioWriter
-from mimo_codec.cli.batch import _batches
-from mimo_codec.cli.plan import Job
 
 # ---- many files ------------------------------------------------------------------------------------------------------
 
@@ -97,18 +93,6 @@ def test_reconstruct_keeps_every_length(run, tmp_path, tiny_folder):
     for name, (num_samples, rate) in lengths.items():
         waveform, new_rate = load_audio(tmp_path / "out" / f"{name}.wav")
         assert (len(waveform), new_rate) == (math.ceil(num_samples * 24000 / rate), 24000)
-
-
-@given(
-    st.lists(st.one_of(st.floats(0, 300), st.just(math.inf)), min_size=1, max_size=30),
-    st.floats(0.1, 1000),
-)
-def test_batches_hold_every_job_once_within_the_limit(seconds, most):
-    lengths = {Job(Path(str(i)), Path("out")): length for i, length in enumerate(seconds)}
-    batches = list(_batches(lengths, most))
-    assert sorted(str(job.source) for batch in batches for job in batch) == sorted(map(str, range(len(seconds))))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[job] for job in batch) <= most
 
 
 def test_progress_shows_on_a_terminal_only(run, tmp_path, tiny_folder, monkeypatch):

@@ -1,5 +1,7 @@
 """Waveforms of any length, alone, in batches, and longer than a segment."""
 
+import math
+
 import pytest
 import torch
 from chunks import EXACT, FRAME, RATE, SPEECH
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimo_codec import CodecConfig, MimoCodec, MimoError, load_audio, save_audio
+from mimo_codec.codec.pieces import groups
 
 few = settings(max_examples=25, deadline=None)
 
@@ -112,6 +115,13 @@ def test_a_batch_of_files_of_several_rates(tmp_path):
         assert one == codec.encode(path)
     arrays, rates = zip(*map(load_audio, paths), strict=True)
     assert codec.encode_batch(arrays, rates) == [codec.encode(path) for path in paths]
+
+
+@given(st.lists(st.one_of(st.floats(0, 300), st.just(math.inf)), max_size=30), st.floats(0.1, 1000))
+def test_groups_hold_every_item_once_within_the_limit(sizes, most):
+    found = list(groups(dict(enumerate(sizes)), most))
+    assert sorted(index for group in found for index in group) == list(range(len(sizes)))
+    assert all(len(group) == 1 or len(group) * max(sizes[i] for i in group) <= most for group in found)
 
 
 @pytest.mark.parametrize("batch_seconds", [0.01, 1.0, 5.0])

@@ -82,3 +82,11 @@ def test_other_dtypes_are_refused(dtype):
 def test_unusable_devices_are_refused(device):
     with pytest.raises(MimoError, match="device: "):
         MimoCodec.from_pretrained(GOLDEN / "codec_base", device=device)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_refused_in_few_words():
+    """PyTorch says in a page which of its operators are made for which devices."""
+    with pytest.raises(MimoError, match="device: mps cannot be used") as raised:
+        MimoCodec.from_pretrained(GOLDEN / "codec_base", device="mps")
+    assert len(str(raised.value)) < 150

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))  # the helpers of all tests, where pytest does not add them
 SECONDS = 10
 BYTES = 2**30
 BATCH = 500

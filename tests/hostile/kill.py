@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process forks safely as long as PyTorch has no threads
+sys.path.append(str(Path(__file__).parents[1]))  # the helpers of all tests, where pytest does not add them
 import torch
+from conftest import SMALL
 from safetensors.torch import load_file
-from targets import RATE, SMALL, make_codec, waveform
+from targets import RATE, make_codec, waveform
 
 from mimo_codec import save_audio
 from mimo_codec.cli.main import main

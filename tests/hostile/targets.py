@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 import torch
+from conftest import SMALL
 from mutations import (
     ODD_VALUES,
     mutate_bytes,
@@ -33,15 +34,6 @@ from mimo_codec.cli.main import main
 GOLDEN = Path(__file__).parent.parent / "golden"
 RATE = 16000
 SECONDS = 0.3
-SMALL = {
-    "d_model": 32,
-    "vocoder_dim": 32,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "vocoder_intermediate_dim": 32,
-    "codebook_size": [64, 32],
-    "num_quantizers": 2,
-}
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_evaluate(tiny, encoder_only, run, tmp_path):
     measure = ("evaluate", tmp_path / "x.wav", "--metrics", "mel_distance", "--baselines", "none", "--codebooks", "2")
     models = tiny, tiny.with_name("onnx-tiny-model")
     found, reference = (json.loads(run(*measure, "--json", "--model", model).out) for model in models)
-    assert [system["name"] for system in found["systems"]] == [f"onnx-tiny-model-float32 q{n}" for n in (2, 8)]
+    assert [system["name"] for system in found["systems"]] == [f"onnx-tiny-model q{n}" for n in (2, 8)]
     for ours, theirs in zip(found["systems"], reference["systems"], strict=True):
         assert ours["summary"]["mel_distance"]["mean"] == pytest.approx(theirs["summary"]["mel_distance"]["mean"], 1e-3)
     assert_one_line_error(run(*measure, "--model", tiny, "--dtype", "float16"), tiny, "dtype", "exported")

@@ -202,7 +202,7 @@ def test_the_command_does_not_write_over_a_run_and_ends_with_its_last_step(run, 
 
 
 def test_the_best_of_a_run_stays_the_best_where_it_is_moved(speech_folder, small_codec, tmp_path, monkeypatch):
-    import mimo_codec.train.stage as module
+    import mimo_codec.train.codec.stage as module
 
     def validated(root: Path, steps: int, score: float, **more) -> None:
         monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, score))

@@ -15,7 +15,7 @@ import lightning
 from training import fit, make_adversarial, make_unified
 
 from mimo_codec.train.callbacks import SaveOnSignal
-from mimo_codec.train.stage import CodecStage
+from mimo_codec.train.codec.stage import CodecStage
 
 
 def stages(kind: str, codec: Path) -> Iterator[CodecStage]:
@@ -45,7 +45,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(kind, stop, speech_folder, small
 
 
 def test_a_signal_during_validation_loses_nothing(speech_folder, small_codec, tmp_path, monkeypatch):
-    import mimo_codec.train.stage as module
+    import mimo_codec.train.codec.stage as module
 
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, 1.0))
     fresh = stages("adversarial", small_codec)

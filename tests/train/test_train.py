@@ -146,7 +146,7 @@ def test_a_codec_without_codebooks_cannot_go_to_stage_2(tmp_path):
 
 
 def test_before_the_quantizer_starts_nothing_is_exported_or_best(speech_folder, tmp_path, monkeypatch):
-    import mimo_codec.train.stage as module
+    import mimo_codec.train.codec.stage as module
 
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, 1.0))
     kept = BestCheckpoint(dirpath=str(tmp_path / "checkpoints"))

@@ -47,6 +47,13 @@ def test_recipes_are_found_by_name_and_unknown_ones_listed():
         find_recipe("no-such-recipe")
 
 
+def test_help_names_the_command_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit) as exited:
+        train("nano_stage1", ["--help"])
+    out = capsys.readouterr().out
+    assert exited.value.code == 0 and out.startswith("usage: mimo-codec train nano_stage1 ") and " fit" not in out
+
+
 def test_unknown_keys_are_one_line(speech_folder):
     with pytest.raises(MimoError, match="max_stepz") as error:
         train("nano_stage1", ["--data.root", str(speech_folder), "--trainer.max_stepz", "3"])

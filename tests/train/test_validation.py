@@ -17,7 +17,7 @@ from mimo_codec.train.callbacks import BestCheckpoint, ExportCodec
 
 
 def test_little_use_of_a_codebook_is_warned_about(small_codec, monkeypatch):
-    import mimo_codec.train.stage as module
+    import mimo_codec.train.codec.stage as module
 
     stage, logged = make_unified(codec=str(small_codec)), {}
     stage.trainer = lightning.Trainer(**QUIET)
@@ -41,7 +41,7 @@ def test_little_use_of_a_codebook_is_warned_about(small_codec, monkeypatch):
 
 
 def test_validation_keeps_the_best(speech_folder, small_codec, tmp_path, monkeypatch):
-    import mimo_codec.train.stage as module
+    import mimo_codec.train.codec.stage as module
 
     scores = iter([1.0, 3.0, 2.0])
     monkeypatch.setattr(module, "speech_metrics", lambda *_: dict.fromkeys(module.METRICS, next(scores)))

@@ -13,8 +13,8 @@ import lightning
 from conftest import SMALL
 
 from mimo_codec.data.module import SpeechData
+from mimo_codec.train.codec.stage import CodecStage
 from mimo_codec.train.codec.stages import AdversarialStage, UnifiedStage
-from mimo_codec.train.stage import CodecStage
 
 QUIET = dict(
     accelerator="cpu",

@@ -71,7 +71,8 @@ class Model:
         for number in codebooks:
             check_integer("codebooks", number, 1, num_quantizers)
         self._codec, self._num_quantizers = codec, num_quantizers
-        self._names = {number: f"{codec.name} q{number}" for number in sorted({*codebooks, num_quantizers})}
+        label = codec.name if codec.precision == "float32" else f"{codec.name} {codec.precision}"
+        self._names = {number: f"{label} q{number}" for number in sorted({*codebooks, num_quantizers})}
         self._counts = [np.zeros(size, dtype=np.int64) for size in codec.codebook_sizes[:num_quantizers]]
         self._bits_per_second: dict[int, float] = {}
         self._seconds = self._encode_seconds = 0.0

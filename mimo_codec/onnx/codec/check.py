@@ -16,6 +16,7 @@ from mimo_codec.audio.resampling import resample
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.onnx.codec.runtime import OnnxCodec
 
 SECONDS = (0.02, 0.5, 1.37, 4.0, 10.0)
@@ -110,7 +111,7 @@ def check_codec(codec: MimoCodec, folder: Path, report: Callable[[str], None] = 
     exported = OnnxCodec(folder, ["cpu"])
     waveform, rate = load_audio(speech_file())
     waveform = resample(waveform, rate, codec.sample_rate)
-    waveform = waveform.repeat(-(-round(max(SECONDS) * codec.sample_rate) // len(waveform)))
+    waveform = waveform.repeat(ceil_div(round(max(SECONDS) * codec.sample_rate), len(waveform)))
     report(f"{codec.name}: PyTorch {torch.__version__} -> ONNX Runtime, {exported.metadata['dtype']}")
     found = []
     for seconds in SECONDS:
@@ -180,7 +181,7 @@ def compare_batch(codec: MimoCodec, exported: OnnxCodec, waveforms: Sequence[tor
     others = exported.encode_batch([waveform.numpy() for waveform in waveforms], rate, count)
     codes = [codec.encode(waveform, rate, num_quantizers=count) for waveform in waveforms]
     decoded: list[list[Pair]] = [[] for _ in waveforms]
-    for kept in (count, -(-count // 2)) if codec.decoder is not None else ():
+    for kept in (count, ceil_div(count, 2)) if codec.decoder is not None else ():
         items = [item.first(kept) for item in codes]
         for pairs, item, again in zip(decoded, items, exported.decode_batch(items), strict=True):
             pairs.append((codec.decode(item).numpy(), again))

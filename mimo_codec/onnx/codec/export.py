@@ -24,6 +24,7 @@ from mimo_codec import __version__
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.common.checks import check_integer
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.common.temporaries import temporary_name
 from mimo_codec.onnx.codec.graphs import DecoderGraph, DecoderStepGraph, EncoderGraph, EncoderStepGraph
 from mimo_codec.onnx.codec.metadata import DTYPES, GRAPHS
@@ -146,7 +147,7 @@ def _encoder(codec: MimoCodec, num_quantizers: int) -> Graph:
 
 def _encoder_step(codec: MimoCodec, num_quantizers: int) -> Graph:
     module, mel = EncoderStepGraph(codec, num_quantizers), codec.config.mel
-    num_hops = 3 * codec.config.mels_per_frame + 4 - codec.config.encoder.stride - (-mel.n_fft // mel.hop_length)
+    num_hops = 3 * codec.config.mels_per_frame + 4 - codec.config.encoder.stride + ceil_div(mel.n_fft, mel.hop_length)
     state, free = _batched(module.initial_state())
     return Graph(
         module,

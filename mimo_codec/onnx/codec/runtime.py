@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from mimo_codec.codec.base import Codec, CodecState, Ids, Samples
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.pieces import check_finite, padded
-from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, ceil_div, code_frames, mel_look_ahead, scope, scoped
+from mimo_codec.codec.streaming import MEL_CONTEXT, as_count, code_frames, mel_look_ahead, scope, scoped
 from mimo_codec.common.checks import error_prefix
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.rounding import ceil_div
 from mimo_codec.onnx.codec.metadata import CodecMetadata
 from mimo_codec.onnx.session import Provider, Session
 
@@ -50,7 +51,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
         with error_prefix(self.folder / "encoder.onnx"):
             self._checked = CodecMetadata.from_dict(self.metadata)
         self.config = self._checked.config
-        self.name = f"{self.model_id.rpartition('@')[0]}-{self.dtype}"
+        self.name = self.model_id.rpartition("@")[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the loaded graphs, which another process loads for itself."""
@@ -71,8 +72,8 @@ class OnnxCodec(Codec[NDArray[Any]]):
     # ---- what it is ----------------------------------------------------------------------------------------------
 
     @property
-    def dtype(self) -> str:
-        """Precision of the graphs: float32, float16 or int8."""
+    def precision(self) -> str:
+        """Precision of the networks: "float32", "float16" or "int8"."""
         return self._checked.dtype
 
     @property
@@ -102,7 +103,7 @@ class OnnxCodec(Codec[NDArray[Any]]):
 
     @property
     def _batches_exactly(self) -> bool:
-        return self.dtype == "float32"
+        return self.precision == "float32"
 
     # ---- what the contract is made of ----------------------------------------------------------------------------
 
