@@ -415,6 +415,8 @@ def test_too_many_codes_for_a_file_is_said_before_packing():
     wide = np.broadcast_to(np.zeros(1, np.int64), (256, (1 << 19) + 1))
     with pytest.raises(MimoError, match="too many for one file"):
         bitstream.encode(codes=wide, **{**rates(), "codebook_sizes": (2,) * 256})
+    with pytest.raises(MimoError, match="1048576 of codebooks with one entry"):
+        bitstream.encode(codes=wide[:3], **{**rates(), "codebook_sizes": (1, 1, 2)})
 
 
 def rates():
@@ -529,6 +531,7 @@ def test_unknown_header_fields_are_named():
         ([[8, 2]], HUGE, 3),
         ([[1, 2]], (1 << 26) + 1, 0),  # codebooks of one entry take no bytes, but memory
         ([[1, 2]], HUGE, 0),
+        ([[1, 1]], (1 << 20) + 1, 0),
         ([[1, 255], [2, 1]], (1 << 19) + 8, (1 << 16) + 1),
     ],
 )

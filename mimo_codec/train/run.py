@@ -71,7 +71,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
     from mimo_codec.train.stage import CodecStage
 
-    for file in (path, *map(Path, arguments)):
+    for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
         if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
             check_yaml(file)
 
