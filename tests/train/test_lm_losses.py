@@ -18,9 +18,10 @@ from mimo_codec.lm.checkpoint import load_language_model
 from mimo_codec.lm.layout import Audio, Layout, Text
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.lm.tokenizer import TextTokenizer
-from mimo_codec.train.lm.losses import CHANNEL_WEIGHTS, TEXT_WEIGHT, Terms, total_loss
+from mimo_codec.train.lm.item import Item
+from mimo_codec.train.lm.losses import CHANNEL_WEIGHTS, TEXT_WEIGHT, Terms, cross_entropy_in_chunks, total_loss
 from mimo_codec.train.lm.network import TrainedLanguageModel
-from mimo_codec.train.lm.pack import Item, deal, make_pack
+from mimo_codec.train.lm.pack import deal, make_pack
 
 WEIGHTS = (TEXT_WEIGHT, *CHANNEL_WEIGHTS)
 
@@ -157,8 +158,6 @@ def test_packs_hold_every_item_once_and_keep_to_their_size(room: int) -> None:
 
 def test_logits_of_a_large_vocabulary_are_never_whole() -> None:
     """8192 predictions of 151,680 words: 4.97 GB as float32."""
-    from mimo_codec.train.lm.losses import cross_entropy_in_chunks
-
     largest = 0
 
     def head(hidden: Tensor) -> Tensor:

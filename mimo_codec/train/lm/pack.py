@@ -1,4 +1,4 @@
-"""Items of training, and packs of them: what one forward pass reads, without padding."""
+"""Packs of items: what one forward pass reads, without padding."""
 
 from __future__ import annotations
 
@@ -7,26 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mimo_codec.lm.layout import Grid, Layout
-
-
-class Item(NamedTuple):
-    """A sequence to train on."""
-
-    grid: Grid
-    """[1 + C, G P]."""
-    trained: NDArray[np.bool_]
-    """Which positions are to be predicted [P]."""
-    name: str = ""
-    """Where it comes from, for messages."""
-
-    @property
-    def num_positions(self) -> int:
-        """P."""
-        return len(self.trained)
+from mimo_codec.lm.layout import Layout
+from mimo_codec.train.lm.item import Item
 
 
 class Pack(NamedTuple):
