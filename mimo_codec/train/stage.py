@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,10 +22,18 @@ from torch.nn.utils import clip_grad_norm_
 
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
-from mimo_codec.common.checks import require
+from mimo_codec.common.checks import check_integer, check_type, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
+from mimo_codec.train.checkpoints import WholeCheckpoints
+from mimo_codec.train.resuming import (
+    check_same_networks,
+    check_same_optimizers,
+    chosen_seed,
+    report_changes,
+    saved_layouts,
+)
 from mimo_codec.train.show import show_histogram, show_sound
 
 SHOWN_FILES = 2
@@ -64,6 +73,7 @@ class CodecStage(lightning.LightningModule):
         self.run_seed = 0
         self.num_non_finite = self.num_non_finite_in_a_row = 0
         self._skipped: str | None = None
+        self._saved_layouts: list[Any] | None = None
         self._with_gradients: set[str] = set()
         self.last_chosen: Tensor
         shape = (codec.num_quantizers, max(codec.codebook_sizes))
@@ -92,6 +102,11 @@ class CodecStage(lightning.LightningModule):
 
     # ---- a run ---------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Let checkpoints be written so that they are whole or not there."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = WholeCheckpoints()
+
     def on_fit_start(self) -> None:
         """Check precision and sample rate, choose the seed of the run, and compile the networks if asked to."""
         require(
@@ -101,6 +116,8 @@ class CodecStage(lightning.LightningModule):
         expected = self.codec.sample_rate
         rate = getattr(self.trainer.datamodule, "sample_rate", expected)  # type: ignore[attr-defined]
         require(rate == expected, f"data.sample_rate is {rate} Hz, but the codec works at {expected} Hz: set it")
+        if self._saved_layouts is not None:
+            check_same_optimizers(self.trainer.optimizers, self._saved_layouts)
         if self.batches_seen == 0:
             self.run_seed = torch.initial_seed() % 2**62
         if self.compile_networks:
@@ -112,9 +129,14 @@ class CodecStage(lightning.LightningModule):
         checkpoint["mimo_codec"] = {name: getattr(self, name) for name in COUNTERS}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counters."""
-        for name, value in checkpoint["mimo_codec"].items():
-            setattr(self, name, value)
+        """Restore the counters; MimoError when the checkpoint is not one of such a stage."""
+        check_same_networks(self, checkpoint)
+        counters = check_type("checkpoint: mimo_codec", checkpoint["mimo_codec"], dict, "a dictionary")
+        for name in COUNTERS:
+            setattr(self, name, check_integer(f"checkpoint: {name}", counters.get(name), 0))
+        self.run_seed = chosen_seed(self.run_seed)
+        self._saved_layouts = saved_layouts(checkpoint)
+        report_changes(self, checkpoint)
 
     def training_step(self, batch: Mapping[str, Batch], batch_index: int) -> dict[str, Tensor]:
         """Train on one batch and log its losses."""
