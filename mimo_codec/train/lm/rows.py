@@ -1,7 +1,7 @@
 """Rows to train on -> segments, and which of them are trained.
 
-A row is a conversation (see `conversations.py`), or a dictionary with a "task" and what belongs to it: the arguments of a
-task of `mimo_codec.lm.tasks`, with the "answer" and "answer_audio" that it should give, or one of the forms of speech
+A row is a conversation (see `conversations.py`), or a dictionary with a "task" and what belongs to it: the arguments of
+a task of `mimo_codec.lm.tasks`, with the "answer" and "answer_audio" that it should give, or one of the forms of speech
 and text that have no prompt.
 """
 
@@ -65,12 +65,15 @@ def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructio
     beginning, prompt = _without_speech(prompt)
     thoughts = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
     end = TURN_END if task.text_end == "" else EXAMPLE_END
-    return [*((segment, False) for segment in prompt), *thoughts, (Spoken(text, audio) if audio is not None else text, True), (end, True)]
+    answer: Segment = text if audio is None else Spoken(text, audio)
+    return [*((segment, False) for segment in prompt), *thoughts, (answer, True), (end, True)]
 
 
 def _answer(task: Task, row: dict[str, Any], reader: AudioReader) -> tuple[str, Any]:
     """Return text and codes of the answer, None where it is in text."""
-    text_key, audio_key = ("answer", "answer_audio") if "answer" in row else SAID.get(task.name, ("answer", "answer_audio"))
+    text_key, audio_key = (
+        ("answer", "answer_audio") if "answer" in row else SAID.get(task.name, ("answer", "answer_audio"))
+    )
     require(text_key in row, f"{task.name}: {text_key} is missing")
     text = check_text(text_key, row[text_key])
     if not task.answers_in_speech(row):
