@@ -88,7 +88,7 @@ class LMConfig:
             require(empty == size - 1, f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the values of all fields: a read-only view cannot be pickled itself."""
+        """Copy and pickle the values of all fields: a read-only mapping such as `extra` allows neither."""
         return _from_pickle, ({**vars(self), "extra": dict(self.extra)},)
 
     @property
