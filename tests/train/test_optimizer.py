@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("lightning", reason="needs the train extra")
 
 
-from mimo_codec.train.codec.stage import warm_up_and_decay
+from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
 
 

@@ -37,8 +37,9 @@ from mimo_codec.train.codec.losses import (
     text_loss,
 )
 from mimo_codec.train.codec.options import AdversarialOptions, StageOptions, UnifiedOptions
-from mimo_codec.train.codec.stage import CodecStage, warm_up_and_decay
+from mimo_codec.train.codec.stage import CodecStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
+from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
 
