@@ -6,12 +6,12 @@ A checkpoint is a zip archive in which torch.save stores a CRC-32 of every part,
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import lightning
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         with wrap_errors(f"{path}: cannot be read", OSError):
             checkpoint = torch.load(path, map_location, weights_only=True)
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise MimoError(f"{path}: not loaded, because it holds more than tensors and plain values") from None
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise MimoError(f"{path}: is not a checkpoint of training: {str(error).splitlines()[0]}") from None
