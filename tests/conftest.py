@@ -106,6 +106,30 @@ def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported `goldens.streaming_codec`; its model is `exports.tiny_model` of this folder."""
+    from exports import tiny_export  # it needs this module
+
+    return tiny_export(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def segmented_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported codec with segments of two seconds."""
+    from exports import segmented_export
+
+    return segmented_export(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def encoder_only_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported codec without a decoder, with 20 codebooks."""
+    from exports import encoder_only_export
+
+    return encoder_only_export(tmp_path_factory)
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

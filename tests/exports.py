@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from goldens import streaming_codec
+from goldens import golden_codec, segmented_codec, streaming_codec
 
 from mimo_codec.cli.main import main
+from mimo_codec.onnx.codec.export import export_codec
 
 
 def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
@@ -37,3 +38,15 @@ def tiny_export(factory: pytest.TempPathFactory) -> Path:
 def tiny_model(export: Path) -> Path:
     """The folder of the model that `tiny_export` exports."""
     return export.with_name("onnx-tiny-model")
+
+
+def segmented_export(factory: pytest.TempPathFactory) -> Path:
+    """`segmented_codec("codec_base")`, which does not stream, with 8 codebooks."""
+    codec = segmented_codec("codec_base")
+    return exported_once(factory, "base", lambda folder: export_codec(codec, folder, num_quantizers=8))
+
+
+def encoder_only_export(factory: pytest.TempPathFactory) -> Path:
+    """The golden codec without a decoder, with all its 20 codebooks."""
+    codec = golden_codec("codec_hybrid")
+    return exported_once(factory, "hybrid", lambda folder: export_codec(codec, folder, num_quantizers=20))

@@ -81,12 +81,10 @@ def test_python_of_the_language_model_runs(run_page, capsys):
     assert len(found["answers"]) == 2 and found["predictions"].audio_logits and capsys.readouterr().out.strip()
 
 
-def test_python_of_onnx_runs(run_page, tmp_path_factory, tmp_path):
+def test_python_of_onnx_runs(run_page, request, tmp_path):
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="needs the onnx extra")
-    from exports import tiny_export
-
-    (tmp_path / "nano-onnx").symlink_to(tiny_export(tmp_path_factory))
+    (tmp_path / "nano-onnx").symlink_to(request.getfixturevalue("tiny_onnx"))
     found = run_page("docs/onnx.md")
     assert len(found["waveform"]) == found["codes"].num_samples
     assert type(found["exported"]) is type(found["codec"]) is not type(found["trained"])

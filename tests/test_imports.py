@@ -82,7 +82,7 @@ TORCH_FREE = (
     "loading",
     "cli.plan",
     "onnx.cuda_graphs",
-    "onnx.initializers",
+    "onnx.files",
     "onnx.session",
     "onnx.codec.runtime",
     "onnx.lm.runtime",

@@ -19,7 +19,7 @@ import numpy as np
 from mimo_codec.common.checks import check_integer, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.cuda_graphs import Recordings, Tensors
-from mimo_codec.onnx.initializers import check_weights
+from mimo_codec.onnx.files import check_weights, read_texts
 
 logger = logging.getLogger("mimo_codec.onnx")
 CUDA = "CUDAExecutionProvider"
@@ -127,8 +127,7 @@ class Session:
         Raises MimoError for files that are missing, are no graph of this project, or that this runtime cannot load, and
         for cuda_graphs without CUDA.
         """
-        if not os.path.isfile(path):
-            raise MimoError(f"{path}: there is no such file; mimo-codec export writes it")
+        self.metadata = read_metadata(path)
         self._made_of = (path, providers, num_threads, cuda_graphs)
         runtime = import_runtime()
         options = runtime.SessionOptions()
@@ -156,7 +155,6 @@ class Session:
             if providers is not None or cuda_graphs:
                 raise MimoError(f"{path}: {first} does not work on this machine; onnxruntime took {self.provider}")
             logger.warning("%s does not work on this machine", first)
-        self.metadata = _metadata(path, self._session.get_modelmeta().custom_metadata_map)
         self.device = "cuda" if self.provider in PROVIDERS[:2] else "cpu"
         self._place = (self.device, int(index) if self.device == "cuda" else 0)
         self.inputs = {i.name: i for i in self._session.get_inputs()}
@@ -248,9 +246,12 @@ def _recording_provider(
     return first, options
 
 
-def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read what a file says of the model it is of, without loading its graph; MimoError when it was not made here."""
+    require(os.path.isfile(path), f"{path}: there is no such file; mimo-codec export writes it")
+    texts = read_texts(path)
     try:
-        metadata = json.loads(found[METADATA])
+        metadata = json.loads(texts[METADATA])
     except (KeyError, ValueError, RecursionError):
         metadata = None
     if isinstance(metadata, dict):

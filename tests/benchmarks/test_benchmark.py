@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from goldens import streaming_codec
 
 from mimo_codec import CodecConfig, MimoError
 from mimo_codec.benchmarks import codec as benchmark
@@ -54,9 +55,10 @@ def test_stream(tiny_folder, tiny_codec):
         assert float(row["latency (ms)"]) == pytest.approx(1000 * latency, abs=0.5)
 
 
-def test_runtimes(tiny_folder):
+def test_runtimes(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the onnx extra")
-    arguments = str(tiny_folder), "--seconds", "1,0.5", "--repeats", "1", "--threads", "1"
+    streaming_codec(shallow=True).save_pretrained(tmp_path / "x")
+    arguments = str(tmp_path / "x"), "--seconds", "1,0.5", "--repeats", "1", "--threads", "1"
     done = run(*arguments, "--runtimes", "eager,float32", module="mimo_codec.benchmarks.onnx")
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout, "runtime")

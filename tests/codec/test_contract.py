@@ -5,13 +5,13 @@ import itertools
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_speech
-from exports import exported_once, tiny_export
 from goldens import any_codec, streaming_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +25,6 @@ pytest.importorskip("onnxscript", reason="needs the onnx extra")
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")
 
 from mimo_codec.onnx import OnnxCodec
-from mimo_codec.onnx.codec.export import export_codec
 
 RATE, FRAME = 24000, 960
 SPEECH = make_speech(3.0).numpy()
@@ -36,17 +35,15 @@ Codecs = dict[str, Codec[Any]]
 
 
 @pytest.fixture(scope="module")
-def codecs(tmp_path_factory: pytest.TempPathFactory) -> Codecs:
+def codecs(tiny_onnx: Path) -> Codecs:
     """One model in both backends."""
-    return {"torch": streaming_codec(), "onnx": OnnxCodec(tiny_export(tmp_path_factory), ["cpu"])}
+    return {"torch": streaming_codec(), "onnx": OnnxCodec(tiny_onnx, ["cpu"])}
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Codecs:
+def encoders(encoder_only_onnx: Path) -> Codecs:
     """One model without a decoder, whose encoder is causal in segments, in both backends."""
-    codec = any_codec("codec_hybrid")
-    folder = exported_once(tmp_path_factory, "hybrid", lambda place: export_codec(codec, place, num_quantizers=20))
-    return {"torch": codec, "onnx": OnnxCodec(folder, ["cpu"])}
+    return {"torch": any_codec("codec_hybrid"), "onnx": OnnxCodec(encoder_only_onnx, ["cpu"])}
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])

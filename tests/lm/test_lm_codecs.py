@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, make_speech
-from exports import tiny_export, tiny_model
+from exports import tiny_model
 
 pytest.importorskip("transformers", reason="needs the lm extra")
 pytest.importorskip("onnxscript", reason="needs the onnx extra")
@@ -23,14 +23,11 @@ SHORT = {"max_new_patches": 8, "greedy": True}
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_export(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def lms(graphs: Path) -> list[MimoAudioLM]:
+def lms(tiny_onnx: Path) -> list[MimoAudioLM]:
     """By PyTorch: with the codec by PyTorch and by ONNX Runtime; both speak readily."""
-    found = [MimoAudioLM.from_pretrained(FOLDER, device="cpu", codec=name) for name in (tiny_model(graphs), graphs)]
+    found = [
+        MimoAudioLM.from_pretrained(FOLDER, device="cpu", codec=name) for name in (tiny_model(tiny_onnx), tiny_onnx)
+    ]
     for lm in found:
         with torch.no_grad():
             lm.model.lm_head.weight[lm.tokenizer.special.empty] *= 3
@@ -66,13 +63,13 @@ def test_streams(lms: list[MimoAudioLM]) -> None:
     torch.testing.assert_close(sounds[1], sounds[0], atol=1e-5, rtol=0)
 
 
-def test_exported_language_models(graphs: Path, tmp_path: Path) -> None:
+def test_exported_language_models(tiny_onnx: Path, tmp_path: Path) -> None:
     """A model by ONNX Runtime with a codec by PyTorch gives numpy arrays."""
     lm = MimoAudioLM.from_pretrained(FOLDER, device="cpu")
     with torch.no_grad():
         lm.model.lm_head.weight[lm.tokenizer.special.empty] *= 3
     export_lm(lm, tmp_path / "lm")
-    found = [OnnxAudioLM(tmp_path / "lm", codec=name, num_threads=1) for name in (graphs, tiny_model(graphs))]
+    found = [OnnxAudioLM(tmp_path / "lm", codec=name, num_threads=1) for name in (tiny_onnx, tiny_model(tiny_onnx))]
     assert isinstance(found[0].codec, OnnxCodec) and isinstance(found[1].codec, MimoCodec)
     one, other = (model.continue_speech(SPEECH, 0.5, greedy=True) for model in found)
     assert np.array_equal(one.codes.codes, other.codes.codes) and isinstance(other.codes.codes, np.ndarray)

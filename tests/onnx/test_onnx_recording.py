@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_onnx_codec import speech, tiny
+from results import speech
 
 from mimo_codec import MimoError
 from mimo_codec.onnx import OnnxCodec, session
@@ -21,7 +21,6 @@ from mimo_codec.onnx.session import Session
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-__all__ = ["tiny"]  # a fixture
 
 
 @pytest.fixture
@@ -31,13 +30,13 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tiny: Path) -> tuple[OnnxCodec, OnnxCodec]:
+def both(tiny_onnx: Path) -> tuple[OnnxCodec, OnnxCodec]:
     """A codec that records and one that does not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "CUDA", "CPUExecutionProvider")
-        recorded = OnnxCodec(tiny, cuda_graphs=True)
+        recorded = OnnxCodec(tiny_onnx, cuda_graphs=True)
         assert made(recorded, "encoder_step") == made(recorded, "decoder_step") == 0  # loaded here
-    return recorded, OnnxCodec(tiny, ["cpu"])
+    return recorded, OnnxCodec(tiny_onnx, ["cpu"])
 
 
 def made(codec: OnnxCodec, name: str) -> int:
@@ -105,9 +104,9 @@ def as_arrays(outputs: dict) -> dict[str, np.ndarray]:
     }
 
 
-def test_batches_and_what_was_returned_before(tiny: Path, on_cpu) -> None:
+def test_batches_and_what_was_returned_before(tiny_onnx: Path, on_cpu) -> None:
     """Waveforms and states belong to the caller: later runs leave them as they are, and a stream can go back to one."""
-    recorded, plain = (Session(tiny / "decoder_step.onnx", ["cpu"], 1, graphs) for graphs in (True, False))
+    recorded, plain = (Session(tiny_onnx / "decoder_step.onnx", ["cpu"], 1, graphs) for graphs in (True, False))
     sizes = [2, 2, 5, 2, 2, 5]
     found = {batch: steps(recorded, batch, sizes) for batch in (1, 3)}
     for batch, outputs in found.items():
@@ -126,9 +125,9 @@ def test_batches_and_what_was_returned_before(tiny: Path, on_cpu) -> None:
     assert all(np.array_equal(before[name], value) for name, value in as_arrays(found[1][1]).items())
 
 
-def test_the_number_of_recordings_is_bounded(tiny: Path, on_cpu, monkeypatch) -> None:
+def test_the_number_of_recordings_is_bounded(tiny_onnx: Path, on_cpu, monkeypatch) -> None:
     monkeypatch.setattr(recording, "MAX_RECORDINGS", 2)
-    recorded, plain = (Session(tiny / "decoder_step.onnx", ["cpu"], 1, graphs) for graphs in (True, False))
+    recorded, plain = (Session(tiny_onnx / "decoder_step.onnx", ["cpu"], 1, graphs) for graphs in (True, False))
     ids = []
     run = type(recorded._session).run_with_iobinding
 
@@ -144,8 +143,8 @@ def test_the_number_of_recordings_is_bounded(tiny: Path, on_cpu, monkeypatch) ->
         assert all(np.array_equal(as_arrays(ours)[name], value) for name, value in as_arrays(theirs).items())
 
 
-def test_other_graphs_are_not_recorded(tiny: Path, on_cpu) -> None:
-    codec = OnnxCodec(tiny, cuda_graphs=True)
+def test_other_graphs_are_not_recorded(tiny_onnx: Path, on_cpu) -> None:
+    codec = OnnxCodec(tiny_onnx, cuda_graphs=True)
     assert codec.decode(codec.encode(speech(0.3), 24000)).shape == (7200,)
     assert codec._session("encoder").recordings is None and codec._session("decoder").recordings is None
 
@@ -154,24 +153,24 @@ def test_other_graphs_are_not_recorded(tiny: Path, on_cpu) -> None:
 
 
 @pytest.mark.parametrize("providers", [None, ["cpu"]])
-def test_only_with_cuda(tiny: Path, providers: list[str] | None) -> None:
+def test_only_with_cuda(tiny_onnx: Path, providers: list[str] | None) -> None:
     with pytest.raises(MimoError, match=r"cuda_graphs: needs CUDA .* not CPUExecutionProvider") as raised:
-        OnnxCodec(tiny, providers, cuda_graphs=True)
+        OnnxCodec(tiny_onnx, providers, cuda_graphs=True)
     assert "\n" not in str(raised.value)
 
 
-def test_only_on_the_first_gpu(tiny: Path, on_cpu) -> None:
+def test_only_on_the_first_gpu(tiny_onnx: Path, on_cpu) -> None:
     with pytest.raises(MimoError, match="choose it with CUDA_VISIBLE_DEVICES, not device_id"):
-        OnnxCodec(tiny, [("cpu", {"device_id": 1})], cuda_graphs=True)
+        OnnxCodec(tiny_onnx, [("cpu", {"device_id": 1})], cuda_graphs=True)
 
 
-def test_only_where_replays_are_right(tiny: Path, on_cpu, monkeypatch) -> None:
+def test_only_where_replays_are_right(tiny_onnx: Path, on_cpu, monkeypatch) -> None:
     old = SimpleNamespace(**{**vars(onnxruntime), "__version__": "1.30.2"})
     monkeypatch.setattr(session, "import_runtime", lambda: old)
     with pytest.raises(MimoError, match=r"onnxruntime 1\.30\.2 may replay them wrongly, pip install"):
-        OnnxCodec(tiny, cuda_graphs=True)
+        OnnxCodec(tiny_onnx, cuda_graphs=True)
     old.__version__ = "1.31.0"
-    OnnxCodec(tiny, cuda_graphs=True)
+    OnnxCodec(tiny_onnx, cuda_graphs=True)
 
 
 # ---- what CUDA will make of the graphs -------------------------------------------------------------------------------
@@ -222,8 +221,8 @@ def crossings(graph) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["encoder_step", "decoder_step"])
-def test_steps_can_be_captured(tiny: Path, name: str, tmp_path: Path) -> None:
-    assert_capturable(tiny / f"{name}.onnx", tmp_path)
+def test_steps_can_be_captured(tiny_onnx: Path, name: str, tmp_path: Path) -> None:
+    assert_capturable(tiny_onnx / f"{name}.onnx", tmp_path)
 
 
 def assert_capturable(path: Path, folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_session_pickles(tmp_path: Path) -> None:
 
 
 def test_weights_of_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimo_codec.onnx.initializers._BLOCK", 64)
+    monkeypatch.setattr("mimo_codec.onnx.files._BLOCK", 64)
     weight = np.ones(1000, np.float32)
     weight[-1] = np.inf
     with pytest.raises(MimoError, match="net.weight"):

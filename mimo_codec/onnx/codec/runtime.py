@@ -17,7 +17,7 @@ from mimo_codec.common.checks import error_prefix
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.rounding import ceil_div
 from mimo_codec.onnx.codec.metadata import CodecMetadata
-from mimo_codec.onnx.session import Provider, Session
+from mimo_codec.onnx.session import Provider, Session, read_metadata
 
 UNKNOWN = 2**40
 """Mel frames of a stream whose end is not known."""
@@ -47,11 +47,13 @@ class OnnxCodec(Codec[NDArray[Any]]):
         self.folder, self._providers, self._num_threads = Path(folder), providers, num_threads
         self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, Session] = {}
-        self.metadata = self._session("encoder").metadata
-        with error_prefix(self.folder / "encoder.onnx"):
+        path = self.folder / "encoder.onnx"
+        self.metadata = read_metadata(path)
+        with error_prefix(path):
             self._checked = CodecMetadata.from_dict(self.metadata)
         self.config = self._checked.config
         self.name = self.model_id.rpartition("@")[0]
+        self._session("encoder")
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the loaded graphs, which another process loads for itself."""
@@ -61,12 +63,12 @@ class OnnxCodec(Codec[NDArray[Any]]):
         """MimoError for graphs of different models, and for those that are not what the file is called."""
         if name not in self._sessions:
             path = self.folder / f"{name}.onnx"
-            session = Session(path, self._providers, self._num_threads, self._cuda_graphs)
-            if session.metadata.get("graph") != name:
+            metadata = read_metadata(path)
+            if metadata.get("graph") != name:
                 raise MimoError(f"{path}: is no {name} of a codec: a file of another graph has its name")
-            if name != "encoder" and session.metadata != {**self.metadata, "graph": name}:
-                raise MimoError(f"{session.path}: is of another export than encoder.onnx: export both at once")
-            self._sessions[name] = session
+            if metadata != {**self.metadata, "graph": name}:
+                raise MimoError(f"{path}: is of another export than encoder.onnx: export both at once")
+            self._sessions[name] = Session(path, self._providers, self._num_threads, self._cuda_graphs)
         return self._sessions[name]
 
     # ---- what it is ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The weights inside an ONNX file, read without the package onnx, to find damaged ones.
+"""What an ONNX file says of itself, and damaged weights in it, read without loading its graph and without onnx.
 
 A file is a message of Protocol Buffers: fields, each a number with a value. Those that lead to the weights are
-ModelProto.graph = 7, GraphProto.initializer = 5 and the fields of TensorProto below.
+ModelProto.graph = 7, GraphProto.initializer = 5 and the fields of TensorProto below; ModelProto.metadata_props = 14.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from numpy.typing import NDArray
 
 from mimo_codec.common.checks import require, wrap_errors
 
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _INITIALIZER, _METADATA = 7, 5, 14
 _DATA_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES, _EXTERNAL = 2, 4, 8, 9, 10, 13
 _FLOAT, _HALF, _DOUBLE = 1, 10, 11
 _DTYPES = {_FLOAT: "<f4", _HALF: "<f2", _DOUBLE: "<f8"}
 _BLOCK = 2**22
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Read the texts that a file holds beside its graph, by key; MimoError for what is no whole ONNX file."""
+    with wrap_errors(f"{path}: cannot be loaded", LookupError, ValueError, OSError):
+        fields = _fields(np.memmap(path, np.uint8, "r").data)
+        return dict(_entry(value) for number, value in fields if number == _METADATA and isinstance(value, memoryview))
 
 
 def check_weights(path: Path) -> None:
@@ -77,7 +84,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if kind == 2:
             size, place = _varint(message, place)
         else:
-            size = {1: 8, 5: 4}[kind]
+            size = {1: 8, 5: 4}.get(kind, len(message) + 1)
+        if place + size > len(message):
+            raise ValueError("it ends early")
         yield key >> 3, message[place : place + size]
         place += size
 
