@@ -1,4 +1,4 @@
-"""Exported codecs that several tests use, each written by the first test that asks for it."""
+"""What is costly and several tests use, such as exported codecs: made by the first test that asks for it."""
 
 import os
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from mimo_codec.cli.main import main
 from mimo_codec.onnx.codec.export import export_codec
 
 
-def exported_once(factory: pytest.TempPathFactory, name: str, export: Callable[[Path], object]) -> Path:
-    """A folder that the first of all test processes writes; exporting takes seconds a graph."""
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of all test processes writes; one that could not be made is left out."""
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"onnx-{name}"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            export(folder)
+        if not Path(f"{folder}.made").exists():
+            make(folder)
+            Path(f"{folder}.made").touch()
     return folder
 
 
@@ -32,7 +33,7 @@ def tiny_export(factory: pytest.TempPathFactory) -> Path:
             main(["export", "codec", str(model), "-o", str(folder)])
         assert exited.value.code == 0
 
-    return exported_once(factory, "tiny", export)
+    return made_once(factory, "onnx-tiny", export)
 
 
 def tiny_model(export: Path) -> Path:
@@ -43,10 +44,10 @@ def tiny_model(export: Path) -> Path:
 def segmented_export(factory: pytest.TempPathFactory) -> Path:
     """`segmented_codec("codec_base")`, which does not stream, with 8 codebooks."""
     codec = segmented_codec("codec_base")
-    return exported_once(factory, "base", lambda folder: export_codec(codec, folder, num_quantizers=8))
+    return made_once(factory, "onnx-base", lambda folder: export_codec(codec, folder, num_quantizers=8))
 
 
 def encoder_only_export(factory: pytest.TempPathFactory) -> Path:
     """The golden codec without a decoder, with all its 20 codebooks."""
     codec = golden_codec("codec_hybrid")
-    return exported_once(factory, "hybrid", lambda folder: export_codec(codec, folder, num_quantizers=20))
+    return made_once(factory, "onnx-hybrid", lambda folder: export_codec(codec, folder, num_quantizers=20))

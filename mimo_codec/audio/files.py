@@ -140,7 +140,7 @@ def audio_blocks(
     audio: see AnyAudio; arrays and tensors that come without a rate need `sample_rate` in Hz. A file and an array of
     the same samples give the same blocks.
 
-    Raises MimoError for what `load_audio` or `check_waveform` refuses, as the iteration comes to it; the message begins
+    Raises MimoError for what `load_audio` or `check_array` refuses, as the iteration comes to it; the message begins
     with the path, or with `where` for an array.
     """
     source, given = as_source(audio, sample_rate, where)

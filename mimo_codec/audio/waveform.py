@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import warnings
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,9 @@ from mimo_codec.common.arrays import (
     is_array,
     is_tensor,
     to_numpy,
-    to_tensor,
 )
 from mimo_codec.common.checks import is_number, require
 from mimo_codec.common.errors import MimoError, MimoWarning
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
@@ -37,8 +33,8 @@ _PCM = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": 
 """Integer type -> (level of silence, distance from it to full scale)."""
 
 
-def check_waveform(waveform: AnyArray, sample_rate: float | None, where: str = "waveform") -> Tensor:
-    """Check any waveform in memory -> mono [S] float32, a tensor on its device.
+def check_array(waveform: AnyArray, sample_rate: float | None, where: str = "waveform") -> NDArray[np.float32]:
+    """Check any waveform in memory -> mono [S] float32, a numpy array. Does not import torch.
 
     Args:
         waveform: numpy array or torch tensor, [S] or [channels, S]; channels are averaged. int8, uint8, int16 and int32
@@ -50,11 +46,6 @@ def check_waveform(waveform: AnyArray, sample_rate: float | None, where: str = "
         MimoError: for a missing or impossible `sample_rate`, other types and shapes, an array that looks like
             [S, channels], no samples, and NaN or infinite samples.
     """
-    return to_tensor(_checked(waveform, sample_rate, where))
-
-
-def check_array(waveform: AnyArray, sample_rate: float | None, where: str = "waveform") -> NDArray[np.float32]:
-    """Check as `check_waveform` does -> mono [S] float32, a numpy array, without importing torch."""
     return to_numpy(_checked(waveform, sample_rate, where))
 
 

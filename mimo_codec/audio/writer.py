@@ -51,7 +51,7 @@ def save_audio(path: AnyPath, waveform: AnyArray, sample_rate: int, overwrite: b
     beyond [-1, 1] are clipped. The file appears whole or not at all. A .wav above 4 GiB is RF64.
 
     Raises MimoError for an unknown suffix, a sample rate that the format does not have, what
-    `check_waveform` refuses, and a path that cannot be written; or exists, without `overwrite`.
+    `check_array` refuses, and a path that cannot be written; or exists, without `overwrite`.
     """
     channels = as_channels(waveform, "waveform")
     num_channels, num_samples = channels.shape

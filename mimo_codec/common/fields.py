@@ -18,29 +18,27 @@ from dataclasses import field, fields
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
-
+from mimo_codec.common.checks import check_integer, check_number
 from mimo_codec.common.errors import MimoError
 
 _CHECK = "check"
-_INTEGER, _NUMBER = (int, np.integer), (int, float, np.integer, np.floating)
 
 
 def integer(default: int, low: int = 0, high: float = math.inf) -> int:
     """Declare a field that holds an integer from `low` to `high`."""
-    check = partial(_check_range, kind=_INTEGER, what="an integer", low=low, high=high)
+    check = partial(check_integer, low=low, high=high)
     return cast(int, _declared(default, check))
 
 
 def integers(default: tuple[int, ...], low: int = 0, high: float = math.inf) -> tuple[int, ...]:
     """Declare a field that holds a tuple of integers, each from `low` to `high`."""
-    one = partial(_check_range, kind=_INTEGER, what="an integer", low=low, high=high)
+    one = partial(check_integer, low=low, high=high)
     return cast("tuple[int, ...]", _declared(default, partial(_check_tuple, one=one)))
 
 
 def number(default: float, low: float = -math.inf, high: float = math.inf) -> float:
     """Declare a field that holds a number from `low` to `high`, never NaN."""
-    check = partial(_check_range, kind=_NUMBER, what="a number", low=low, high=high)
+    check = partial(check_number, low=low, high=high)
     return cast(float, _declared(default, check))
 
 
@@ -56,18 +54,11 @@ def check_fields(instance: Any, prefix: str = "") -> None:
             declared.metadata[_CHECK](prefix + declared.name, getattr(instance, declared.name))
 
 
-def _declared(default: object, check: Callable[[str, object], None]) -> object:
+def _declared(default: object, check: Callable[[str, object], object]) -> object:
     return field(default=default, metadata={_CHECK: check})
 
 
-def _check_range(name: str, value: Any, *, kind: tuple[type, ...], what: str, low: float, high: float) -> None:
-    is_kind = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_kind or not low <= value <= high:
-        limits = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-        raise MimoError(f"{name} must be {what} {limits}, not {reprlib.repr(value)}")
-
-
-def _check_tuple(name: str, value: object, one: Callable[[str, object], None]) -> None:
+def _check_tuple(name: str, value: object, one: Callable[[str, object], object]) -> None:
     if not isinstance(value, tuple):
         raise MimoError(f"{name}: a tuple of integers is needed, not {reprlib.repr(value)}")
     for item in value:

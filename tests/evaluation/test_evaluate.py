@@ -265,3 +265,8 @@ def test_processes_find_what_one_finds(run, corpus, tiny_folder):
     for one, two in zip(alone["systems"], together["systems"], strict=True):
         for file, scores in one["files"].items():
             assert two["files"][file] == pytest.approx(scores, abs=1e-3)
+
+
+def test_precisions_other_than_float32_are_named(run, corpus, tiny_folder):
+    done = run("evaluate", corpus / "a.wav", "--model", tiny_folder, *QUICK, "--json", "--dtype", "bfloat16")
+    assert [system["name"] for system in json.loads(done.out)["systems"]] == ["tiny bfloat16 q8"]

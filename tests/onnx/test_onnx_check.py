@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from goldens import streaming_codec
-from results import onnx
 
 from mimo_codec import MimoCodec, MimoError
 from mimo_codec.onnx import session
 from mimo_codec.onnx.codec import export as exporting
 from mimo_codec.onnx.codec.check import Comparison, Difference, _judge, check_codec
 from mimo_codec.onnx.codec.export import export_codec
+
+onnx = pytest.importorskip("onnx")
 
 
 def test_a_failing_check_leaves_nothing(tmp_path, monkeypatch):

@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import assert_one_line_error, make_speech
 from goldens import CASES, KINDS, any_codec, each_kind, expected, segmented_codec, streaming_codec
-from results import assert_close, assert_same_codes, onnx, speech
+from results import assert_close, assert_same_codes, speech
 
 from mimo_codec import AudioCodes, MimoError, save_audio
 from mimo_codec.onnx import OnnxCodec, session
 from mimo_codec.onnx.codec import export as exporting
 from mimo_codec.onnx.codec.check import check_codec, compare
 from mimo_codec.onnx.codec.export import codec_graphs, export_codec
+
+onnx = pytest.importorskip("onnx")
 
 # ---- the same results ------------------------------------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ assert waveform.shape == (24000,) and not any(name.startswith("torch") for name 
     assert (tmp_path / "x.wav.out.wav").stat().st_size > 24000
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------
+# ---- sent to another process ----------------------------------------------------------------------------------------
 
 
 def test_a_codec_and_its_states_can_be_pickled(tiny_onnx):

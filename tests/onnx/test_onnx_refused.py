@@ -7,11 +7,13 @@ import shutil
 import numpy as np
 import pytest
 from conftest import assert_one_line_error
-from results import onnx, speech
+from results import speech
 
 from mimo_codec import AudioCodes, MimoError
 from mimo_codec.onnx import OnnxCodec, session
 from mimo_codec.onnx.codec.metadata import CodecMetadata
+
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import torch
 
 pytest.importorskip("lightning", reason="needs the train extra")
 
-from conftest import SMALL
+from conftest import SMALL, assert_one_line_error
+from exports import made_once
 from train_commands import command, environment
 
 from mimo_codec import CodecConfig, MimoCodec
@@ -29,19 +30,24 @@ def test_processes_share_a_batch_equally(cores, sizes, wanted, monkeypatch):
     assert cpu_processes(*sizes) == wanted
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("problem", ["there is no", "there are no files to read"])
-def test_a_wrong_root_is_one_line_with_several_processes(problem, tmp_path):
-    """Before the processes start, or from the one that looks into the folder; the others end without a word."""
+def test_a_root_that_is_not_there_is_named_before_several_processes_start(run, tmp_path):
     root = tmp_path / "speech"
-    if "files" in problem:
-        root.mkdir()
+    arguments = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--trainer.devices", "2"]
+    done = run("train", "nano_stage1", *arguments, "--trainer.accelerator", "cpu")
+    assert_one_line_error(done, "there is no", root)
+
+
+@pytest.mark.slow
+def test_an_empty_root_is_one_line_with_several_processes(tmp_path):
+    """From the process that looks into the folder; the others end without a word."""
+    root = tmp_path / "speech"
+    root.mkdir()
     arguments = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--trainer.devices", "2"]
     command = [sys.executable, "-m", "mimo_codec", "train", "nano_stage1", *arguments, "--trainer.accelerator", "cpu"]
     done = subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("mimo-codec: error: ")]
-    assert len(errors) == 1 and problem in errors[0] and str(root) in errors[0]
+    assert len(errors) == 1 and "there are no files to read" in errors[0] and str(root) in errors[0]
 
 
 @pytest.mark.slow
@@ -106,6 +112,14 @@ def run_processes(
     return root
 
 
+def run_alone(recipe: str, request: pytest.FixtureRequest) -> Path:
+    """One process with a batch of 4, from `small_codec`, made once."""
+    names = ("tmp_path_factory", "speech_folder", "small_codec")
+    factory, folder, codec = (request.getfixturevalue(name) for name in names)
+    more = [*SAME_RUN, "--model.init_args.codec", str(codec)]
+    return made_once(factory, f"alone-{recipe}", lambda root: run_processes(root, folder, codec, 1, 4, recipe, *more))
+
+
 def assert_same_run(one: Path, two: Path) -> None:
     """The same gradients at every step, so the same weights; and codebooks that have moved."""
     names = ["codec"] if logged_column_exists(one, "train/gradient_codec") else ["generator", "discriminators"]
@@ -123,10 +137,12 @@ def logged_column_exists(root: Path, name: str) -> bool:
 
 
 @pytest.mark.parametrize("recipe", ["nano_stage1", "nano_stage2"])
-def test_two_processes_with_half_the_batch_are_one_with_all_of_it(recipe, speech_folder, small_codec, tmp_path):
+def test_two_processes_with_half_the_batch_are_one_with_all_of_it(
+    recipe, speech_folder, small_codec, tmp_path, request
+):
     """Plain DDP, which is what Lightning chooses when there are several devices."""
     more = [*SAME_RUN, "--model.init_args.codec", str(small_codec)]
-    one = run_processes(tmp_path / "one", speech_folder, small_codec, 1, 4, recipe, *more)
+    one = run_alone(recipe, request)
     two = run_processes(tmp_path / "two", speech_folder, small_codec, 2, 2, recipe, *more)
     assert_same_run(one, two)
     if recipe == "nano_stage1":
@@ -258,10 +274,10 @@ def test_two_processes_share_muon_out_and_get_what_one_gets(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["nano_stage1", "nano_stage2"])
-def test_fsdp_by_its_name_alone(recipe, speech_folder, small_codec, tmp_path):
+def test_fsdp_by_its_name_alone(recipe, speech_folder, small_codec, tmp_path, request):
     more = [*SAME_RUN, "--model.init_args.codec", str(small_codec)]
     fsdp = ["--trainer.strategy", "fsdp"]
-    one = run_processes(tmp_path / "one", speech_folder, small_codec, 1, 4, recipe, *more)
+    one = run_alone(recipe, request)
     two = run_processes(tmp_path / "two", speech_folder, small_codec, 2, 2, recipe, *more, *fsdp)
     assert_same_run(one, two)
     resumed = command(
