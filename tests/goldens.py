@@ -61,10 +61,13 @@ def streaming_codec(preset: str = "tiny", shallow: bool = False) -> MimoCodec:
     """Random weights of the streaming kind, with codebooks drawn from features of speech, so that codes vary from frame
     to frame (the features of random weights are nearly constant, and far from fresh codebooks).
 
-    preset: a name of a preset, or of KINDS. shallow: one layer in each part and three codebooks, which is quickly
-    exported."""
+    preset: a name of a preset, or of KINDS, or several of KINDS, "rfsq+convnext". shallow: one layer in each part and
+    three codebooks, which is quickly exported."""
     torch.manual_seed(0)
-    config = CodecConfig.preset("tiny").replace(**KINDS[preset]) if preset in KINDS else CodecConfig.preset(preset)
+    kinds = [KINDS[kind] for kind in preset.split("+") if kind in KINDS]
+    config = CodecConfig.preset("tiny" if kinds else preset)
+    for changes in kinds:
+        config = config.replace(**changes)
     if shallow:
         config = config.replace(encoder_layers=1, decoder_layers=1, vocoder_num_layers=1, num_quantizers=3)
     codec = MimoCodec(config).eval()
