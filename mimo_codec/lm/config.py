@@ -87,6 +87,10 @@ class LMConfig:
         for size, empty in zip(self.speech_vocab_size, self.speech_zeroemb_idx, strict=True):
             require(empty == size - 1, f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the values of all fields: a read-only mapping such as `extra` allows neither."""
+        return _from_pickle, ({**vars(self), "extra": dict(self.extra)},)
+
     @property
     def codec(self) -> str | None:
         """The codec whose codes it reads, "name" or "name@fingerprint", where that was written down."""
@@ -145,6 +149,10 @@ class LMConfig:
     def preset(cls, name: str) -> LMConfig:
         """Return a configuration from `PRESETS`; MimoError lists the names there are."""
         return PRESETS[check_choice("preset", name, PRESETS)]
+
+
+def _from_pickle(values: dict[str, Any]) -> LMConfig:
+    return LMConfig(**values | {"extra": MappingProxyType(values["extra"])})
 
 
 def _per_channel(name: str, value: object, channels: object) -> tuple[int, ...]:

@@ -76,9 +76,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.data.module import SpeechData
     from mimo_codec.train.callbacks import SaveOnSignal, Stopped, Throughput
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
-    from mimo_codec.train.stage import CodecStage
+    from mimo_codec.train.loop import Stage
 
-    for file in (path, *map(Path, arguments)):
+    for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
         if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
             check_yaml(file)
 
@@ -140,7 +140,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     try:
         with stopping.from_start():
             RecipeCLI(
-                CodecStage,
+                Stage,
                 SpeechData,
                 subclass_mode_model=True,
                 save_config_kwargs={"overwrite": True},

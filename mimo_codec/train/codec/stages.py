@@ -38,9 +38,10 @@ from mimo_codec.train.codec.losses import (
 )
 from mimo_codec.train.codec.options import AdversarialOptions, StageOptions, UnifiedOptions
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
+from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
-from mimo_codec.train.stage import CodecStage, warm_up_and_decay
+from mimo_codec.train.stage import CodecStage
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
 """Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
