@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,10 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         from lightning.pytorch.cli import LightningCLI
         from lightning.pytorch.utilities import rank_zero_info
     from mimo_codec.data.module import SpeechData
-    from mimo_codec.train.callbacks import SaveOnSignal, Stopped, Throughput
+    from mimo_codec.train.callbacks import SaveOnSignal, Stopped
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
     from mimo_codec.train.loop import Stage
+    from mimo_codec.train.progress import Progress
 
     for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
         if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
@@ -109,6 +111,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             for name in ("root", "validation_root"):  # before other processes start, which would have to be told
                 source = config.data[name]
                 require(source is None or os.path.exists(source), f"data.{name}: there is no {source}")
+            if trainer.enable_progress_bar is None:  # without a terminal `Progress` prints lines
+                trainer.enable_progress_bar = sys.stdout.isatty()
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             root = Path(trainer.default_root_dir or ".")
             folder = root / CHECKPOINTS
@@ -146,7 +150,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,
                 parser_kwargs={"exit_on_error": False},
-                trainer_defaults={"callbacks": [stopping, Throughput()]},
+                trainer_defaults={"callbacks": [stopping, Progress()]},
                 auto_configure_optimizers=False,  # stages have their own, and no --optimizer
                 args=["fit", "--config", str(path), *arguments],
             )
