@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mimo_codec.codec.mel_distance import PAPER_SCALES
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.fields import check_fields, flag, integer, number
+from mimo_codec.train.monitoring import ValidationOptions
 
 Scale = tuple[int, int, int]
 """(bands, window, hop) of a mel spectrogram, in samples."""
@@ -117,7 +118,7 @@ class DiscriminatorOptions:
 
 
 @dataclass(frozen=True)
-class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
+class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions, ValidationOptions):
     """What both stages have."""
 
     def __post_init__(self) -> None:

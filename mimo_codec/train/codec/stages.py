@@ -38,9 +38,8 @@ from mimo_codec.train.codec.losses import (
 )
 from mimo_codec.train.codec.options import AdversarialOptions, StageOptions, UnifiedOptions
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
-from mimo_codec.train.loop import warm_up_and_decay
-from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
+from mimo_codec.train.optimizer import make_optimizer, with_schedule
+from mimo_codec.train.resuming import NEEDS_SAME
 from mimo_codec.train.stage import CodecStage
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
@@ -124,7 +123,7 @@ class UnifiedStage(_ReconstructionStage):
             model.quantizer.reset()
         else:
             model = with_changes(MimoCodec.from_pretrained(codec, device="cpu"), config or {}, codec).train()
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
+        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile, h)
         self.save_hyperparameters()
         self.options = h
         self.tokenizer = make_tokenizer(h.text_tokenizer)
@@ -157,8 +156,10 @@ class UnifiedStage(_ReconstructionStage):
         """Train and score the text model only where the data has text."""
         super().setup(stage)
         self.text_model.requires_grad_(self._reads_text)
-        if self._reads_text:
-            self.scored = [*self.metrics, TEXT_METRIC]
+
+    def own_scores(self) -> list[str]:
+        """How well the text model reads, where the data has text."""
+        return [TEXT_METRIC] if self._reads_text else []
 
     def on_train_start(self) -> None:
         """Print what the transcripts are like, for comparison with the loss of the text model."""
@@ -268,12 +269,13 @@ class UnifiedStage(_ReconstructionStage):
         of_all = checkpoint["features_seen"]
         self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
-    def validation_step(self, batch: Batch, index: int) -> None:
+    def score(self, batch: Batch, index: int) -> tuple[dict[str, float], list[Tensor]]:
         """One whole file: what `CodecStage` scores, and how well the text model reads it."""
-        super().validation_step(batch, index)
+        scores, codes = super().score(batch, index)
         if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
             loss = text_loss(*self.text_model(*self._encode_utterances(batch), self.tokenizer.end))
-            self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+            scores[TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+        return scores, codes
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
@@ -286,7 +288,7 @@ class UnifiedStage(_ReconstructionStage):
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
-        return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
+        return with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
 
 class AdversarialStage(_ReconstructionStage):
@@ -311,7 +313,7 @@ class AdversarialStage(_ReconstructionStage):
         model.require_decoder()
         if not model.quantizer.is_initialized:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
+        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile, h)
         self.save_hyperparameters()
         self.options = h
         self.codec.requires_grad_(False)
@@ -369,9 +371,8 @@ class AdversarialStage(_ReconstructionStage):
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("state_dict", {})  # sharded networks have been loaded before
         for name, own in self.state_dict().items():
-            same = name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own)
             require(
-                same,
+                name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own),
                 f"model.init_args.codec ({self.hparams.get('codec')}) has another encoder or other codebooks than the"
                 f" run that is to go on: {NEEDS_SAME}",
             )
@@ -441,13 +442,4 @@ class AdversarialStage(_ReconstructionStage):
         discriminator = torch.optim.AdamW(
             self.discriminators.parameters(), h.discriminator_learning_rate, betas=(0.8, 0.99), weight_decay=0.0
         )
-        return [_with_schedule(generator, *steps), _with_schedule(discriminator, *steps)]
-
-
-def _with_schedule(
-    optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
-) -> OptimizerLRSchedulerConfig:
-    def rate(step: int) -> float:
-        return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
-
-    return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, rate)}
+        return [with_schedule(generator, *steps), with_schedule(discriminator, *steps)]
