@@ -86,6 +86,9 @@ class CodecStage(lightning.LightningModule):
         """Return the networks that FSDP shards, each as a whole."""
         return self.networks()
 
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs beside the exported codec into its folder; all processes take part."""
+
     def learn(self, batch: Mapping[str, Batch]) -> dict[str, Tensor]:
         """Train on one batch: losses, backward pass and steps of the optimizers. Return what to log, by name."""
         raise NotImplementedError
