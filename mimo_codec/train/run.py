@@ -68,6 +68,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     with needs_extra("lightning", "train"):
         from lightning.pytorch.cli import LightningCLI
     from mimo_codec.data.module import SpeechData
+    from mimo_codec.data.sources import paths_of
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
     from mimo_codec.train.stage import CodecStage
 
@@ -88,8 +89,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 trainer.devices = cpu_processes(*sizes)
                 config.data.batch_size, config.data.text_batch_size = (size // trainer.devices for size in sizes)
             for name in ("root", "validation_root"):  # before other processes start, which would have to be told
-                source = config.data[name]
-                require(source is None or os.path.exists(source), f"data.{name}: there is no {source}")
+                for source in paths_of(config.data[name]):
+                    require(os.path.exists(source), f"data.{name}: there is no {source}")
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:

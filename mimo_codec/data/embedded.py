@@ -1,0 +1,54 @@
+"""Audio files inside shards: an utterance -> a path that the decoders can open."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from mimo_codec.common.checks import require
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import open_regular
+from mimo_codec.data.arrow import row_bytes
+from mimo_codec.data.utterance import Utterance
+
+
+@contextmanager
+def audio_file(utterance: Utterance) -> Iterator[Path]:
+    """Yield the path of an utterance's audio file; of one in a shard, that of a copy, which is removed afterwards.
+
+    Raises OSError when the shard cannot be read, and MimoError when the audio is not there; errors about the copy that
+    are raised inside name the utterance.
+    """
+    if utterance.offset is None and utterance.row is None:
+        yield utterance.path
+        return
+    data = _bytes(utterance)
+    suffix = PurePosixPath(utterance.member or "").suffix
+    number, name = tempfile.mkstemp(suffix if suffix.isascii() and "\0" not in suffix else "")
+    try:
+        with open(number, "wb") as file:
+            file.write(data)
+        yield Path(name)
+    except MimoError as error:
+        raise type(error)(str(error).replace(name, utterance.name)) from error
+    finally:
+        os.unlink(name)
+
+
+def _bytes(utterance: Utterance) -> bytes:
+    """The bytes of an audio file in a shard."""
+    path = utterance.path
+    if utterance.row is not None:
+        assert utterance.column is not None
+        stamp = os.stat(path).st_mtime_ns  # a file that has changed is read again
+        return row_bytes(path, stamp, utterance.column, utterance.row)
+    assert utterance.offset is not None and utterance.num_bytes is not None
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        is_inside = utterance.offset + utterance.num_bytes <= size
+        require(is_inside, f"{utterance.name}: lies beyond the end of the shard, which has {size} bytes")
+        file.seek(utterance.offset)
+        return file.read(utterance.num_bytes)
