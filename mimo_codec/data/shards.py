@@ -48,6 +48,10 @@ def shard_utterances(path: Path) -> tuple[list[Utterance], list[Fault]]:
                         about[key] = about.get(key, {}) | found
                     except (ValueError, RecursionError) as error:
                         faults.append(Fault(path, "bad text", f"cannot be read ({error})", member=member.name))
+            with open(path, "rb") as file:  # tarfile says nothing of a shard that ends inside a header
+                file.seek(shard.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("the mark of its end is missing")
         except (tarfile.TarError, EOFError) as error:
             faults.append(Fault(path, "damaged", f"the shard ends too early: {error}"))
     utterances = [

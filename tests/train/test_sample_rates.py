@@ -43,6 +43,7 @@ def test_presets_have_25_frames_per_second_and_stream_exactly(name, rate):
     assert decoded.shape == speech.shape and torch.allclose(streamed, decoded, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "rate"), RATES.items())
 def test_both_stages_train_and_leave_out_files_of_lower_rates(name, rate, tmp_path, caplog):
     for number, other in enumerate((rate, 48000, 8000)):
