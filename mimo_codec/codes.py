@@ -11,8 +11,9 @@ import os
 import reprlib
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from mimo_codec.common.arrays import concatenate, dtype_name, is_array, is_tenso
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, open_regular
+from mimo_codec.common.spooled import SpooledFile, is_content
 
 if TYPE_CHECKING:
     import torch
@@ -244,12 +246,17 @@ class AudioCodes:
             temporary.write_bytes(data)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AudioCodes:
+    def load(cls, path: str | os.PathLike[str] | bytes | BinaryIO) -> AudioCodes:
         """Read a .mimo file; `codes` is a CPU tensor where torch can be imported, else numpy.
 
+        path: of the file, or its content in bytes, or a binary file object, which is read to its end.
         Raises MimoError, naming the path, when there is no such file, and when it is not a .mimo
         file, of a newer version, cut short or damaged.
         """
+        if is_content(path):
+            given = getattr(path, "name", None)
+            path = SpooledFile(path, given if isinstance(given, str) else "codes")
+        path = cast("str | os.PathLike[str]", path)
         # ValueError: a null character in the name
         with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open_regular(path) as file:
             data = file.read(len(MAGIC))
@@ -258,6 +265,15 @@ class AudioCodes:
                 require(size <= bitstream.MAX_BYTES, f"{path}: has {size} bytes, more than any .mimo file")
                 data += file.read()
         return cls.from_bytes(data, source=str(path))
+
+
+def begins_as_codes(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a file that begins as a .mimo file does; False where no file can be read."""
+    if not os.path.isfile(path):  # a pipe might never say
+        return False
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+    return False
 
 
 def _check_sizes(sizes: object) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ def open_decoder(path: str | os.PathLike[str]) -> Decoder:
     not sound in a known format.
     """
     with wrap_errors(f"{path}: cannot be read", OSError):
-        _check_readable(Path(path))
+        _check_readable(path)
     try:
         return _SndfileDecoder(path)
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples without a header
@@ -104,18 +104,20 @@ def open_decoder(path: str | os.PathLike[str]) -> Decoder:
     if find_spec("av") is not None:
         return _AvDecoder(path)
     known = "wav, flac, ogg, opus, mp3, aiff, caf, w64, au and rf64 are"
-    if Path(path).suffix.lower() in AV_SUFFIXES:
+    if Path(str(path)).suffix.lower() in AV_SUFFIXES:
         raise MimoError(f"{path}: this format needs PyAV: pip install 'mimo-codec[formats]'")
     if "malformed" in reason:
         raise MimoError(f"{path}: is damaged: its header cannot be read")
     raise MimoError(f"{path}: is not audio in a known format; {known}")
 
 
-def _check_readable(path: Path) -> None:
-    require(not path.is_dir(), f"{path}: is a folder; an audio file is needed")
-    require(path.exists(), f"{path}: there is no such file")
-    require(path.is_file(), f"{path}: is not a regular file; an audio file is needed")
-    require(path.stat().st_size, f"{path}: is empty")
+def _check_readable(path: str | os.PathLike[str]) -> None:
+    place = Path(path)
+    require(not place.is_dir(), f"{path}: is a folder; an audio file is needed")
+    require(place.exists(), f"{path}: there is no such file")
+    advice = "an audio file is needed, or - and a pipe; in Python, an open file"
+    require(place.is_file(), f"{path}: is not a regular file; {advice}")
+    require(place.stat().st_size, f"{path}: is empty")
 
 
 # ---- libsndfile ------------------------------------------------------------------------------------------------------
@@ -187,8 +189,12 @@ class _SndfileDecoder(Decoder):
 
 
 def _native(path: str | os.PathLike[str]) -> str | bytes:
-    """A name as the system knows it: on POSIX bytes, which need not be text in any encoding."""
-    return os.fsencode(path) if os.name == "posix" else os.fspath(path)
+    """A name as the system knows it: on POSIX bytes, which need not be text in any encoding.
+
+    Whole, because the libraries take some names for something else: "-" for standard input.
+    """
+    whole = os.path.abspath(path)
+    return os.fsencode(whole) if os.name == "posix" else whole
 
 
 def _missing_bytes(log: str) -> int:
@@ -298,7 +304,7 @@ class _AvDecoder(Decoder):
         with ExitStack() as stack:
             unknown = f"{path}: is not audio in a known format"
             with wrap_errors(unknown, av.error.FFmpegError, ValueError):
-                container = stack.enter_context(av.open(os.fspath(path), options=_AV_OPTIONS))
+                container = stack.enter_context(av.open(os.path.abspath(path), options=_AV_OPTIONS))
             require(container.streams.audio, f"{path}: holds no audio")
             stream = container.streams.audio[0]
             require(stream.rate and stream.channels, f"{path}: is damaged: its header cannot be read")

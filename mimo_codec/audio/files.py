@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from mimo_codec.audio.decoders import Damage, Decoder, open_decoder
 from mimo_codec.audio.resampling import StreamResampler
+from mimo_codec.audio.sources import AnyAudio, AnyFile, AnyPath, as_path, as_source
 from mimo_codec.audio.waveform import check_array, check_finite, check_sample_rate, mix_down
-from mimo_codec.common.arrays import AnyArray, to_numpy, to_tensor
+from mimo_codec.common.arrays import to_numpy, to_tensor
 from mimo_codec.common.checks import check_number, require, wrap_errors
 from mimo_codec.common.errors import DamageWarning, MimoError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-AnyPath = str | os.PathLike[str]
 
 _LOAD_BLOCK = 2**18
 _MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS = 1e-6, 3600.0
@@ -49,16 +48,19 @@ class AudioInfo:
     """The decoder's container and coding, such as "WAV/PCM_16" or "OGG/OPUS"."""
 
 
-def audio_info(path: AnyPath) -> AudioInfo:
+def audio_info(path: AnyFile) -> AudioInfo:
     """Read the header of an audio file; raise the errors of `load_audio`, but for those about samples."""
-    with _open(path) as decoder:
+    with _open(as_path(path)) as decoder:
         return AudioInfo(decoder.sample_rate, decoder.num_samples, decoder.num_channels, decoder.format)
 
 
 def load_audio(
-    path: AnyPath, start: float = 0.0, end: float | None = None, *, strict: bool = False
+    path: AnyFile, start: float = 0.0, end: float | None = None, *, strict: bool = False
 ) -> tuple[Tensor, int]:
     """Read an audio file -> (waveform [S] float32, sample rate in Hz).
+
+    path: of a file, or its content in bytes, or a binary file object, which is read to its end; what is no file is
+    copied into a temporary one of at most 4 GiB.
 
     Integer samples are scaled to [-1, 1), channels are averaged. `start` and `end`, in seconds, cut
     a piece out of the file; what comes before it is decoded only where its place cannot be found
@@ -70,7 +72,7 @@ def load_audio(
     Raises MimoError, which starts with `path`, when there is no such file, it is a folder, empty,
     not audio, without samples, or has NaN or infinite samples; and for impossible times.
     """
-    samples, count = np.zeros(0, np.float32), 0
+    path, samples, count = as_path(path), np.zeros(0, np.float32), 0
     with _open(path) as decoder:
         for block in _mono_blocks(decoder, path, _LOAD_BLOCK, start, end, strict):
             if count + len(block) > len(samples):  # in place, so that memory holds the samples once
@@ -82,7 +84,7 @@ def load_audio(
 
 
 def iter_audio(
-    path: AnyPath,
+    path: AnyFile,
     block_seconds: float = 10.0,
     sample_rate: int | None = None,
     start: float = 0.0,
@@ -101,7 +103,7 @@ def iter_audio(
 
 
 def iter_arrays(
-    path: AnyPath,
+    path: AnyFile,
     block_seconds: float = 10.0,
     sample_rate: int | None = None,
     start: float = 0.0,
@@ -111,6 +113,7 @@ def iter_arrays(
 ) -> Iterator[NDArray[np.float32]]:
     """`iter_audio` in numpy arrays, without importing torch; the samples are the same."""
     check_number("block_seconds", block_seconds, _MIN_BLOCK_SECONDS, _MAX_BLOCK_SECONDS)
+    path = as_path(path)
     with _open(path) as decoder:
         rate = decoder.sample_rate
         blocks = _mono_blocks(decoder, path, max(1, round(block_seconds * rate)), start, end, strict)
@@ -120,13 +123,13 @@ def iter_arrays(
 @contextmanager
 def _open(path: AnyPath) -> Iterator[Decoder]:
     with open_decoder(path) as decoder:
-        check_sample_rate(decoder.sample_rate, os.fspath(path))
+        check_sample_rate(decoder.sample_rate, str(path))
         yield decoder
 
 
 def audio_blocks(
-    audio: AnyPath | AnyArray,
-    sample_rate: int | None,
+    audio: AnyAudio,
+    sample_rate: float | None,
     new_rate: int,
     *,
     where: str = "audio",
@@ -134,17 +137,18 @@ def audio_blocks(
 ) -> Iterator[NDArray[np.float32]]:
     """Any audio -> blocks [S_block] float32 of about `block_seconds` each, mono at `new_rate`, as numpy arrays.
 
-    audio: path of a file, or an array or tensor [S] or [channels, S] with its `sample_rate` in Hz. A file and an array
-    of the same samples give the same blocks.
+    audio: see AnyAudio; arrays and tensors that come without a rate need `sample_rate` in Hz. A file and an array of
+    the same samples give the same blocks.
 
     Raises MimoError for what `load_audio` or `check_waveform` refuses, as the iteration comes to it; the message begins
     with the path, or with `where` for an array.
     """
-    if isinstance(audio, (str, os.PathLike)):
-        yield from iter_arrays(audio, block_seconds, new_rate)
+    source, given = as_source(audio, sample_rate, where)
+    if isinstance(source, (str, os.PathLike)):
+        yield from iter_arrays(source, block_seconds, new_rate)
         return
-    waveform = check_array(audio, sample_rate, where)
-    rate = check_sample_rate(sample_rate)  # type: ignore[arg-type]  # `check_array` refuses None
+    waveform = check_array(source, given, where)
+    rate = check_sample_rate(given)
     size = max(1, round(block_seconds * rate))
     pieces = (waveform[start : start + size] for start in range(0, len(waveform), size))
     yield from _resampled(pieces, rate, new_rate)
@@ -175,7 +179,7 @@ def _mono_blocks(
         position = _skip(decoder, start)
         while position < stop:
             mono, reason = _read_mono(decoder, min(block_size, stop - position))
-            check_finite(mono, os.fspath(path), offset=position)
+            check_finite(mono, str(path), offset=position)
             position += len(mono)
             if len(mono):
                 yield mono

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex
+import warnings
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,24 @@ from mimo_codec.common.arrays import (
     to_numpy,
     to_tensor,
 )
-from mimo_codec.common.checks import require
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import is_number, require
+from mimo_codec.common.errors import MimoError, MimoWarning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
+MAX_CHANNELS = 64
+"""Arrays with more rows than this, and fewer columns than rows, have samples for rows."""
+INTEGER_SCALE = 64.0
+"""Floats beyond it are samples in the scale of integers: audio that is too loud does not come near."""
 
 _PCM = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 """Integer type -> (level of silence, distance from it to full scale)."""
 
 
-def check_waveform(waveform: AnyArray, sample_rate: int | None, where: str = "waveform") -> Tensor:
+def check_waveform(waveform: AnyArray, sample_rate: float | None, where: str = "waveform") -> Tensor:
     """Check any waveform in memory -> mono [S] float32, a tensor on its device.
 
     Args:
@@ -48,21 +53,20 @@ def check_waveform(waveform: AnyArray, sample_rate: int | None, where: str = "wa
     return to_tensor(_checked(waveform, sample_rate, where))
 
 
-def check_array(waveform: AnyArray, sample_rate: int | None, where: str = "waveform") -> NDArray[np.float32]:
+def check_array(waveform: AnyArray, sample_rate: float | None, where: str = "waveform") -> NDArray[np.float32]:
     """Check as `check_waveform` does -> mono [S] float32, a numpy array, without importing torch."""
     return to_numpy(_checked(waveform, sample_rate, where))
 
 
-def check_sample_rate(rate: SupportsIndex, where: str = "sample_rate") -> int:
-    """Return `rate` in Hz as an int; raise MimoError unless it is an integer in 1000..768000."""
+def check_sample_rate(rate: SupportsIndex | float, where: str = "sample_rate") -> int:
+    """Return `rate` in Hz as an int; raise MimoError unless it is a whole number in 1000..768000, such as 16000.0."""
     try:
-        hertz = operator.index(rate)
-    except TypeError:
+        hertz = int(rate) if is_number(rate) and rate == rate // 1 else operator.index(rate)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
         hertz = 0
     if not MIN_SAMPLE_RATE <= hertz <= MAX_SAMPLE_RATE:
-        raise MimoError(
-            f"{where}: {rate!r} is not a sample rate; an integer in {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz is needed"
-        )
+        limits = f"{MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz"
+        raise MimoError(f"{where}: {rate!r} is not a sample rate; a whole number in {limits} is needed")
     return hertz
 
 
@@ -89,7 +93,7 @@ def as_channels(waveform: object, where: str) -> AnyArray:
         raise MimoError(f"{where}: is a {type(waveform).__name__}; a numpy array or a torch tensor is needed")
     shape, dtype = list(waveform.shape), dtype_name(waveform)
     require(len(shape) in (1, 2), f"{where}: has shape {shape}; [S] or [channels, S] is needed")
-    is_transposed = len(shape) == 2 and shape[0] > 64 and 0 < shape[1] <= 8
+    is_transposed = len(shape) == 2 and shape[0] > max(MAX_CHANNELS, shape[1]) and shape[1] > 0
     require(
         not is_transposed, f"{where}: shape {shape} looks like [S, channels]; [channels, S] is needed: transpose it"
     )
@@ -110,7 +114,7 @@ def mix_down(channels: AnyArray) -> AnyArray:
     return mono
 
 
-def _checked(waveform: object, sample_rate: int | None, where: str) -> AnyArray:
+def _checked(waveform: object, sample_rate: float | None, where: str) -> AnyArray:
     """[S] float32, a tensor or an array as `waveform` is."""
     if sample_rate is None:
         raise MimoError(f"{where}: its sample rate is not known; pass sample_rate=... in Hz")
@@ -119,6 +123,9 @@ def _checked(waveform: object, sample_rate: int | None, where: str) -> AnyArray:
     require(0 not in channels.shape, f"{where}: holds no samples")
     mono = mix_down(channels)
     check_finite(mono, where)
+    if INTEGER_SCALE < float(cast(Any, abs(mono)).max()) <= 2**31:
+        message = f"{where}: has float samples beyond {INTEGER_SCALE:g}, and full scale is 1"
+        warnings.warn(MimoWarning(f"{message}: divide samples of 16 bits by 32768"), stacklevel=4)
     return mono
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from mimo_codec.audio.files import AnyPath
 from mimo_codec.audio.formats import WRITTEN_AS
+from mimo_codec.audio.sources import AnyPath
 from mimo_codec.audio.waveform import as_channels, check_finite, check_sample_rate
 from mimo_codec.common.arrays import AnyArray, to_numpy
 from mimo_codec.common.checks import require, wrap_errors

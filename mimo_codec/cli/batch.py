@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from mimo_codec.audio.files import audio_info
 from mimo_codec.audio.writer import AudioWriter
 from mimo_codec.cli.console import FilesFailed, print_error, print_line, progress_bar
-from mimo_codec.cli.plan import Job, Plan, make_folders
+from mimo_codec.cli.plan import Job, Plan, Source, make_folders
 from mimo_codec.codec.base import Codec
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.checks import require
@@ -44,7 +44,7 @@ def encode_files(
     """
     count = codec.check_num_quantizers(num_quantizers)
 
-    def encode(sources: Sequence[Path]) -> list[AudioCodes]:
+    def encode(sources: Sequence[Source]) -> list[AudioCodes]:
         return _encode(codec, sources, count, batch_seconds)
 
     def save(codes: AudioCodes, target: Path) -> None:
@@ -57,7 +57,7 @@ def decode_files(codec: Codec[Any], plan: Plan, batch_seconds: float = 120.0, ov
     """Decode .mimo files to audio files of the original length; arguments and errors are those of `encode_files`."""
     codec.check_decodes()
 
-    def decode(sources: Sequence[Path]) -> list[Decoded]:
+    def decode(sources: Sequence[Source]) -> list[Decoded]:
         return _decode(codec, [AudioCodes.load(source) for source in sources], batch_seconds)
 
     def save(decoded: Decoded, target: Path) -> None:
@@ -72,16 +72,17 @@ def reconstruct_files(
     num_quantizers: int | None = None,
     batch_seconds: float = 120.0,
     overwrite: bool = False,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Encode and decode audio files; arguments and errors are those of `encode_files`.
 
-    Prints duration, codes, bitrate and speed when there is a single file.
+    Says duration, codes, bitrate and speed when there is a single file.
     """
     count = codec.check_num_quantizers(num_quantizers)
     codec.check_decodes()
     codes: list[AudioCodes] = []
 
-    def reconstruct(sources: Sequence[Path]) -> list[Decoded]:
+    def reconstruct(sources: Sequence[Source]) -> list[Decoded]:
         codes[:] = _encode(codec, sources, count, batch_seconds)
         return _decode(codec, codes, batch_seconds)
 
@@ -91,10 +92,10 @@ def reconstruct_files(
     started = time.perf_counter()
     _run("reconstruct", plan, _audio_seconds, batch_seconds, reconstruct, save)
     if plan.single and codes:
-        print(_summary(codes[0], time.perf_counter() - started))
+        say(_summary(codes[0], time.perf_counter() - started))
 
 
-def _encode(codec: Codec[Any], sources: Sequence[Path], count: int, batch_seconds: float) -> list[AudioCodes]:
+def _encode(codec: Codec[Any], sources: Sequence[Source], count: int, batch_seconds: float) -> list[AudioCodes]:
     if len(sources) == 1:
         return [codec.encode(sources[0], num_quantizers=count)]
     return codec.encode_batch(sources, num_quantizers=count, batch_seconds=batch_seconds)
@@ -118,7 +119,7 @@ def _summary(codes: AudioCodes, elapsed: float) -> str:
     return f"{codes.duration:.3f} s, {size}, {codes.bitrate / 1000:.2f} kbit/s, {speed}"
 
 
-def _audio_seconds(path: Path) -> float:
+def _audio_seconds(path: Source) -> float:
     """Read the duration from the header; infinite if it is not there, so that the file is processed alone."""
     try:
         info = audio_info(path)
@@ -127,7 +128,7 @@ def _audio_seconds(path: Path) -> float:
     return math.inf if info.num_samples is None else info.num_samples / info.sample_rate
 
 
-def _codes_seconds(path: Path) -> float:
+def _codes_seconds(path: Source) -> float:
     try:
         return AudioCodes.load(path).duration
     except MimoError:
@@ -137,9 +138,9 @@ def _codes_seconds(path: Path) -> float:
 def _run(
     action: str,
     plan: Plan,
-    seconds: Callable[[Path], float],
+    seconds: Callable[[Source], float],
     batch_seconds: float,
-    compute: Callable[[Sequence[Path]], Sequence[Result]],
+    compute: Callable[[Sequence[Source]], Sequence[Result]],
     save: Callable[[Result, Path], None],
 ) -> None:
     """Run `compute` on batches of sources and `save` on each result."""
@@ -179,7 +180,7 @@ def _batches(lengths: Mapping[Job, float], most: float) -> Iterator[list[Job]]:
 
 
 def _compute_all(
-    compute: Callable[[Sequence[Path]], Sequence[Result]], batch: Sequence[Job]
+    compute: Callable[[Sequence[Source]], Sequence[Result]], batch: Sequence[Job]
 ) -> Sequence[Result | MimoError]:
     """Compute the results of a batch; if it fails, those of each file alone, with errors in place of results."""
     try:

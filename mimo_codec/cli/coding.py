@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimo_codec.audio.formats import AUDIO, WRITABLE
+from mimo_codec.cli.console import print_line
 from mimo_codec.cli.options import (
     BatchSeconds,
     Device,
@@ -20,6 +21,7 @@ from mimo_codec.cli.options import (
     SkipExisting,
     Strict,
 )
+from mimo_codec.cli.pipes import PIPE, output_file
 from mimo_codec.cli.plan import CODES, plan_jobs
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def encode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Audio files, or folders of them.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN", help="Audio files, or folders of them; - for standard input.")
+    ],
     output: Output,
     num_quantizers: NumQuantizers = None,
     model: Model = "nano",
@@ -42,16 +46,20 @@ def encode(
 ) -> None:
     """Encode audio files to .mimo files.
 
-    One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo.
+    One file is written to OUT, several into the folder OUT; folders are mirrored: IN/a/b.wav becomes OUT/a/b.mimo. A
+    single - for IN or OUT is standard input or output.
     """
-    plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite, skip_existing=skip_existing)
-    from mimo_codec.cli.batch import encode_files
+    with output_file(output, CODES[0], inputs) as output:
+        plan = plan_jobs(inputs, output, AUDIO, CODES, overwrite=overwrite, skip_existing=skip_existing)
+        from mimo_codec.cli.batch import encode_files
 
-    encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+        encode_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
 
 
 def decode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help=".mimo files, or folders of them.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN", help=".mimo files, or folders of them; - for standard input.")
+    ],
     output: Output,
     model: Model = "nano",
     revision: Revision = None,
@@ -64,19 +72,24 @@ def decode(
 ) -> None:
     """Decode .mimo files to audio files.
 
-    One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored.
+    One file is written to OUT, whose suffix chooses the format; several into the folder OUT; folders are mirrored. A
+    single - for IN or OUT is standard input or output, which gets audio in the format of --format.
     """
-    plan = plan_jobs(
-        inputs, output, CODES, WRITABLE, suffix=f".{format}", overwrite=overwrite, skip_existing=skip_existing
-    )
-    from mimo_codec.cli.batch import decode_files
+    suffix = f".{format}"
+    with output_file(output, suffix, inputs) as output:
+        plan = plan_jobs(
+            inputs, output, CODES, WRITABLE, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing
+        )
+        from mimo_codec.cli.batch import decode_files
 
-    decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
+        decode_files(_load(model, revision, device, dtype), plan, batch_seconds, overwrite)
 
 
 def reconstruct(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Audio file, or folder of audio files.")],
-    output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file or folder to write.")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="Audio file, or folder of audio files; - for standard input.")
+    ],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Audio file or folder to write; - for standard output.")],
     num_quantizers: NumQuantizers = None,
     model: Model = "nano",
     revision: Revision = None,
@@ -90,14 +103,17 @@ def reconstruct(
 ) -> None:
     """Encode and decode audio files, to hear or measure the result.
 
-    A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs.
+    A folder is mirrored in the folder OUT. The outputs have the codec's sample rate and the lengths of the inputs. A
+    single - for IN or OUT is standard input or output, which gets audio in the format of --format.
     """
-    plan = plan_jobs(
-        [source], output, AUDIO, WRITABLE, suffix=f".{format}", overwrite=overwrite, skip_existing=skip_existing
-    )
-    from mimo_codec.cli.batch import reconstruct_files
+    suffix, say = f".{format}", print_line if output == PIPE else print
+    with output_file(output, suffix, [source]) as output:
+        plan = plan_jobs(
+            [source], output, AUDIO, WRITABLE, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing
+        )
+        from mimo_codec.cli.batch import reconstruct_files
 
-    reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite)
+        reconstruct_files(_load(model, revision, device, dtype), plan, num_quantizers, batch_seconds, overwrite, say)
 
 
 def _load(model: str, revision: str | None, device: str | None, dtype: str | None) -> MimoCodec | OnnxCodec:

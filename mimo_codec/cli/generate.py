@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimo_codec.cli.chat import talk
+from mimo_codec.cli.pipes import PIPE, standard_input
 from mimo_codec.cli.plan import CODES
 from mimo_codec.cli.recordings import transcribe_files
 from mimo_codec.cli.session import ANY, SPOKEN, WRITTEN, Session, Target, check_answer, with_session
@@ -23,20 +24,21 @@ if TYPE_CHECKING:
 generate = typer.Typer(rich_markup_mode=None)
 
 
-def _readable(path: str | None) -> str | None:
-    """Look at an audio or .mimo file before gigabytes are loaded; return its name."""
+def _readable(path: str | None) -> Any:
+    """Look at an audio or .mimo file before gigabytes are loaded; return it, standard input as a file."""
     from mimo_codec.audio.files import audio_info
-    from mimo_codec.codes import AudioCodes
+    from mimo_codec.codes import AudioCodes, begins_as_codes
 
-    if path is not None:
-        (AudioCodes.load if path.lower().endswith(CODES) else audio_info)(path)
-    return path
+    if path is None:
+        return None
+    source = standard_input() if path == PIPE else path
+    (AudioCodes.load if path.lower().endswith(CODES) or begins_as_codes(source) else audio_info)(source)
+    return source
 
 
-def _all_readable(paths: list[str]) -> list[str]:
-    for path in paths:
-        _readable(path)
-    return paths
+def _all_readable(paths: list[str]) -> list[Any]:
+    require(PIPE not in paths or len(paths) == 1, "- for standard input stands alone, without other files")
+    return [_readable(path) for path in paths]
 
 
 def _not_empty(words: str | None) -> str | None:
@@ -51,8 +53,13 @@ def _instruction(words: str) -> str:
     return words
 
 
-AudioFile = Annotated[str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file.", callback=_readable)]
-AudioFiles = Annotated[list[str], typer.Argument(metavar="AUDIO", help="Audio or .mimo files.", callback=_all_readable)]
+AudioFile = Annotated[
+    str, typer.Argument(metavar="AUDIO", help="Audio or .mimo file; - for standard input.", callback=_readable)
+]
+AudioFiles = Annotated[
+    list[str],
+    typer.Argument(metavar="AUDIO", help="Audio or .mimo files; - for standard input.", callback=_all_readable),
+]
 SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")

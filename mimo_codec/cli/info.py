@@ -13,7 +13,9 @@ import typer
 from mimo_codec.audio.formats import AUDIO
 from mimo_codec.cli.console import printable
 from mimo_codec.cli.options import AsJson, Revision
-from mimo_codec.cli.plan import CODES
+from mimo_codec.cli.pipes import PIPE, standard_input
+from mimo_codec.cli.plan import CODES, Source
+from mimo_codec.codes import begins_as_codes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +28,10 @@ _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float
 
 
 def info(
-    target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="Audio or .mimo file, or model as for encode.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="FILE|MODEL", help="Audio or .mimo file, - for standard input, or model as for encode."),
+    ],
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,9 +43,12 @@ def info(
 def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     """Collect facts by name, as JSON has them; None for what is not known or not there.
 
-    A path is taken for a file if it is one or has the suffix of one, and for a model otherwise. Raises MimoError as
-    `AudioCodes.load`, `audio_info` and `load_codec` do.
+    `-` is a file on standard input. A path is taken for a file if it is one or has the suffix of one, and for a model
+    otherwise. Raises MimoError as `AudioCodes.load`, `audio_info` and `load_codec` do.
     """
+    if name_or_path == PIPE:
+        source = standard_input()
+        return _describe_codes(source) if begins_as_codes(source) else _describe_audio(source)
     path = Path(name_or_path)
     suffix = path.suffix.lower()
     if not os.path.isdir(path) and (os.path.exists(path) or suffix in (*AUDIO, *CODES)):
@@ -69,11 +77,11 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else printable(value)
 
 
-def _describe_codes(path: Path) -> dict[str, Any]:
+def _describe_codes(path: Source) -> dict[str, Any]:
     from mimo_codec.codes import AudioCodes
 
     codes = AudioCodes.load(path)
-    size = path.stat().st_size
+    size = os.path.getsize(path)
     return {
         "file": str(path),
         "size_bytes": size,
@@ -90,13 +98,13 @@ def _describe_codes(path: Path) -> dict[str, Any]:
     }
 
 
-def _describe_audio(path: Path) -> dict[str, Any]:
+def _describe_audio(path: Source) -> dict[str, Any]:
     from mimo_codec.audio.files import audio_info
 
     info = audio_info(path)
     return {
         "file": str(path),
-        "size_bytes": path.stat().st_size,
+        "size_bytes": os.path.getsize(path),
         "duration_seconds": None if info.num_samples is None else info.num_samples / info.sample_rate,
         "samples": info.num_samples,
         "sample_rate_hz": info.sample_rate,

@@ -10,7 +10,10 @@ import typer
 from mimo_codec.common.errors import DamageWarning
 
 Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="OUT", help="File to write, or folder for several files.")
+    str,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="File to write, or folder for several files; - for standard output."
+    ),
 ]
 NumQuantizers = Annotated[
     int | None,

@@ -6,19 +6,24 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from mimo_codec.audio.folders import find_files
+from mimo_codec.cli.pipes import PIPE, StandardInput, standard_input
 from mimo_codec.common.checks import check_choice, require
 from mimo_codec.common.files import make_folder
 
 CODES = (".mimo",)
 
 
+Source: TypeAlias = "Path | StandardInput"
+
+
 @dataclass(frozen=True)
 class Job:
     """One file to read and the one to write."""
 
-    source: Path
+    source: Source
     target: Path
 
 
@@ -47,7 +52,7 @@ def plan_jobs(
     they are read.
 
     Args:
-        inputs: files and folders.
+        inputs: files and folders, or - alone for standard input, which needs a file for `output`.
         output: file or folder.
         reads: suffixes of the files in folders that are read.
         writes: suffixes that an output may have.
@@ -61,13 +66,16 @@ def plan_jobs(
             without `overwrite` or `skip_existing` outputs that exist, and for both of them.
     """
     require(not (overwrite and skip_existing), "--overwrite and --skip-existing exclude each other")
+    require(PIPE not in inputs or len(inputs) == 1, "- for standard input stands alone, without other inputs")
+    is_pipe, is_folder = list(inputs) == [PIPE], os.path.isdir(output) or output.endswith(("/", os.sep))
+    require(not (is_pipe and is_folder), f"{output}: standard input has no name, so a file has to be named for it")
     suffix = suffix or writes[0]
     check_choice("format", suffix.removeprefix("."), [known.removeprefix(".") for known in writes])
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
-    if single and not os.path.isdir(output) and not output.endswith(("/", os.sep)):
+    if single and not is_folder:
         has_suffix = Path(output).suffix.lower() in writes
         require(has_suffix, f"{output}: an output file ends in {' '.join(writes)}; a new folder ends in /")
-        jobs = [Job(Path(inputs[0]), Path(output))]
+        jobs = [Job(standard_input() if is_pipe else Path(inputs[0]), Path(output))]
     else:
         jobs = [job for source in inputs for job in _mirror(Path(source), Path(output), reads, suffix)]
     _check_targets(jobs)
@@ -96,8 +104,8 @@ def _mirror(source: Path, output: Path, reads: Sequence[str], suffix: str) -> It
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs}
-    writers: dict[str, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs if isinstance(job.source, Path)}
+    writers: dict[str, object] = {}
     for job in jobs:
         place = os.path.realpath(job.target)
         other = writers.get(place)

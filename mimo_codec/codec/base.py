@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.audio.files import audio_blocks
+from mimo_codec.audio.sources import AnyAudio
 from mimo_codec.audio.waveform import check_array
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.pieces import check_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
+from mimo_codec.codec.incoming import CodesLike, CodesSource, chunk_of_codes, read_codes
+from mimo_codec.codec.pieces import as_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
 from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, mel_look_ahead, model_number, open_state
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, to_cpu
@@ -27,10 +29,6 @@ from mimo_codec.common.errors import MimoError
 if TYPE_CHECKING:
     import torch
 
-AudioLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | torch.Tensor"
-"""Path of an audio file, or a waveform [S] or [channels, S]."""
-CodesLike: TypeAlias = "AudioCodes | np.ndarray | torch.Tensor"
-"""AudioCodes, or codes [Q, T] as they are."""
 Samples: TypeAlias = "NDArray[np.float32]"
 Ids: TypeAlias = "NDArray[np.int64]"
 CodecState: TypeAlias = "dict[str, Any]"
@@ -176,11 +174,15 @@ class Codec(ABC, Generic[ArrayT]):
 
     # ---- encode --------------------------------------------------------------------------------------------------
 
-    def encode(self, audio: AudioLike, sample_rate: int | None = None, num_quantizers: int | None = None) -> AudioCodes:
+    def encode(
+        self, audio: AnyAudio, sample_rate: float | None = None, num_quantizers: int | None = None
+    ) -> AudioCodes:
         """Speech -> AudioCodes with the first `num_quantizers` codebooks (None: 8, or all there are if fewer).
 
-        audio: path of a file, or array or tensor [S] or [channels, S] with its `sample_rate` (Hz); channels are
-        averaged, other rates resampled. Files are read in blocks, so memory does not grow with their length.
+        audio: a file (its path, its bytes or a binary file object, a pipe for example), or an array or tensor [S] or
+        [channels, S] with its `sample_rate` (Hz), or as (array, rate); or a dictionary that a data set of Hugging Face
+        has in its place. Channels are averaged, other rates resampled. Files are read in blocks, so memory does not
+        grow with their length.
         Models with `segment_seconds` code longer audio in independent segments (released models: 60 s).
         Raises MimoError for unreadable files, bad arrays, and more codebooks than the model has.
         """
@@ -196,7 +198,7 @@ class Codec(ABC, Generic[ArrayT]):
         codes = [to_cpu(piece) for piece in self._encode_blocks(counted(), count)]
         return self._wrap(concatenate(codes), num_samples)
 
-    def _blocks(self, audio: AudioLike, sample_rate: int | None, where: str) -> Iterator[Samples]:
+    def _blocks(self, audio: AnyAudio, sample_rate: float | None, where: str) -> Iterator[Samples]:
         """Blocks [S] float32 at the codec's rate."""
         where = str(audio) if isinstance(audio, (str, os.PathLike)) else where
         for block in audio_blocks(audio, sample_rate, self.sample_rate, where=where, block_seconds=BLOCK_SECONDS):
@@ -220,8 +222,8 @@ class Codec(ABC, Generic[ArrayT]):
 
     def encode_batch(
         self,
-        audio: Sequence[AudioLike],
-        sample_rate: int | Sequence[int] | None = None,
+        audio: Iterable[AnyAudio],
+        sample_rate: float | Iterable[float] | None = None,
         num_quantizers: int | None = None,
         *,
         batch_seconds: float = 120.0,
@@ -229,16 +231,17 @@ class Codec(ABC, Generic[ArrayT]):
         """`encode` of several items at once; each gives what it gives alone.
 
         Models that are not in float32 round differently in a batch, so there the items go one by one.
-        sample_rate: one for all arrays, or one per item. batch_seconds: most audio, padding included, that goes
-        through the model at a time; items longer than a segment (or a minute) go alone.
+        audio: a list or any other iterable. sample_rate: one for all arrays, or one per item. batch_seconds: most
+        audio, padding included, that goes through the model at a time; items longer than a segment (or a minute) go
+        alone.
         """
         count = self.check_num_quantizers(num_quantizers)
-        check_batch("audio", audio, batch_seconds)
-        rates = each_rate(sample_rate, len(audio))
+        items = as_batch("audio", audio, batch_seconds)
+        rates = each_rate(sample_rate, len(items))
         results: dict[int, AudioCodes] = {}
         short: dict[int, Samples] = {}
         longest = (self.config.segment_seconds or BATCHED_SECONDS) * self.sample_rate if self._batches_exactly else 0
-        for i, (item, rate) in enumerate(zip(audio, rates, strict=True)):
+        for i, (item, rate) in enumerate(zip(items, rates, strict=True)):
             waveform = np.concatenate(list(self._blocks(item, rate, f"audio[{i}]")))
             if len(waveform) < longest:
                 short[i] = waveform
@@ -248,7 +251,7 @@ class Codec(ABC, Generic[ArrayT]):
             found = self._encode_items([short[i] for i in indices], count, 0, 0)
             for i, codes in zip(indices, found, strict=True):
                 results[i] = self._wrap(to_cpu(codes), len(short[i]))
-        return [results[i] for i in range(len(audio))]
+        return [results[i] for i in range(len(items))]
 
     def _wrap(self, codes: ArrayT, num_samples: int) -> AudioCodes:
         sizes = self.codebook_sizes[: codes.shape[0]]
@@ -286,22 +289,23 @@ class Codec(ABC, Generic[ArrayT]):
 
     # ---- decode --------------------------------------------------------------------------------------------------
 
-    def decode(self, codes: CodesLike) -> ArrayT:
+    def decode(self, codes: CodesSource) -> ArrayT:
         """AudioCodes -> waveform [S] float32 on the CPU, of the original length; any prefix of the codebooks.
 
-        A bare tensor or array [Q, T] decodes to all samples of its T frames. Long codes are decoded in chunks: with
+        codes: AudioCodes, or a .mimo file: its path, its bytes or a file object. A bare tensor or array [Q, T] decodes
+        to all samples of its T frames. Long codes are decoded in chunks: with
         models that stream exactly the result is that of decoding at once, the others decode independent segments.
         Raises MimoError for codes of another model, out of range or of a wrong shape, and without a decoder.
         """
         return concatenate([to_cpu(piece) for piece in self.decode_pieces(codes)])
 
-    def decode_pieces(self, codes: CodesLike) -> Iterator[ArrayT]:
+    def decode_pieces(self, codes: CodesSource) -> Iterator[ArrayT]:
         """What `decode` gives, piece by piece as it is asked for, so that memory does not grow with the length.
 
         Yields waveforms [S] float32 on this model's device; raises what `decode` does.
         """
         self.check_decodes()
-        checked = self._check_codes(codes)
+        checked = read_codes(self, codes)
         remaining = checked.num_samples
         for piece in self._whole_frames(checked.to_numpy()):
             yield piece[:remaining]
@@ -321,14 +325,13 @@ class Codec(ABC, Generic[ArrayT]):
                 waveform, state = self._decode_step(piece, state or self._initial_decode_state(), last)
                 yield waveform
 
-    def decode_batch(self, codes: Sequence[CodesLike], *, batch_seconds: float = 120.0) -> list[ArrayT]:
+    def decode_batch(self, codes: Iterable[CodesSource], *, batch_seconds: float = 120.0) -> list[ArrayT]:
         """`decode` of several items at once; each gives what it gives alone, however many codebooks it has.
 
         Models that are not in float32 round differently in a batch, so there the items go one by one.
         """
         self.check_decodes()
-        check_batch("codes", codes, batch_seconds)
-        checked = [self._check_codes(item) for item in codes]
+        checked = [read_codes(self, item) for item in as_batch("codes", codes, batch_seconds)]
         longest = self.config.segment_frames or round(BATCHED_SECONDS * self.frame_rate)
         is_short = [self._batches_exactly and item.num_frames <= longest for item in checked]
         results = {i: self.decode(item) for i, item in enumerate(checked) if not is_short[i]}
@@ -357,7 +360,7 @@ class Codec(ABC, Generic[ArrayT]):
         """
         self._check_decodes_streams()
         opened, marks = self._open_state(state, last, encodes=False)
-        waveform, new_state = self._decode_step(self._chunk_of_codes(codes), opened, last)
+        waveform, new_state = self._decode_step(chunk_of_codes(self, codes), opened, last)
         return waveform, new_state | marks
 
     def decode_stream(self, codes: Iterable[CodesLike]) -> Iterator[ArrayT]:
@@ -372,7 +375,7 @@ class Codec(ABC, Generic[ArrayT]):
         for item in codes:
             if ended:
                 raise MimoError("codes: a chunk that ends before its last frame does must be the last of its stream")
-            chunk = self._chunk_of_codes(item)
+            chunk = chunk_of_codes(self, item)
             whole = chunk.shape[1] * self.config.samples_per_frame
             length = item.num_samples if isinstance(item, AudioCodes) else whole
             num_samples, ended = num_samples + length, length < whole
@@ -407,43 +410,3 @@ class Codec(ABC, Generic[ArrayT]):
                 f"{self.name}: its decoder needs the whole future, or was exported without steps, so it cannot decode a"
                 " stream; use decode()"
             )
-
-    def _chunk_of_codes(self, codes: CodesLike) -> Ids:
-        """Checked codes [Q, n]; unlike AudioCodes, a chunk of a stream may be empty."""
-        if not isinstance(codes, AudioCodes) and tuple(getattr(codes, "shape", ()))[1:] == (0,):
-            self._check_shape(codes)
-            return np.zeros(tuple(codes.shape), np.int64)
-        return self._check_codes(codes).to_numpy()
-
-    def _check_codes(self, codes: CodesLike) -> AudioCodes:
-        """Codes as AudioCodes; MimoError when they cannot be of this model."""
-        if not isinstance(codes, AudioCodes):
-            num_quantizers, num_frames = self._check_shape(codes)
-            num_samples = max(num_frames, 1) * self.config.samples_per_frame
-            sizes = self.codebook_sizes[:num_quantizers]
-            return AudioCodes(codes, num_samples, self.sample_rate, self.frame_rate, sizes)
-        if codes.model is not None and codes.model.rpartition("@")[2] != self.model_id.rpartition("@")[2]:
-            raise MimoError(f"codes: made by {codes.model}, this model is {self.model_id}: use the one that made them")
-        sizes = self.codebook_sizes
-        if codes.codebook_sizes != sizes[: codes.num_quantizers]:
-            raise MimoError(
-                f"codes: codebook sizes {list(codes.codebook_sizes)} do not fit {self.model_id}, which has"
-                f" {list(sizes)}"
-            )
-        if (codes.sample_rate, codes.frame_rate) != (self.sample_rate, self.frame_rate):
-            raise MimoError(
-                f"codes: {codes.frame_rate:g} frames of audio at {codes.sample_rate} Hz a second do not fit"
-                f" {self.model_id}, which has {self.frame_rate:g} at {self.sample_rate} Hz"
-            )
-        return codes
-
-    def _check_shape(self, codes: object) -> tuple[int, int]:
-        """[Q, T] of an array of codes; MimoError for anything else, and for more codebooks than this model has."""
-        if not is_array(codes):
-            kind = type(codes).__name__
-            raise MimoError(f"codes: is a {kind}; AudioCodes, or a tensor or array [Q, T] of integers is needed")
-        if codes.ndim != 2:
-            raise MimoError(f"codes: has shape {list(codes.shape)}; [Q, T] is needed")
-        num_quantizers, num_frames = codes.shape
-        check_count(num_quantizers, self.num_quantizers)
-        return num_quantizers, num_frames

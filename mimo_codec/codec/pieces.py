@@ -14,6 +14,7 @@ from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, is_array, is_tensor, to_numpy
 from mimo_codec.common.checks import check_number
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.spooled import is_content
 
 Item = TypeVar("Item")
 MAX_LEVEL = 1e12
@@ -77,18 +78,21 @@ def groups(sizes: Mapping[int, int], most: float) -> Iterator[list[int]]:
         yield group
 
 
-def check_batch(name: str, items: object, batch_seconds: float) -> None:
-    """MimoError for a single item where a list is needed, and for a bad limit."""
-    if isinstance(items, (str, bytes, os.PathLike, AudioCodes)) or hasattr(items, "shape"):
-        raise MimoError(f"{name}: is a single {type(items).__name__}; a list of items is needed")
+def as_batch(name: str, items: Iterable[Item], batch_seconds: float) -> list[Item]:
+    """The items of a batch; MimoError for a single one where several are needed, and for a bad limit."""
     check_number("batch_seconds", batch_seconds, 0, float("inf"))
+    is_single = isinstance(items, (str, os.PathLike, Mapping, AudioCodes)) or hasattr(items, "shape")
+    if is_single or is_content(items) or not isinstance(items, Iterable):
+        raise MimoError(f"{name}: is a single {type(items).__name__}; a list of items is needed")
+    return list(items)
 
 
-def each_rate(sample_rate: Any, count: int) -> Sequence[int | None]:
+def each_rate(sample_rate: Any, count: int) -> Sequence[float | None]:
     """One rate for each of `count` items."""
     if is_array(sample_rate):
         sample_rate = sample_rate.tolist()
-    rates: Sequence[int | None] = sample_rate if isinstance(sample_rate, Sequence) else [sample_rate] * count
+    is_one = sample_rate is None or not isinstance(sample_rate, Iterable)
+    rates: Sequence[float | None] = [sample_rate] * count if is_one else list(sample_rate)
     if len(rates) != count:
         raise MimoError(f"sample_rate: {len(rates)} rates were given for {count} items")
     return rates

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from mimo_codec.audio.files import audio_info
-from mimo_codec.codes import AudioCodes
+from mimo_codec.audio.sources import AnyAudio, AnyPath, as_source
+from mimo_codec.codes import AudioCodes, begins_as_codes
 from mimo_codec.common.arrays import is_array, to_numpy
 from mimo_codec.common.checks import is_number, require
 from mimo_codec.common.errors import MimoError
@@ -18,8 +19,8 @@ from mimo_codec.lm.layout import Codes, Layout
 if TYPE_CHECKING:
     import torch
 
-Audio: TypeAlias = "str | os.PathLike[str] | AudioCodes | NDArray[Any] | torch.Tensor | tuple[Any, int]"
-"""A file, codes, or a waveform with its sample rate: (waveform, Hz). Bare arrays are codes [Q, T]."""
+Audio: TypeAlias = "AnyAudio | AudioCodes"
+"""A file of sound or codes, codes, or a waveform with its sample rate: (waveform, Hz). Bare arrays are codes [Q, T]."""
 MIN_VOICE_SECONDS = 0.2
 """Shortest sample of a voice."""
 
@@ -87,29 +88,39 @@ class AudioReader:
         Raises MimoError, which calls it `where`, for audio that cannot be read or is longer than the context, and for
         codes of another codec.
         """
-        if isinstance(audio, (str, os.PathLike)) and str(audio).lower().endswith(".mimo"):
-            audio = AudioCodes.load(audio)
         if isinstance(audio, AudioCodes):
-            reads = self.config.codec if self.codec is None else self.codec.model_id
-            message = f"{where}: codes of {audio.model}; this model's codec is {reads}"
-            require(_same_codec(audio.model, reads), message)
-            return audio
-        if is_array(audio):
-            array = to_numpy(audio)
+            return self._check_codes(audio, where)
+        source, rate = as_source(audio, None, where)
+        if isinstance(source, (str, os.PathLike)):
+            return self._encode_file(source, where)
+        need = "a file, codes or a waveform with its sample rate, (waveform, Hz), is needed"
+        require(is_array(source), f"{where}: is a {type(source).__name__}; {need}")
+        if rate is None:
+            array = to_numpy(source)
             is_code = array.dtype.kind != "f"
             require(is_code, f"{where}: a waveform needs its sample rate, (waveform, Hz); bare arrays are codes")
             return array
+        codec = self._require_codec(where)
+        self._check_seconds(tuple(source.shape)[-1:], rate, where)
+        return codec.encode(source, rate, num_quantizers=self.config.audio_channels)
+
+    def _encode_file(self, path: AnyPath, where: str) -> AudioCodes:
+        if str(path).lower().endswith(".mimo") or begins_as_codes(path):
+            return self._check_codes(AudioCodes.load(path), where)
+        codec, info = self._require_codec(where), audio_info(path)
+        self._check_seconds((info.num_samples or 0,), info.sample_rate, where)
+        return codec.encode(path, num_quantizers=self.config.audio_channels)
+
+    def _require_codec(self, where: str) -> SpeechCodec:
         if self.codec is None:
             raise MimoError(f"{where}: only codes can be read without a codec: {self.attach_codec}")
-        if isinstance(audio, tuple) and len(audio) == 2:
-            self._check_seconds(tuple(getattr(audio[0], "shape", ()))[-1:], audio[1], where)
-            return self.codec.encode(*audio, num_quantizers=self.config.audio_channels)
-        if isinstance(audio, (str, os.PathLike)):
-            info = audio_info(audio)
-            self._check_seconds((info.num_samples or 0,), info.sample_rate, where)
-            return self.codec.encode(audio, num_quantizers=self.config.audio_channels)
-        need = "a file, codes or a waveform with its sample rate, (waveform, Hz), is needed"
-        raise MimoError(f"{where}: is a {type(audio).__name__}; {need}")
+        return self.codec
+
+    def _check_codes(self, codes: AudioCodes, where: str) -> AudioCodes:
+        reads = self.config.codec if self.codec is None else self.codec.model_id
+        message = f"{where}: codes of {codes.model}; this model's codec is {reads}"
+        require(_same_codec(codes.model, reads), message)
+        return codes
 
     def _check_seconds(self, num_samples: tuple[int, ...], sample_rate: object, where: str) -> None:
         """Refuse audio that cannot fit into the context, before it is encoded; the codec checks the values."""
