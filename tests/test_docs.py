@@ -60,7 +60,7 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPage:
     return run
 
 
-OWN_TESTS = ("README.md", "docs/language-model.md", "docs/onnx.md")
+OWN_TESTS = ("README.md", "docs/language-model.md", "docs/onnx.md", "docs/own-classes.md")
 
 
 @pytest.mark.parametrize("name", [name for name in python_pages() if name not in OWN_TESTS])

@@ -87,7 +87,7 @@ def _choose(folder: Path, splits: list[str], split: str | None) -> str:
 
 def _split(path: Path) -> str | None:
     """The split that a file's name tells, as train in train-00000-of-00002.parquet."""
-    match = re.fullmatch(r"(?:.*-)?([A-Za-z_.\d]+)-\d+-of-\d+", path.stem)
+    match = re.fullmatch(r"(.+)-\d+-of-\d+", path.stem)
     return match[1] if match and match[1] != "data" else None
 
 

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from mimo_codec.common.checks import require
-from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular
+from mimo_codec.common.spooled import SpooledFile
 from mimo_codec.data.arrow import row_bytes
 from mimo_codec.data.utterance import Utterance
 
 
 @contextmanager
-def audio_file(utterance: Utterance) -> Iterator[Path]:
+def audio_file(utterance: Utterance) -> Iterator[os.PathLike[str]]:
     """Yield the path of an utterance's audio file; of one in a shard, that of a copy, which is removed afterwards.
 
-    Raises OSError when the shard cannot be read, and MimoError when the audio is not there; errors about the copy that
-    are raised inside name the utterance.
+    In errors the copy has the name of the utterance. Raises OSError when the shard cannot be read, and MimoError when
+    the audio is not in it.
     """
     if utterance.offset is None and utterance.row is None:
         yield utterance.path
         return
-    data = _bytes(utterance)
     suffix = PurePosixPath(utterance.member or "").suffix
-    number, name = tempfile.mkstemp(suffix if suffix.isascii() and "\0" not in suffix else "")
-    try:
-        with open(number, "wb") as file:
-            file.write(data)
-        yield Path(name)
-    except MimoError as error:
-        raise type(error)(str(error).replace(name, utterance.name)) from error
-    finally:
-        os.unlink(name)
+    yield SpooledFile(_bytes(utterance), utterance.name, suffix if suffix.isascii() and "\0" not in suffix else "")
 
 
 def _bytes(utterance: Utterance) -> bytes:

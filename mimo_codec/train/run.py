@@ -66,15 +66,20 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     with needs_extra("jsonargparse", "train"):
         import jsonargparse
     with needs_extra("lightning", "train"):
+        import lightning
         from lightning.pytorch.cli import LightningCLI
     from mimo_codec.data.module import SpeechData
     from mimo_codec.data.sources import paths_of
     from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
+    from mimo_codec.train.own import import_beside, names_data_module
     from mimo_codec.train.stage import CodecStage
 
-    for file in (path, *map(Path, arguments)):
-        if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
-            check_yaml(file)
+    files = [file for file in (path, *map(Path, arguments)) if file.suffix in (".yaml", ".yml")]
+    files = [file for file in files if os.path.lexists(file)]
+    for file in files:
+        check_yaml(file)
+    import_beside(files)
+    own_data = names_data_module(files, arguments)
 
     class RecipeCLI(LightningCLI):
         def before_instantiate_classes(self) -> None:
@@ -84,12 +89,15 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             for key, neutral, argument in TAKEN_OVER:
                 unset = trainer[key] == neutral
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
-            if all_cores and trainer.devices == "auto" and _trains_on_cpu(trainer.accelerator):
-                sizes = config.data.batch_size, config.data.text_batch_size
-                trainer.devices = cpu_processes(*sizes)
-                config.data.batch_size, config.data.text_batch_size = (size // trainer.devices for size in sizes)
-            for name in ("root", "validation_root"):  # before other processes start, which would have to be told
-                for source in paths_of(config.data[name]):
+            data = config.data.init_args if own_data else config.data
+            sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
+            is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
+            if is_shared and _trains_on_cpu(trainer.accelerator):
+                trainer.devices = cpu_processes(*sizes.values())
+                data.update({name: size // trainer.devices for name, size in sizes.items()})
+            # before other processes start, which would have to be told
+            for name in () if own_data else ("root", "validation_root"):
+                for source in paths_of(data[name]):
                     require(os.path.exists(source), f"data.{name}: there is no {source}")
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             for callback in trainer.callbacks or []:
@@ -109,8 +117,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     try:
         RecipeCLI(
             CodecStage,
-            SpeechData,
+            lightning.LightningDataModule if own_data else SpeechData,
             subclass_mode_model=True,
+            subclass_mode_data=own_data,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},

@@ -137,8 +137,10 @@ def test_utterances_are_the_bytes_of_the_files_and_come_back_from_manifests(
     assert [u.member for u in found] == [f"{name}.flac" for name, *_ in SPOKEN] and not faults
     for utterance, (name, _, text) in zip(found, SPOKEN, strict=True):
         with audio_file(utterance) as path:
-            assert path.read_bytes() == SOUNDS[name] and utterance.text == text
-        assert not path.exists()
+            assert Path(path).read_bytes() == SOUNDS[name] and utterance.text == text
+        spooled = Path(path)
+        del path
+        assert not spooled.exists()
     good, bad = scan(found, Limits(), num_workers=1)
     assert len(good) == 4 and not bad and all(u.sample_rate == RATE for u in good)
     write_manifest(tmp_path / "m.jsonl", good)
@@ -240,7 +242,7 @@ def test_several_rows_in_a_batch_and_either_format_of_arrow(tmp_path: Path) -> N
     for utterances in (found, find_utterances(tmp_path / "file.arrow")[0]):
         for utterance, (name, *_) in zip(utterances, SPOKEN, strict=True):
             with audio_file(utterance) as path:
-                assert path.read_bytes() == SOUNDS[name]
+                assert Path(path).read_bytes() == SOUNDS[name]
 
 
 def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
@@ -258,6 +260,8 @@ def test_splits_of_data_sets_are_chosen(tmp_path: Path) -> None:
         write_arrow(tmp_path / "saved" / split)
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     write_parquet(tmp_path / "files")
+    (tmp_path / "files" / "train-clean-100-00000-of-00014.parquet").symlink_to("train-00000-of-00001.parquet")
+    assert len(find_utterances(tmp_path / "files", "train-clean-100")[0]) == 4
     (tmp_path / "files" / "test-00000-of-00001.parquet").write_bytes(
         (tmp_path / "files" / "train-00000-of-00001.parquet").read_bytes()
     )

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("lightning", reason="needs the train extra")
 
 from safetensors.torch import load_file, save_file
-from test_train import fit, make_adversarial
+from training import fit, make_adversarial
 
 from mimo_codec import MimoCodec, MimoError
 from mimo_codec.train.callbacks import ExportCodec
