@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one test on each core instead of all 
 
 import torch
 
-from mimo_codec import CodecConfig, MimoCodec, save_audio
+from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio, resample, save_audio
 from mimo_codec.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +56,22 @@ def make_speech(seconds: float, rate: int = 24000, seed: int = 0) -> torch.Tenso
     rhythm = torch.sin(2 * torch.pi * 2.1 * t).clamp(min=0)
     noise = torch.randn(len(t), generator=generator)
     return (0.1 * rhythm * voiced + 0.01 * noise).float()
+
+
+@pytest.fixture(scope="session")
+def codes() -> AudioCodes:
+    """Three seconds of speech by the codec "tiny" of `goldens.streaming_codec`."""
+    from goldens import streaming_codec  # it needs this module
+
+    codes = streaming_codec().encode(make_speech(3.0), 24000)
+    assert len(codes.codes[0].unique()) > 20  # otherwise the tests would prove little
+    return codes
+
+
+@pytest.fixture(scope="session")
+def voice() -> torch.Tensor:
+    """Three seconds of a synthetic voice at 16 kHz."""
+    return resample(*load_audio(ROOT / "examples" / "speech.wav"), 16000)[16000:64000]
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,10 @@ class LMConfig:
         for size, empty in zip(self.speech_vocab_size, self.speech_zeroemb_idx, strict=True):
             require(empty == size - 1, f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by way of config.json's dictionary: a read-only mapping such as `extra` allows neither."""
+        return LMConfig.from_dict, (self.to_dict(),)
+
     @property
     def codec(self) -> str | None:
         """The codec whose codes it reads, "name" or "name@fingerprint", where that was written down."""

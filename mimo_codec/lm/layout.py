@@ -126,6 +126,12 @@ class Layout:
         patches: ArrayT = split.swapaxes(-3, -2)
         return patches
 
+    def join(self, token_ids: NDArray[np.int64], patches: NDArray[np.int64]) -> Grid:
+        """Undo `token_ids` and `patches`: [P] and [P, C, G] -> grid [1 + C, G P]."""
+        text = np.full((1, len(token_ids) * self.group_size), PAD, np.int64)
+        text[0, :: self.group_size] = token_ids
+        return np.concatenate([text, patches.swapaxes(0, 1).reshape(self.num_channels, -1)])
+
     def patches_in(self, seconds: float) -> int:
         """Whole patches in so much audio, whatever the rounding of its float."""
         return int(seconds * FRAME_RATE / self.group_size + 1e-6)

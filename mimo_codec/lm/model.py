@@ -7,6 +7,7 @@ The state dict has the keys of the released checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -35,6 +36,12 @@ class Output(NamedTuple):
     """Item and position of every patch that is predicted (those at position 0 are not) [N, 2]."""
     audio_logits: tuple[Tensor, ...]
     """Logits of each of C channels [N, G, codes], the empty code among them."""
+
+
+class Apart(NamedTuple):
+    """Stands for a mask: items that lie one after the other in one row, each causal and blind to the others."""
+
+    lengths: tuple[int, ...]
 
 
 class SpeechLanguageModel(nn.Module):
@@ -133,6 +140,14 @@ class SpeechLanguageModel(nn.Module):
         """
         return _run(self.model, embeddings, mask, positions, cache)
 
+    def run_packed(self, embeddings: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Run items of `lengths` that follow each other in embeddings [P, H] to hidden states [P, H], each as alone."""
+        positions = torch.cat([torch.arange(n, device=embeddings.device) for n in lengths])
+        output = self.model(
+            None, {"full_attention": Apart(tuple(lengths))}, positions[None], inputs_embeds=embeddings[None]
+        )
+        return cast(Tensor, output.last_hidden_state[0])
+
     def seeds(self, hidden: Tensor) -> Tensor:
         """Turn hidden states [..., H] into seeds of the patch decoder [..., D]."""
         return cast(Tensor, self.hidden_states_downcast(hidden))
@@ -223,7 +238,13 @@ def _local(config: LMConfig, width: int, layers: int, ffn: int) -> nn.Module:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | Apart | None,
+    dropout: float = 0.0,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Queries [B, H, n, d] for keys and values [B, K, m, d] -> [B, n, H, d], in the terms of transformers.
 
@@ -231,11 +252,17 @@ def _attend(
     copies the whole cache for every head.
     """
     groups = query.shape[1] // key.shape[1]
-    if query.shape[2] == 1:
+    if query.shape[2] == 1 and not isinstance(attention_mask, Apart):
         mixed = F.scaled_dot_product_attention(query.view(*key.shape[:2], groups, -1), key, value, attention_mask)
         return mixed.reshape(len(query), 1, query.shape[1], -1), None
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
+    if isinstance(attention_mask, Apart):  # without a mask, so that kernels of flash attention are used
+        parts = zip(*(x.split(attention_mask.lengths, dim=2) for x in (query, key, value)), strict=True)
+        each = [F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True) for q, k, v in parts]
+        mixed = torch.cat(each, dim=2)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout)
+    return mixed.transpose(1, 2).contiguous(), None
 
 
 def _run(

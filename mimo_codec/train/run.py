@@ -68,11 +68,13 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     with needs_extra("lightning", "train"):
         import lightning
         from lightning.pytorch.cli import LightningCLI
+        from lightning.pytorch.utilities import rank_zero_info
     from mimo_codec.data.module import SpeechData
     from mimo_codec.data.sources import paths_of
-    from mimo_codec.train.callbacks import CHECKPOINTS, SaveOnSignal, Throughput
+    from mimo_codec.train.callbacks import SaveOnSignal, Stopped, Throughput
+    from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
+    from mimo_codec.train.loop import Stage
     from mimo_codec.train.own import import_beside, names_data_module
-    from mimo_codec.train.stage import CodecStage
 
     files = [file for file in (path, *map(Path, arguments)) if file.suffix in (".yaml", ".yml")]
     files = [file for file in files if os.path.lexists(file)]
@@ -100,9 +102,16 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 for source in paths_of(data[name]):
                     require(os.path.exists(source), f"data.{name}: there is no {source}")
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
+            root = Path(trainer.default_root_dir or ".")
+            folder = root / CHECKPOINTS
             for callback in trainer.callbacks or []:
-                if callback.class_path.endswith("Checkpoint") and callback.init_args.dirpath is None:
-                    callback.init_args.dirpath = str(Path(trainer.default_root_dir or ".") / CHECKPOINTS)
+                if callback.class_path.endswith("Checkpoint"):
+                    callback.init_args.dirpath = callback.init_args.dirpath or str(folder)
+                    if "save_last" in callback.init_args:
+                        callback.init_args.enable_version_counter = False  # last.ckpt is replaced, also in copied runs
+                        folder = Path(callback.init_args.dirpath) if callback.init_args.save_last else folder
+            if not trainer.fast_dev_run:  # which writes nothing
+                config.ckpt_path = starting_point(config.ckpt_path, root, folder)
 
     for expected in (
         ".*LightningCLI's args parameter.*",  # it comes from our own command line
@@ -112,20 +121,30 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         "Total length of `list` across ranks is zero.*",  # no validation
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
         "FSDP2-wrapped module .* returned a view.*",  # never changed in place
+        "The dirpath has changed from.*",  # of a run that was moved; nothing that it needs
+        "Checkpoint directory .* exists and is not empty.*",  # only of the run that goes on
+        "Mismatch dtype between input and weight.*",  # of norms, in float32
     ):
         warnings.filterwarnings("ignore", message=expected)
+    stopping = SaveOnSignal()
     try:
-        RecipeCLI(
-            CodecStage,
-            lightning.LightningDataModule if own_data else SpeechData,
-            subclass_mode_model=True,
-            subclass_mode_data=own_data,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
-            trainer_defaults={"callbacks": [SaveOnSignal(), Throughput()]},
-            args=["fit", "--config", str(path), *arguments],
-        )
+        with stopping.from_start():
+            RecipeCLI(
+                Stage,
+                lightning.LightningDataModule if own_data else SpeechData,
+                subclass_mode_model=True,
+                subclass_mode_data=own_data,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False},
+                trainer_defaults={"callbacks": [stopping, Throughput()]},
+                auto_configure_optimizers=False,  # stages have their own, and no --optimizer
+                args=["fit", "--config", str(path), *arguments],
+            )
+    except SystemExit as left:
+        if stopping.received and not isinstance(left, Stopped):
+            rank_zero_info("stopped at once; nothing was saved")
+        raise
     except RuntimeError as error:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0 and re.search(_PEER_LOST, str(error)):
             raise SystemExit(1) from None  # the process that ended first says why

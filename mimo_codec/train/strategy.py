@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from lightning.pytorch.strategies import ModelParallelStrategy
+
+from mimo_codec.train.checkpoints import read_checkpoint
+from mimo_codec.train.resuming import check_same_networks
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -19,3 +25,10 @@ class ShardedStrategy(ModelParallelStrategy):
         """Put all processes of all machines into one group for the data."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load networks and optimizers from a checkpoint that is whole, and return the rest of it."""
+        path = Path(self.broadcast(checkpoint_path))
+        assert self.lightning_module is not None
+        check_same_networks(self.lightning_module, read_checkpoint(path))
+        return super().load_checkpoint(path, weights_only=True)

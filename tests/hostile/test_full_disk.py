@@ -47,6 +47,11 @@ def write_rows(path: Path) -> None:
     write_manifest(path, [Utterance(path.parent / f"{i}.wav", 1.0, RATE) for i in range(100)])
 
 
+def write_checkpoint(path: Path) -> None:
+    checkpoints = pytest.importorskip("mimo_codec.train.checkpoints", reason="needs the train extra")
+    checkpoints.WholeCheckpoints().save_checkpoint({"weight": torch.ones(5000)}, path)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "a.wav": lambda path: save_audio(path, NOISE, RATE),
     "a.flac": lambda path: save_audio(path, NOISE, RATE),
@@ -55,6 +60,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "a.mp3": lambda path: save_audio(path, NOISE, RATE),
     "a.mimo": write_codes,
     "a.jsonl": write_rows,
+    "last.ckpt": write_checkpoint,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ pytest.importorskip("lightning", reason="needs the train extra")
 
 import yaml
 from conftest import ROOT, SMALL, make_speech
+from training import fit, make_unified
 
 from mimo_codec import MimoError
 from mimo_codec.codec.mel_distance import PAPER_SCALES
@@ -72,3 +75,18 @@ def test_both_forms_give_the_same_loss():
     ]
     losses = [stage.waveform_terms(0.5 * speech, batch)["reconstruction"] for stage in stages]
     assert losses[0] == losses[1] > 0
+
+
+def test_a_run_with_scales_in_samples_goes_on_with_those_in_milliseconds(speech_folder, tmp_path, caplog):
+    """To the same losses, and without a word of a change; other scales take effect and are named."""
+    caplog.set_level(logging.INFO)
+    in_samples, in_ms = {"mel_scales": NANO_SAMPLES}, {"mel_scales_ms": recipe_options("nano_stage1").mel_scales_ms}
+    torch.manual_seed(0)
+    whole, _ = fit(make_unified(**in_samples), speech_folder, tmp_path, 3)
+    torch.manual_seed(0)
+    _, stopped = fit(make_unified(**in_samples), speech_folder, tmp_path, 3, stop=1)
+    stopped.save_checkpoint(tmp_path / "before.ckpt")
+    rest, _ = fit(make_unified(**in_ms), speech_folder, tmp_path, 3, checkpoint=tmp_path / "before.ckpt")
+    assert rest == pytest.approx(whole[1:], rel=1e-6) and "mel_scales" not in caplog.text
+    fit(make_unified(mel_scales=[[8, 240, 120]]), speech_folder, tmp_path, 3, checkpoint=tmp_path / "before.ckpt")
+    assert "mel_scales: " in caplog.text

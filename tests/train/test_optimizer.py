@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("lightning", reason="needs the train extra")
 
 
+from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.stage import warm_up_and_decay
 
 
 def test_optimizer_state_round_trips():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import reprlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,14 @@ class ReconstructionStage(CodecStage):
                 require(is_scalar, f"losses: {name} must return a tensor without dimensions, not {reprlib.repr(value)}")
                 terms[name] = value
         return terms
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the run; scales that the checkpoint has in samples, and this run in milliseconds, are no change."""
+        before = checkpoint.get("hyper_parameters", {})
+        given = before.get("mel_scales")
+        if given and StageOptions(mel_scales=given).scales(self.codec.sample_rate) == self.mel_scales:
+            before["mel_scales"] = self.hparams.get("mel_scales")
+        super().on_load_checkpoint(checkpoint)
 
     def random_prefix(self) -> int | None:
         """How many codebooks this batch uses; None: all. Drawn from the batch's number, so that resuming repeats it."""

@@ -20,9 +20,11 @@ from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.quantizer import QuantizerOutput
 from mimo_codec.codec.transformer import length_mask
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.processes import gather_from_processes
 from mimo_codec.data.batch import Batch
+from mimo_codec.train.codec.changes import with_changes
 from mimo_codec.train.codec.discriminator_files import load_discriminators, save_discriminators
 from mimo_codec.train.codec.discriminators import Discriminators
 from mimo_codec.train.codec.losses import (
@@ -35,12 +37,15 @@ from mimo_codec.train.codec.losses import (
 from mimo_codec.train.codec.options import AdversarialOptions, UnifiedOptions
 from mimo_codec.train.codec.reconstruction import ReconstructionStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
+from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.stage import warm_up_and_decay
+from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
 """Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
 TEXT_METRIC = "text_nats_per_token"
+FIXED = ("codec.encoder.", "codec.quantizer.")
+"""Beginnings of the names of what stage 2 leaves as it is."""
 
 
 class UnifiedStage(ReconstructionStage):
@@ -56,7 +61,8 @@ class UnifiedStage(ReconstructionStage):
     Args:
         preset: configuration to start from, a name of `mimo_codec.codec.presets.PRESETS`.
         config: changes to it, keys as in config.json.
-        codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset.
+        codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset; `config` may change
+            what its weights do not depend on, such as the lengths of windows.
         losses: losses of your own by name, which are added to the loss: modules, called with decoded and original
             waveforms [B, S], lengths [B] in samples and the sample rate, that return a scalar.
         options: see `UnifiedOptions`.
@@ -78,7 +84,7 @@ class UnifiedStage(ReconstructionStage):
             model = MimoCodec(CodecConfig.preset(preset).replace(**(config or {})))
             model.quantizer.reset()
         else:
-            model = MimoCodec.from_pretrained(codec, device="cpu").train()
+            model = with_changes(MimoCodec.from_pretrained(codec, device="cpu"), config or {}, codec).train()
         super().__init__(model, h, losses)
         self.save_hyperparameters(ignore=["losses"])  # checkpoints hold plain values only
         self.tokenizer = make_tokenizer(h.text_tokenizer)
@@ -109,6 +115,7 @@ class UnifiedStage(ReconstructionStage):
 
     def setup(self, stage: str) -> None:
         """Train and score the text model only where the data has text."""
+        super().setup(stage)
         self.text_model.requires_grad_(self._reads_text)
         if self._reads_text:
             self.scored = [*self.metrics, TEXT_METRIC]
@@ -209,8 +216,14 @@ class UnifiedStage(ReconstructionStage):
         checkpoint["features_seen"] = gather_from_processes(self.features_seen.to(self.device)).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the features of this process."""
+        """Load the features of this process; MimoError when the run began with another codec."""
         super().on_load_checkpoint(checkpoint)
+        before, now = checkpoint.get("hyper_parameters", {}).get("codec"), self.hparams.get("codec")
+        require(
+            before == now,
+            f"model.init_args.codec is {now}, but the run that is to go on began with {before}, and has its weights:"
+            f" {NEEDS_SAME}",
+        )
         of_all = checkpoint["features_seen"]
         self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
@@ -316,6 +329,7 @@ class AdversarialStage(ReconstructionStage):
 
     def setup(self, stage: str) -> None:
         """Let DDP know that not every backward reaches all parameters."""
+        super().setup(stage)
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy):  # the two players take turns, so each backward leaves out some parameters
             strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -331,6 +345,18 @@ class AdversarialStage(ReconstructionStage):
         self.codec.quantizer.eval()
         self.discriminators.eval()  # what trains them does so by itself; see `learn`
         return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """MimoError when the run trained the decoder of another codec."""
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get("state_dict", {})  # sharded networks have been loaded before
+        for name, own in self.state_dict().items():
+            same = name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own)
+            require(
+                same,
+                f"model.init_args.codec ({self.hparams.get('codec')}) has another encoder or other codebooks than the"
+                f" run that is to go on: {NEEDS_SAME}",
+            )
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -405,4 +431,4 @@ def _with_schedule(
     def rate(step: int) -> float:
         return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
 
-    return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate)}
+    return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, rate)}

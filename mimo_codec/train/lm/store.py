@@ -1,0 +1,92 @@
+"""Items on disk, as arrays that are mapped into memory: what training draws from, whatever becomes of the audio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_codec.common.checks import require, wrap_errors
+from mimo_codec.common.files import atomic_path, read_json
+from mimo_codec.lm.layout import Layout
+from mimo_codec.train.lm.item import Item
+
+ARRAYS = {"tokens": np.int32, "codes": np.int32, "trained": np.bool_}
+INDEX = "index.json"
+
+
+class ItemStore:
+    """Items of a folder, each of a source (its number) from which it came."""
+
+    def __init__(self, folder: Path, layout: Layout):
+        """Open what `write_items` wrote; MimoError when it is not whole."""
+        self.layout = layout
+        index = read_json(folder / INDEX)
+        self.names: list[str] = index["names"]
+        self.sources = np.array(index["sources"], np.int64)
+        self.lengths = np.array(index["lengths"], np.int64)
+        self._starts = np.concatenate(([0], np.cumsum(self.lengths)))
+        patches = np.array(index["patches"], np.int64)
+        self._patch_starts = np.concatenate(([0], np.cumsum(patches)))
+        sizes = {"tokens": self._starts[-1], "trained": self._starts[-1]}
+        sizes["codes"] = self._patch_starts[-1] * layout.num_channels * layout.group_size
+        self._arrays = {name: _opened(folder / f"{name}.bin", ARRAYS[name], int(sizes[name])) for name in ARRAYS}
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Item:
+        """Read an item."""
+        span = slice(self._starts[number], self._starts[number + 1])
+        tokens = self._arrays["tokens"][span].astype(np.int64)
+        each = self.layout.num_channels * self.layout.group_size
+        codes = self._arrays["codes"][self._patch_starts[number] * each : self._patch_starts[number + 1] * each]
+        patches = np.empty((len(tokens), self.layout.num_channels, self.layout.group_size), np.int64)
+        patches[:] = np.array(self.layout.empty_codes)[:, None]
+        patches[tokens == self.layout.empty_id] = codes.reshape(-1, *patches.shape[1:])
+        return Item(self.layout.join(tokens, patches), self._arrays["trained"][span].copy(), self.names[number])
+
+
+def write_items(folder: Path, items: Iterable[tuple[int, Item]], layout: Layout) -> None:
+    """Write (number of the source, item) into a folder; the index comes last, so a folder with one is whole."""
+    index: dict[str, list[Any]] = {"names": [], "sources": [], "lengths": [], "patches": []}
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for name in ARRAYS:
+            path = stack.enter_context(atomic_path(folder / f"{name}.bin"))
+            files[name] = stack.enter_context(open(path, "wb"))
+        for source, item in items:
+            tokens = layout.token_ids(item.grid)
+            is_audio = tokens == layout.empty_id
+            written = {"tokens": tokens, "trained": item.trained, "codes": layout.patches(item.grid)[is_audio]}
+            for name, array in written.items():
+                files[name].write(np.ascontiguousarray(array, ARRAYS[name]).tobytes())
+            for name, value in zip(index, (item.name, source, len(tokens), int(is_audio.sum())), strict=True):
+                index[name].append(value)
+    with atomic_path(folder / INDEX) as path:
+        path.write_text(json.dumps(index), encoding="utf-8")
+
+
+def _opened(path: Path, dtype: Any, size: int) -> NDArray[Any]:
+    with wrap_errors(f"{path}: cannot be read", OSError, ValueError):
+        array: NDArray[Any] = np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
+    require(len(array) == size, f"{path}: has {len(array)} values instead of {size}; remove the folder")
+    return array
+
+
+def draw_weights(store: ItemStore, weights: Sequence[float]) -> NDArray[np.float64]:
+    """Weigh items so that every source is drawn in proportion to its weight, and its items alike.
+
+    weights: of the sources. Sources without items count nothing.
+    """
+    counts = np.bincount(store.sources, minlength=len(weights))
+    share = np.divide(np.array(weights, np.float64), counts, out=np.zeros(len(weights)), where=counts > 0)
+    require(share.sum() > 0, "weights: the weight of every item is 0")
+    found: NDArray[np.float64] = share[store.sources]
+    return found
