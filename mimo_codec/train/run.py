@@ -76,8 +76,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.train.loop import Stage
     from mimo_codec.train.own import import_beside, names_data_module
 
-    files = [file for file in (path, *map(Path, arguments)) if file.suffix in (".yaml", ".yml")]
-    files = [file for file in files if os.path.lexists(file)]
+    words = (word.partition("=")[2] if word.startswith("-") else word for word in arguments)
+    files = [file for file in (path, *map(Path, words)) if file.suffix in (".yaml", ".yml") and os.path.lexists(file)]
     for file in files:
         check_yaml(file)
     import_beside(files)
