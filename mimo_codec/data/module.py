@@ -255,6 +255,7 @@ class SpeechData(lightning.LightningDataModule):
             batch_size,
             trainer.global_rank,
             trainer.world_size,
+            self.options.distinct_batches,
         )
         # so that the loader draws nothing from the global one
         generator = torch.Generator().manual_seed(self.options.seed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mimo_codec.audio.waveform import check_sample_rate
-from mimo_codec.common.checks import check_integer, check_number
+from mimo_codec.common.checks import check_number
+from mimo_codec.common.fields import flag, integer, number
 from mimo_codec.data.scan import Limits
 
 
@@ -20,13 +21,16 @@ class CropOptions:
         folder_weights: factor on the probability of files below a folder of this name, e.g. {"wakewords": 0.3}; there
             must be such files.
         seed: seed of the order of crops.
+        distinct_batches: train on the first so many batches again and again, to see whether a model can learn them by
+            heart; 0: all are different. trainer.overfit_batches sets it.
     """
 
-    batch_size: int = 16
-    segment_seconds: float = 1.5
+    batch_size: int = integer(16, low=1)
+    segment_seconds: float = number(1.5, low=0.01, high=3600)
     sample_rate: int = 24000
     folder_weights: dict[str, float] | None = None
-    seed: int = 0
+    seed: int = integer(0, high=2**63)
+    distinct_batches: int = integer(0)
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class SpokenOptions:
         optional_text: whether to train without transcribed utterances if there are none, instead of stopping.
     """
 
-    text_batch_size: int = 0
-    max_text_seconds: float = 20.0
-    optional_text: bool = False
+    text_batch_size: int = integer(0)
+    max_text_seconds: float = number(20.0, low=0, high=3600)
+    optional_text: bool = flag(False)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class LoadingOptions:
         num_validation_files: number of held-out files to use, spread evenly; 0: all.
     """
 
-    num_workers: int = 0
-    cache_gb: float = 2.0
-    num_validation_files: int = 0
+    num_workers: int = integer(0)
+    cache_gb: float = number(2.0, low=0, high=1e6)
+    num_validation_files: int = integer(0)
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,7 @@ class DataOptions(LimitOptions, LoadingOptions, SpokenOptions, CropOptions):
 
     def __post_init__(self) -> None:
         """Check every option."""
-        super().__post_init__()
+        super().__post_init__()  # which checks all fields
         check_sample_rate(self.sample_rate)
-        for name, low, high in _INTEGERS:
-            check_integer(name, getattr(self, name), low, high)
-        for name, least, most in _NUMBERS:
-            check_number(name, getattr(self, name), least, most)
         for name, factor in (self.folder_weights or {}).items():
             check_number(f"folder_weights: {name}", factor, 0, 1e9)
-
-
-_INTEGERS = (
-    *(("batch_size", 1, 2**31), ("text_batch_size", 0, 2**31), ("seed", 0, 2**63)),
-    *(("num_workers", 0, 2**16), ("num_validation_files", 0, 2**63), ("min_sample_rate", 0, 2**31)),
-)
-_NUMBERS = (("segment_seconds", 0.01, 3600.0), ("max_text_seconds", 0.0, 3600.0), ("cache_gb", 0.0, 1e6))

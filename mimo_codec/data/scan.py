@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from mimo_codec.audio.files import AudioInfo, audio_info, iter_audio
-from mimo_codec.common.checks import check_number
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.fields import check_fields, integer, number
 from mimo_codec.data.embedded import audio_file
 from mimo_codec.data.utterance import Fault, Utterance
 
@@ -44,15 +44,14 @@ class Limits:
         min_sample_rate: lowest sample rate of a file, in Hz; 0: any.
     """
 
-    min_seconds: float = 0.1
-    max_clipped: float = 0.01
-    max_silence: float = 0.9
-    min_sample_rate: int = 0
+    min_seconds: float = number(0.1, low=0)
+    max_clipped: float = number(0.01, low=0)
+    max_silence: float = number(0.9, low=0)
+    min_sample_rate: int = integer(0)
 
     def __post_init__(self) -> None:
         """Check every limit."""
-        for field in fields(Limits):
-            check_number(field.name, getattr(self, field.name), 0)
+        check_fields(self)
 
 
 def scan(

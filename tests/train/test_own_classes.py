@@ -44,15 +44,15 @@ def example(tmp_path: Path) -> Iterator[Path]:
 def test_the_documented_example_trains(
     example: Path, speech_folder: Path, small_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mimo_codec.train.callbacks import Throughput
+    from mimo_codec.train.progress import Progress
 
     stages: list[Any] = []
 
-    def keep(self: Throughput, trainer: Any, stage: Any) -> None:
+    def keep(self: Progress, trainer: Any, stage: Any) -> None:
         stages.append(stage)
         self.num_batches = -(10**9)  # measures nothing
 
-    monkeypatch.setattr(Throughput, "on_train_start", keep)
+    monkeypatch.setattr(Progress, "on_train_start", keep)
     overrides = ["--data.root", str(speech_folder), "--model.init_args.codec", str(small_codec), *COMMON]
     overrides += ["--trainer.max_steps", "2", "--trainer.default_root_dir", str(tmp_path / "run")]
     overrides += ["--trainer.logger", "false"]

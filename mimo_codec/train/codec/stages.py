@@ -69,6 +69,7 @@ class UnifiedStage(ReconstructionStage):
     """
 
     options: UnifiedOptions
+    optimizer_names = ("codec",)
 
     def __init__(
         self,
@@ -266,6 +267,7 @@ class AdversarialStage(ReconstructionStage):
     """
 
     options: AdversarialOptions
+    optimizer_names = ("generator", "discriminators")
 
     def __init__(
         self,
