@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,9 @@ class CodecStage(Stage):
     def own_scores(self) -> list[str]:
         """List the scores of a file that `score` computes beside metrics."""
         return []
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs beside the exported codec into its folder; all processes take part."""
 
     def on_fit_start(self) -> None:
         """Check the sample rate of the data, and what every stage checks."""
