@@ -6,6 +6,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.common.processes import gather_from_processes
 from mimo_codec.data.batch import Batch
 from mimo_codec.train.codec.changes import with_changes
+from mimo_codec.train.codec.discriminator_files import load_discriminators, save_discriminators
 from mimo_codec.train.codec.discriminators import Discriminators
 from mimo_codec.train.codec.losses import (
     adversarial_loss,
@@ -35,9 +37,8 @@ from mimo_codec.train.codec.losses import (
 from mimo_codec.train.codec.options import AdversarialOptions, UnifiedOptions
 from mimo_codec.train.codec.reconstruction import ReconstructionStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
-from mimo_codec.train.loop import warm_up_and_decay
-from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
+from mimo_codec.train.optimizer import make_optimizer, with_schedule
+from mimo_codec.train.resuming import NEEDS_SAME, check_same_start
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
 """Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
@@ -61,13 +62,21 @@ class UnifiedStage(ReconstructionStage):
         config: changes to it, keys as in config.json.
         codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset; `config` may change
             what its weights do not depend on, such as the lengths of windows.
+        losses: losses of your own by name, which are added to the loss: modules, called with decoded and original
+            waveforms [B, S], lengths [B] in samples and the sample rate, that return a scalar.
         options: see `UnifiedOptions`.
     """
 
     options: UnifiedOptions
+    optimizer_names = ("codec",)
 
     def __init__(
-        self, preset: str = "nano", config: dict[str, Any] | None = None, codec: str | None = None, **options: Any
+        self,
+        preset: str = "nano",
+        config: dict[str, Any] | None = None,
+        codec: str | None = None,
+        losses: dict[str, nn.Module] | None = None,
+        **options: Any,
     ):
         """See the class for the arguments; MimoError for values that are not supported."""
         h = UnifiedOptions(**options)
@@ -76,9 +85,8 @@ class UnifiedStage(ReconstructionStage):
             model.quantizer.reset()
         else:
             model = with_changes(MimoCodec.from_pretrained(codec, device="cpu"), config or {}, codec).train()
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
-        self.save_hyperparameters()
-        self.options = h
+        super().__init__(model, h, losses)
+        self.save_hyperparameters(ignore=["losses"])  # checkpoints hold plain values only
         self.tokenizer = make_tokenizer(h.text_tokenizer)
         self.text_model = TextModel(
             model.config.d_model, self.tokenizer.vocab_size, h.text_dim, h.text_layers, h.text_heads
@@ -109,8 +117,10 @@ class UnifiedStage(ReconstructionStage):
         """Train and score the text model only where the data has text."""
         super().setup(stage)
         self.text_model.requires_grad_(self._reads_text)
-        if self._reads_text:
-            self.scored = [*self.metrics, TEXT_METRIC]
+
+    def own_scores(self) -> list[str]:
+        """How well the text model reads, where the data has text."""
+        return [TEXT_METRIC] if self._reads_text else []
 
     def on_train_start(self) -> None:
         """Print what the transcripts are like, for comparison with the loss of the text model."""
@@ -147,8 +157,7 @@ class UnifiedStage(ReconstructionStage):
             quantized = output.quantized.to(features.dtype)
             self.log_usage(output.codes, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
-        with torch.autocast(self.device.type, enabled=False):
-            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
+        terms |= self.waveform_terms(decoded, crops)
         if "spoken" in batch:
             terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
         loss = torch.stack(list(terms.values())).sum()
@@ -211,21 +220,17 @@ class UnifiedStage(ReconstructionStage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the features of this process; MimoError when the run began with another codec."""
         super().on_load_checkpoint(checkpoint)
-        before, now = checkpoint.get("hyper_parameters", {}).get("codec"), self.hparams.get("codec")
-        require(
-            before == now,
-            f"model.init_args.codec is {now}, but the run that is to go on began with {before}, and has its weights:"
-            f" {NEEDS_SAME}",
-        )
+        check_same_start(self, checkpoint, "codec")
         of_all = checkpoint["features_seen"]
         self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
-    def validation_step(self, batch: Batch, index: int) -> None:
+    def score(self, batch: Batch, index: int) -> tuple[dict[str, float], list[Tensor]]:
         """One whole file: what `CodecStage` scores, and how well the text model reads it."""
-        super().validation_step(batch, index)
+        scores, codes = super().score(batch, index)
         if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
             loss = text_loss(*self.text_model(*self._encode_utterances(batch), self.tokenizer.end))
-            self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+            scores[TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+        return scores, codes
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class UnifiedStage(ReconstructionStage):
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
-        return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
+        return with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
 
 class AdversarialStage(ReconstructionStage):
@@ -250,26 +255,45 @@ class AdversarialStage(ReconstructionStage):
 
     Args:
         codec: the codec of stage 1: its folder `export`, or any model's name, folder or hub id.
+        discriminators: discriminators of your own in place of those that the options describe: a module that makes a
+            `Judgement` of waveforms [B, S].
+        discriminators_from: folder `export` of an earlier stage 2, whose discriminators are trained further; null: they
+            start with random weights.
+        losses: losses of your own, as in `UnifiedStage`.
         options: see `AdversarialOptions`.
     """
 
     options: AdversarialOptions
+    optimizer_names = ("generator", "discriminators")
 
-    def __init__(self, codec: str, **options: Any):
-        """See the class for the arguments; MimoError for a codec that has not been through stage 1."""
+    def __init__(
+        self,
+        codec: str,
+        discriminators: nn.Module | None = None,
+        discriminators_from: str | None = None,
+        losses: dict[str, nn.Module] | None = None,
+        **options: Any,
+    ):
+        """See the class for the arguments.
+
+        Raises MimoError for a codec that has not been through stage 1, and for discriminators that do not fit.
+        """
         h = AdversarialOptions(**options)
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
         if not model.quantizer.is_initialized:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
-        self.save_hyperparameters()
-        self.options = h
+        super().__init__(model, h, losses)
+        self.save_hyperparameters(ignore=["losses", "discriminators"])  # checkpoints hold plain values only
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
-        self.discriminators = Discriminators(
-            h.periods, h.period_channels, h.stft_sizes, h.stft_channels, h.discriminator_gain
-        )
+        if discriminators is None:
+            discriminators = Discriminators(
+                h.periods, h.period_channels, h.stft_sizes, h.stft_channels, h.discriminator_gain
+            )
+        self.discriminators = discriminators
+        if discriminators_from is not None:
+            load_discriminators(discriminators_from, self.discriminators)
         self.discriminators.eval()  # see `train`
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
@@ -294,7 +318,13 @@ class AdversarialStage(ReconstructionStage):
 
     def networks(self) -> Sequence[nn.Module]:
         """Encoder, decoder with vocoder, and every discriminator."""
-        return self.codec.encoder, self.codec.require_decoder(), *self.discriminators
+        discriminators = self.discriminators
+        parts = discriminators if isinstance(discriminators, Discriminators) else [discriminators]
+        return self.codec.encoder, self.codec.require_decoder(), *parts
+
+    def save_beside(self, folder: Path) -> None:
+        """Write the discriminators beside the exported codec, so that a later stage 2 can go on with them."""
+        save_discriminators(folder, self.discriminators, write=self.trainer.is_global_zero)
 
     def setup(self, stage: str) -> None:
         """Let DDP know that not every backward reaches all parameters."""
@@ -316,13 +346,13 @@ class AdversarialStage(ReconstructionStage):
         return self
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """MimoError when the run trained the decoder of another codec."""
+        """MimoError when the run trained the decoder of another codec, or began with other discriminators."""
         super().on_load_checkpoint(checkpoint)
+        check_same_start(self, checkpoint, "discriminators_from")
         saved = checkpoint.get("state_dict", {})  # sharded networks have been loaded before
         for name, own in self.state_dict().items():
-            same = name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own)
             require(
-                same,
+                name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own),
                 f"model.init_args.codec ({self.hparams.get('codec')}) has another encoder or other codebooks than the"
                 f" run that is to go on: {NEEDS_SAME}",
             )
@@ -358,9 +388,8 @@ class AdversarialStage(ReconstructionStage):
         terms = {
             "adversarial": h.adversarial_weight * adversarial_loss(got.scores),
             "features": h.feature_weight * feature_matching_loss(wanted.layers, got.layers),
+            **self.waveform_terms(decoded, crops),
         }
-        with torch.autocast(self.device.type, enabled=False):
-            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         loss = torch.stack(list(terms.values())).sum()
         self.add_gradients("generator", loss)
         stepped = self.take_step("generator", optimizers[0], schedulers[0])
@@ -392,13 +421,4 @@ class AdversarialStage(ReconstructionStage):
         discriminator = torch.optim.AdamW(
             self.discriminators.parameters(), h.discriminator_learning_rate, betas=(0.8, 0.99), weight_decay=0.0
         )
-        return [_with_schedule(generator, *steps), _with_schedule(discriminator, *steps)]
-
-
-def _with_schedule(
-    optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
-) -> OptimizerLRSchedulerConfig:
-    def rate(step: int) -> float:
-        return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
-
-    return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, rate)}
+        return [with_schedule(generator, *steps), with_schedule(discriminator, *steps)]
