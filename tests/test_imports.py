@@ -225,8 +225,10 @@ def test_nothing_needs_torchaudio_or_pickle(module):
     names = imported(modules()[module]) - {"pickle.UnpicklingError"}  # which torch.load raises
     assert not top_level(names) & {"torchaudio", "pickle", "dill", "joblib"}
     tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert not calls & {"torch.load", "torch.save"}
+    calls = {ast.unparse(node.func): ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if module == "train.checkpoints":  # of Lightning, which are read as tensors and plain values only
+        assert "weights_only=True" in calls.pop("torch.load") and calls.pop("torch.save")
+    assert not calls.keys() & {"torch.load", "torch.save"}
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
