@@ -44,7 +44,7 @@ def row_parts(row: object, reader: AudioReader, instructions: Instructions, task
     """
     if isinstance(row, list):
         return conversation_parts(row, reader)
-    fields = dict(check_type("row", row, Mapping, "a conversation or an object with a task"))
+    fields: dict[str, Any] = dict(check_type("row", row, dict, "a conversation or an object with a task"))
     task = fields.pop("task", task)
     named = [name for name in TURNS if name in fields] if task is None else []
     if named:
@@ -63,7 +63,7 @@ def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructio
     arguments = {name: as_codes(value) for name, value in row.items() if name in known and name != "words"}
     prompt = task.prompt(instructions, reader, arguments)
     beginning, prompt = _without_speech(prompt)
-    thoughts = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
+    thoughts: list[Part] = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
     end = TURN_END if task.text_end == "" else EXAMPLE_END
     answer: Segment = text if audio is None else Spoken(text, audio)
     return [*((segment, False) for segment in prompt), *thoughts, (answer, True), (end, True)]
