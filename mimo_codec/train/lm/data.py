@@ -31,7 +31,7 @@ from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import Entry, find_row_files, read_rows
 from mimo_codec.train.lm.item import Item, make_item
 from mimo_codec.train.lm.pack import Pack, deal, make_pack
-from mimo_codec.train.lm.rows import row_parts
+from mimo_codec.train.lm.rows import TURNS, row_parts
 from mimo_codec.train.lm.store import ItemStore, draw_weights, write_items
 
 Roots = str | dict[str, float]
@@ -62,7 +62,7 @@ class Preparation:
         if entry.fault is not None:
             yield entry.name, entry.fault
             return
-        named = isinstance(entry.row, list) or (isinstance(entry.row, dict) and "task" in entry.row)
+        named = not isinstance(entry.row, dict) or not entry.row.keys().isdisjoint(("task", *TURNS))
         self.reader.base = entry.path.parent
         for task in (None,) if named else self.tasks:
             try:
