@@ -19,7 +19,8 @@ Version 1 (integers are little endian):
 A code of a codebook with `size` entries takes (size - 1).bit_length() bits, none when the size is
 1. The codes follow frame by frame, within a frame from the first codebook to the last, each with
 its most significant bit first, without gaps; zero bits fill the last byte. A file holds at most
-2**27 codes, so that no header, however short the file, asks for much more than 1 GiB of memory.
+2**27 codes, and at most 2**20 of codebooks of size 1, which take no bits: the memory that a header
+asks for is in proportion to the size of the file.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ VERSION = 1
 MAX_CODEBOOKS = 256
 MAX_CODEBOOK_SIZE = 1 << 16
 MAX_CODES = 1 << 27
+MAX_CODES_WITHOUT_BITS = 1 << 20
 
 _PREFIX = struct.Struct("<4sBH")
 _CHECKSUM = struct.Struct("<I")
@@ -65,7 +67,7 @@ def encode(
     Raises MimoError above 2**27 codes; all other values are trusted, as AudioCodes has checked them.
     """
     num_frames = codes.shape[1]
-    _check_code_count(len(codebook_sizes), num_frames)
+    _check_code_count(codebook_sizes, num_frames)
     header = {
         "model": model,
         "codebooks": [[size, len(list(run))] for size, run in groupby(codebook_sizes)],
@@ -115,11 +117,12 @@ def code_widths(codebook_sizes: Sequence[int]) -> list[int]:
     return [(size - 1).bit_length() for size in codebook_sizes]
 
 
-def _check_code_count(num_codebooks: int, num_frames: int) -> None:
-    asked = f"{num_codebooks} codebooks x {num_frames} frames"
-    require(
-        num_codebooks * num_frames <= MAX_CODES, f"{asked} are too many for one file, which holds {MAX_CODES} codes"
-    )
+def _check_code_count(sizes: Sequence[int], num_frames: int) -> None:
+    asked = f"{len(sizes)} codebooks x {num_frames} frames"
+    message = f"{asked} are too many for one file, which holds {MAX_CODES} codes"
+    require(len(sizes) * num_frames <= MAX_CODES, message)
+    fits = sum(size == 1 for size in sizes) * num_frames <= MAX_CODES_WITHOUT_BITS
+    require(fits, f"{message}, {MAX_CODES_WITHOUT_BITS} of codebooks with one entry")
 
 
 def _parse_header(text: bytes) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _expand_runs(runs: Any) -> list[int]:
 
 def _read_codes(payload: bytes, sizes: Sequence[int], frames: object) -> NDArray[np.int64]:
     num_frames = check_integer("frames", frames, 1, MAX_CODES)
-    _check_code_count(len(sizes), num_frames)
+    _check_code_count(sizes, num_frames)
     widths = code_widths(sizes)
     num_bits = num_frames * sum(widths)
     num_bytes = (num_bits + 7) // 8

@@ -122,6 +122,8 @@ def test_too_many_codes_for_a_file_is_said_before_packing():
     wide = np.broadcast_to(np.zeros(1, np.int64), (256, (1 << 19) + 1))
     with pytest.raises(MimoError, match="too many for one file"):
         bitstream.encode(codes=wide, **{**rates(), "codebook_sizes": (2,) * 256})
+    with pytest.raises(MimoError, match="1048576 of codebooks with one entry"):
+        bitstream.encode(codes=wide[:3], **{**rates(), "codebook_sizes": (1, 1, 2)})
 
 
 def rates():

@@ -118,6 +118,7 @@ def test_unknown_header_fields_are_named():
         ([[8, 2]], HUGE, 3),
         ([[1, 2]], (1 << 26) + 1, 0),  # codebooks of one entry take no bytes, but memory
         ([[1, 2]], HUGE, 0),
+        ([[1, 1]], (1 << 20) + 1, 0),
         ([[1, 255], [2, 1]], (1 << 19) + 8, (1 << 16) + 1),
     ],
 )

@@ -78,12 +78,16 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]", "a: [", "x" * 2**21])
-def test_hostile_recipes_are_refused_at_once(tmp_path, text):
+def test_hostile_recipes_are_refused_at_once(tmp_path, monkeypatch, text):
     """Aliases of aliases, which grow to billions of values; one that holds itself; no YAML; a huge file."""
-    from mimo_codec.train.run import check_yaml
+    from mimo_codec.train.run import check_yaml, train
 
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(MimoError, match=r"bad\.yaml: (has more than|not valid YAML|is larger)"):
         check_yaml(tmp_path / "bad.yaml")
+    for arguments in (["--config", "bad.yaml"], ["--config=bad.yaml"]):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(MimoError, match=r"bad\.yaml: (has more than|not valid YAML|is larger)"):
+            train("nano_stage1", arguments)
     (tmp_path / "good.yaml").write_text("a: &a {b: 1}\nc: *a\nd: *a\n")
     check_yaml(tmp_path / "good.yaml")

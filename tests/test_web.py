@@ -240,6 +240,12 @@ def watched(browser, graphs: Path) -> Iterator[Watched]:
         assert watched.requests and all(url.startswith((address, f"blob:{address}")) for url in watched.requests)
 
 
+def test_the_page_opens_with_an_example(watched):
+    assert watched.page.inner_text("#status") == "This is an example: open a file with speech, or record some."
+    assert watched.page.inner_text("#duration") == "11.0 s" and watched.page.is_visible("#codes")
+    assert watched.look("mimoCodec.original.length") == watched.look("mimoCodec.reconstruction.length")
+
+
 @pytest.mark.parametrize("rate", [None, 16000, 24000, 44100])
 def test_speech_in_the_browser_is_coded_as_by_python(watched, codec, tmp_path, rate):
     """At the file's own rate (22,050 Hz, in a WAV file) and at others (in FLAC files)."""

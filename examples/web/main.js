@@ -21,12 +21,14 @@ let stopRecording = null;
 start();
 
 async function start() {
+  let example = null;
   await guarded("The codec could not be loaded", async () => {
     codec = await Codec.load(new URL("graphs", document.baseURI).href);
     element("model").textContent = `The codec ${codec.name.split("@")[0]}`;
     element("codebooks").max = element("codebooks").value = codec.numCodebooks;
     element("pcm").textContent = `${(codec.sampleRate * 16) / 1000} kbit/s`;
     showRate();
+    example = await fetchExample();
     say("Ready: open a file with speech, or record some.");
   });
   if (!codec) return;
@@ -38,6 +40,18 @@ async function start() {
   };
   new ResizeObserver(draw).observe(element("result"));
   matchMedia("(prefers-color-scheme: dark)").onchange = draw;
+  await open(example);
+  if (shown.reconstruction) say("This is an example: open a file with speech, or record some.");
+}
+
+/** The recording to begin with (Blob), if there is one beside the page. */
+async function fetchExample() {
+  try {
+    const answer = await fetch("example.wav");
+    return answer.ok ? await answer.blob() : null;
+  } catch {
+    return null;
+  }
 }
 
 async function toggleRecording() {

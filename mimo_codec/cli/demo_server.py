@@ -6,12 +6,15 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
+import threading
 import webbrowser
 from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from mimo_codec import __version__
 from mimo_codec.cli.console import print_line
@@ -21,6 +24,12 @@ from mimo_codec.common.files import cache_folder
 from mimo_codec.loading import is_export
 
 HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")
+"""Names of this machine by which pages may be asked for. Not those of the internet that were made to point here, whose
+pages could read what is served (DNS rebinding)."""
+SECONDS = 10.0
+"""Most that a request may take to arrive, and every 64 KiB of the answer to leave."""
+MAX_CONNECTIONS = 64
 GRAPHS = ("encoder.onnx", "decoder.onnx")
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -30,6 +39,7 @@ MIME_TYPES = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
+    ".wav": "audio/wav",
 }
 """Suffix -> type of all files that are served; other files in the folders are not."""
 HEADERS = {
@@ -64,6 +74,12 @@ def page_root() -> Path:
     """Find the folder of the page: inside an installed wheel, or in the repository."""
     installed = Path(__file__).parents[1] / "web"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "examples" / "web"
+
+
+def example_file() -> Path:
+    """Find the speech that the page opens with: inside an installed wheel, or in the repository."""
+    installed = Path(__file__).parents[1] / "onnx" / "speech.wav"
+    return installed if installed.is_file() else Path(__file__).parents[2] / "examples" / "speech.wav"
 
 
 def find_graphs(model: str) -> Path:
@@ -101,40 +117,89 @@ def served_files(page: Path, graphs: Path) -> dict[str, Path]:
         is_whole = not Path(f"{graph}.data").exists()
         require(is_whole, f"{graph}: keeps its weights in another file, which is too large for a browser")
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.rglob("*") if p.suffix in MIME_TYPES}
-    return {**files, "/": page / "index.html", **{f"/graphs/{name}": graphs / name for name in GRAPHS}}
+    example = {"/example.wav": example_file()}
+    return {**files, **example, "/": page / "index.html", **{f"/graphs/{name}": graphs / name for name in GRAPHS}}
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection, of which there are only so many."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        super().__init__(address, handler)
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, address: Any) -> None:
+        try:
+            super().process_request_thread(request, address)
+        finally:
+            self._free.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one request with a file, or ends the connection when it is slow."""
+
+    files: Mapping[str, Path]
+    timeout = SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self._deadline = threading.Timer(SECONDS, self._give_up)  # a timeout alone begins anew with every byte
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        self._deadline.cancel()
+        return parsed
+
+    def finish(self) -> None:
+        self._deadline.cancel()
+        with suppress(OSError):
+            super().finish()
+
+    def _give_up(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        with suppress(ConnectionError, TimeoutError):  # the page was closed meanwhile, or reads too slowly
+            self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        if self.headers.get("Host", "").rpartition(":")[0] not in NAMES and self.headers.get("Host") not in NAMES:
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, f"This page is at http://{HOST}, and nowhere else")
+            return
+        path = self.files.get(self.path.partition("?")[0])
+        if path is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        with path.open("rb") as file:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", MIME_TYPES[path.suffix])
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if with_body:
+                shutil.copyfileobj(file, self.wfile)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing: requests are not worth a line each."""
 
 
 def make_server(files: Mapping[str, Path], port: int) -> ThreadingHTTPServer:
     """Make a server on the loopback interface that serves `files` and nothing else; port 0: any that is free."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(with_body=False)
-
-        def do_GET(self) -> None:
-            with suppress(ConnectionError):  # the page was closed meanwhile
-                self._answer(with_body=True)
-
-        def _answer(self, with_body: bool) -> None:
-            path = files.get(self.path.partition("?")[0])
-            if path is None:
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            with path.open("rb") as file:
-                self.send_response(HTTPStatus.OK)
-                self.send_header("Content-Type", MIME_TYPES[path.suffix])
-                self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
-                for name, value in HEADERS.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if with_body:
-                    shutil.copyfileobj(file, self.wfile)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Print nothing: requests are not worth a line each."""
-
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return _Server((HOST, port), type("Handler", (_Handler,), {"files": files}))
     except OSError as error:
         in_use = "is in use; choose another by --port, or 0 for any that is free"
         reason = in_use if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"

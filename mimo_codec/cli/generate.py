@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mimo_codec.audio.formats import AUDIO, AV_SUFFIXES
 from mimo_codec.cli.chat import talk
 from mimo_codec.cli.pipes import PIPE, standard_input
 from mimo_codec.cli.plan import CODES
-from mimo_codec.cli.recordings import transcribe_files
+from mimo_codec.cli.recordings import answer_files
 from mimo_codec.cli.session import ANY, SPOKEN, WRITTEN, Session, Target, check_answer, with_session
 from mimo_codec.common.checks import check_choice, error_prefix, require
 from mimo_codec.common.files import read_json
@@ -39,6 +41,24 @@ def _readable(path: str | None) -> Any:
 def _all_readable(paths: list[str]) -> list[Any]:
     require(PIPE not in paths or len(paths) == 1, "- for standard input stands alone, without other files")
     return [_readable(path) for path in paths]
+
+
+def _is_question(words: list[Any]) -> bool:
+    """Whether the last word after some files is a question, neither a file nor named like one."""
+    last = words[-1]
+    return len(words) > 1 and isinstance(last, str) and not os.path.exists(last) and not _is_named_as_sound(last)
+
+
+def _is_named_as_sound(name: str) -> bool:
+    return name == PIPE or Path(name).suffix.lower() in (*AUDIO, *AV_SUFFIXES, *CODES)
+
+
+def _readable_but_question(words: list[str]) -> list[Any]:
+    if not _is_question(words):
+        return _all_readable(words)
+    if not words[-1].strip():
+        raise typer.BadParameter("the question is empty")
+    return [*_all_readable(words[:-1]), words[-1]]
 
 
 def _not_empty(words: str | None) -> str | None:
@@ -115,7 +135,7 @@ def transcribe(
         check_choice("--spoken-language", spoken_language, LANGUAGE_MARKS)
     options = session.text_options(max_tokens)
     if len(audio) > 1:
-        transcribe_files(session, audio, output, spoken_language, batch_size, options)
+        answer_files(session, "asr", audio, output, {"language": spoken_language}, batch_size, options)
         return
     target = Target.check(output, session.overwrite, WRITTEN, audio)
 
@@ -152,21 +172,35 @@ def speak(
 @with_session
 def understand(
     session: Session,
-    audio: AudioFile,
-    question: Annotated[
-        str | None, typer.Argument(metavar="[QUESTION]", help="What to ask about the audio.", callback=_not_empty)
-    ] = None,
+    audio: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="AUDIO... [QUESTION]",
+            help="Audio or .mimo files, - for standard input; then what to ask about each of them.",
+            callback=_readable_but_question,
+        ),
+    ],
     thinking: Thinking = False,
-    output: WrittenOutput = None,
+    output: WrittenOutputs = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Files that are answered at once.")] = 1,
     max_tokens: MaxTokens = 2000,
 ) -> None:
-    """Answer a question about audio."""
-    target = Target.check(output, session.overwrite, WRITTEN, [audio])
+    """Answer a question about audio, in one file or each of several.
+
+    The last word is the question if it is neither a file nor named like one.
+    """
+    files, question = (audio[:-1], audio[-1]) if _is_question(audio) else (audio, None)
+    options = session.text_options(max_tokens)
+    if len(files) > 1:
+        arguments = {"text": question, "thinking": thinking}
+        answer_files(session, "understanding", files, output, arguments, batch_size, options)
+        return
+    target = Target.check(output, session.overwrite, WRITTEN, files)
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
-        return lm.understand(audio, question, thinking, **options)
+        return lm.understand(files[0], question, thinking, **options)
 
-    target.save(session.answer(ask, session.text_options(max_tokens)))
+    target.save(session.answer(ask, options))
 
 
 @generate.command()

@@ -79,6 +79,7 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script `mimo-codec`: run a command, then exit."""
+    _fill_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that it does not know are escaped
@@ -87,6 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         code = _run(arguments)
     sys.exit(code)
+
+
+def _fill_closed_streams() -> None:
+    """Give the numbers of closed standard streams to nothing, or the next files that are opened would get them.
+
+    Python has None in their places. A `print` to stderr would then go to stdout.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
 
 
 def _show_warning(others: Callable[..., None], message: Warning, category: type[Warning], *place: Any) -> None:
@@ -100,7 +113,8 @@ def _show_warning(others: Callable[..., None], message: Warning, category: type[
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = int(app(arguments, prog_name="mimo-codec", standalone_mode=False) or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is closed
+            sys.stdout.flush()
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UsageError as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mimo_codec.cli.console import FilesFailed, counter, print_error
 from mimo_codec.cli.plan import make_folders, plan_jobs
@@ -23,22 +23,24 @@ WRITTEN = (".txt", ".md")
 """Suffixes of files that hold text."""
 
 
-def transcribe_files(
+def answer_files(
     session: Session,
+    task: str,
     files: Sequence[str],
     output: str | None,
-    language: str | None,
+    arguments: Mapping[str, Any],
     batch_size: int,
     options: TaskOptions,
 ) -> None:
-    """Transcribe every file, each as if it were alone, into a folder or on the terminal.
+    """Answer in text about every file, each as if it were alone, into a folder or on the terminal.
 
     Args:
         session: which model.
+        task: name in `TASKS` of one that hears `audio`.
         files: audio and .mimo files.
         output: folder for one text file each; None prints each text after the name of its file.
-        language: that is spoken, for recognizers that are told.
-        batch_size: how many are transcribed at once.
+        arguments: of the task, the same for all files.
+        batch_size: how many files are answered at once.
         options: of every answer.
 
     Raises:
@@ -49,32 +51,39 @@ def transcribe_files(
         plan = plan_jobs(files, output, (), WRITTEN, overwrite=session.overwrite)
         make_folders(plan)
         targets = [Target(str(job.target), session.overwrite) for job in plan.jobs]
-    lm, failed = session.load(), 0
+    asked, failed = _Asked(session.load(), task, arguments, options), 0
     for start in range(0, len(files), batch_size):
         batch = slice(start, start + batch_size)
-        failed += _transcribe_batch(lm, files[batch], targets[batch], language, options)
+        failed += _answer_batch(asked, files[batch], targets[batch])
     if failed:
         raise FilesFailed(f"{failed} of {len(files)} files failed")
 
 
-def _transcribe_batch(
-    lm: MimoAudioLM, files: Sequence[str], targets: Sequence[Target], language: str | None, options: TaskOptions
-) -> int:
-    """Transcribe some files at once; return how many have failed, each of which was reported."""
+class _Asked(NamedTuple):
+    """What is asked about every file, and of whom."""
+
+    lm: MimoAudioLM
+    task: str
+    arguments: Mapping[str, Any]
+    options: TaskOptions
+
+
+def _answer_batch(asked: _Asked, files: Sequence[str], targets: Sequence[Target]) -> int:
+    """Answer about some files at once; return how many have failed, each of which was reported."""
     prompts: dict[int, NDArray[np.int64]] = {}
     for i, file in enumerate(files):
         try:
             with error_prefix(file):
-                prompts[i] = lm.prompt("asr", audio=file, language=language)
+                prompts[i] = asked.lm.prompt(asked.task, audio=file, **asked.arguments)
         except MimoError as error:
             print_error(error)
     if not prompts:
         return len(files)
     try:
-        answers = _answers(lm, list(prompts.values()), options)
+        answers = _answers(asked, list(prompts.values()))
     except MimoError as error:  # a batch that does not fit into memory, or one prompt that is too long
         if len(files) > 1:
-            alone = [_transcribe_batch(lm, [files[i]], [targets[i]], language, options) for i in prompts]
+            alone = [_answer_batch(asked, [files[i]], [targets[i]]) for i in prompts]
             return len(files) - len(prompts) + sum(alone)
         print_error(f"{files[0]}: {error}")
         return 1
@@ -85,10 +94,10 @@ def _transcribe_batch(
     return len(files) - len(prompts)
 
 
-def _answers(lm: MimoAudioLM, prompts: list[NDArray[np.int64]], options: TaskOptions) -> list[Answer]:
+def _answers(asked: _Asked, prompts: list[NDArray[np.int64]]) -> list[Answer]:
     """Answer every prompt with the same seed, so that each gives what it gives alone."""
-    seed = options.get("seed")
-    same: TaskOptions = {**options, "seed": None if seed is None else [cast(int, seed)] * len(prompts)}
+    seed = asked.options.get("seed")
+    same: TaskOptions = {**asked.options, "seed": None if seed is None else [cast(int, seed)] * len(prompts)}
     with counter("positions") as counted:
-        filled: TaskOptions = {**lm.task_options("asr", **same), "progress": counted}
-        return lm.generate(prompts, **filled)
+        filled: TaskOptions = {**asked.lm.task_options(asked.task, **same), "progress": counted}
+        return asked.lm.generate(prompts, **filled)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.fields import MODEL_TYPE
+from mimo_codec.common.arrays import is_finite
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, read_json
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, TensorHeader, download, listed, weight_files
@@ -130,18 +131,11 @@ def read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
                     name, value = _from_released(key, file.get_tensor(key))
                     wanted = torch.float32 if name.startswith(_QUANTIZER) else dtype
                     tensors[name] = value.to(wanted) if value.is_floating_point() else value
-                    if not _is_finite(tensors[name]):
+                    if not is_finite(tensors[name]):
                         raise MimoError(f"{path}: damaged, or too large for {wanted}: {key} has NaN or infinite values")
         except (SafetensorError, OSError) as error:
             raise MimoError(f"{path}: not a readable safetensors file ({error})") from None
     return tensors
-
-
-def _is_finite(value: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity; reads the tensor once and allocates nothing."""
-    if not value.is_floating_point() or value.numel() == 0:
-        return True
-    return all(bool(extreme.isfinite()) for extreme in value.aminmax())
 
 
 _RELEASED_QUANTIZER, _QUANTIZER, _CODEBOOK = "encoder.quantizer.", "quantizer.", "._codebook."

@@ -28,6 +28,7 @@ from mimo_codec.codec.pieces import check_finite
 from mimo_codec.codec.quantizer import make_quantizer
 from mimo_codec.codec.streaming import State, as_count, compact, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
+from mimo_codec.common.autocast import without_autocast
 from mimo_codec.common.errors import MimoError
 from mimo_codec.hub import weight_headers
 
@@ -145,6 +146,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         return torch.from_numpy(array).to(self.device)
 
     @torch.no_grad()
+    @without_autocast
     def _encode_items(self, waveforms: Sequence[Samples], count: int, before: int, after: int) -> list[Tensor]:
         mels = [self.mel(self._tensor(waveform)[None], before, after)[0] for waveform in waveforms]
         lengths = torch.tensor([len(mel) for mel in mels], device=self.device)
@@ -153,6 +155,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         return [self.quantizer.encode(f[:n], count) for f, n in zip(features, num_frames, strict=True)]
 
     @torch.no_grad()
+    @without_autocast
     def _decode_items(self, codes: Ids, lengths: NDArray[np.int64]) -> Tensor:
         waveforms: Tensor = self.require_decoder()(self._quantized(codes), self._tensor(lengths))
         return check_finite(waveforms)
@@ -165,6 +168,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         return {"num_mels": torch.zeros((), dtype=torch.int64), **scope(mel, "mel"), **scope(encoder, "encoder")}
 
     @torch.no_grad()
+    @without_autocast
     def _encode_step(self, chunk: Samples, state: State, last: bool, count: int) -> tuple[Tensor, State]:
         mel, mel_state = self.mel.step(self._tensor(chunk)[None], scoped(state, "mel"), last)
         num_mels, encoder, features = state["num_mels"], scoped(state, "encoder"), []
@@ -183,6 +187,7 @@ class MimoCodec(Codec[Tensor], nn.Module):
         return self.require_decoder().initial_state(1)
 
     @torch.no_grad()
+    @without_autocast
     def _decode_step(self, codes: Ids, state: State, last: bool) -> tuple[Tensor, State]:
         decoder, segment = self.require_decoder(), self.config.segment_frames
         pieces = [torch.zeros(1, 0, device=self.device, dtype=torch.float32)]
@@ -256,4 +261,7 @@ def check_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise MimoError(f"device: {device!s} cannot be used ({reason})") from None
-    return torch.device(device)
+    place = torch.device(device)
+    if place.type == "meta":
+        raise MimoError("device: meta cannot be used (it holds shapes without values)")
+    return place

@@ -60,6 +60,13 @@ def to_cpu(x: ArrayT) -> ArrayT:
     return here
 
 
+def is_finite(x: torch.Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; it is read once, and no memory is taken."""
+    if not x.is_floating_point() or x.numel() == 0:
+        return True
+    return all(bool(extreme.isfinite()) for extreme in x.aminmax())
+
+
 def concatenate(parts: Sequence[ArrayT], axis: int = -1) -> ArrayT:
     """Join tensors or arrays, all of one kind, along an axis."""
     library: Any = sys.modules["torch"] if is_tensor(parts[0]) else np

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mimo_codec.common.autocast import without_autocast
 from mimo_codec.lm.cache import KeyValueCache
 from mimo_codec.lm.generate import Backend, Batch, Kept, Numbers, Patches, Tokens
 from mimo_codec.lm.model import SpeechLanguageModel, place_of
@@ -39,6 +40,14 @@ class TorchBackend(Backend):
             self.advance = self._replayed(self._compiled(self._advance))
             self.patch_step = self._replayed(self._compiled(self._patch_step))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was made of: what is compiled and cached belongs to this process."""
+        return {"model": self.model, "compiled": self.compiled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make it anew."""
+        TorchBackend.__init__(self, **state)
+
     def batch(self, requests: Sequence[Request], num_positions: int) -> TorchBatch:
         """Begin a batch whose items have at most `num_positions` positions."""
         return TorchBatch(self, requests, num_positions)
@@ -46,7 +55,7 @@ class TorchBackend(Backend):
     def random_numbers(self, seed: int) -> Callable[[int], Numbers]:
         """Return a function that gives so many random numbers more at every call, from torch's generator."""
         generator = torch.Generator().manual_seed(seed)
-        return lambda count: torch.rand(count, generator=generator).numpy()
+        return lambda count: torch.rand(count, generator=generator, dtype=torch.float32).numpy()
 
     def new_seeds(self, count: int) -> list[int]:
         """Return seeds drawn from torch's default generator."""
@@ -246,10 +255,16 @@ class TorchBatch(Batch):
         self.read: list[tuple[Tokens, Patches]] = []
         """What has been read, tokens [n] and patches [n, C, G], if it is to be kept."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.model.device
+
     def _on_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.model.device)
+        return torch.from_numpy(array).to(self.device)
 
     @torch.inference_mode()
+    @without_autocast
     def read_prompts(self, tokens: Tokens, patches: Patches, pads: np.ndarray, uniform: Numbers) -> Tokens:
         """Read all prompts at once and draw the first tokens; see `Batch`."""
         first = self.backend.take_kept(tokens[0], patches[0], self.cache) if self.keep else 0
@@ -268,6 +283,7 @@ class TorchBatch(Batch):
         return drawn.cpu().numpy()
 
     @torch.inference_mode()
+    @without_autocast
     def read_position(self, tokens: Tokens, patches: Patches, uniform: Numbers) -> Tokens:
         """Read one position of every item and draw the next tokens; see `Batch`."""
         slot, self.slot = self.slot, self.slot + 1
@@ -288,6 +304,7 @@ class TorchBatch(Batch):
         return drawn.cpu().numpy()
 
     @torch.inference_mode()
+    @without_autocast
     def decode_patches(self, items: list[int], uniform: Numbers, recent: Patches) -> Patches:
         """Draw the patches of some items; see `Batch`."""
         settings, seeds, numbers = self.audio, self.seeds, self._on_device(uniform)

@@ -97,10 +97,13 @@ class AudioLM(TaskMethods[Generation[ArrayT], list[Generation[ArrayT]]], Generic
         Raises what `prompt` does, with the number of the item.
         """
         require(items, f"{task}: there are no items")
-        first, shared = items[0], {}
+        first, shared = items[0], dict[str, Any]()
         for name in {"audio", "voice"} & first.keys():
             if first[name] is not None and len(items) > 1 and all(item.get(name) is first[name] for item in items):
                 shared[name] = self.encode(first[name], name)
+        examples = first.get("examples")
+        if examples is not None and len(items) > 1 and all(item.get("examples") is examples for item in items):
+            shared["examples"] = find_task(task).inputs["examples"](self.reader, "examples", examples)
         grids = []
         for i, item in enumerate(items):
             with error_prefix(f"item {i}"):

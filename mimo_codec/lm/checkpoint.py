@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mimo_codec.common.arrays import is_finite
 from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, make_folder
@@ -120,7 +121,14 @@ def _read(
     for path in weight_files(folder):
         with _opened(path) as file:
             for name in _checked_names(path, file, expected):
-                yield name, file.get_tensor(name).to(device=device, dtype=dtype)
+                value = file.get_tensor(name).to(device=device, dtype=dtype)
+                _check_finite(path, name, value)
+                yield name, value
+
+
+def _check_finite(where: Path, name: str, value: Tensor) -> None:
+    damaged = f"{where}: damaged, or too large for {value.dtype}: {name} has NaN or infinite values"
+    require(value.is_meta or is_finite(value), damaged)
 
 
 @contextmanager
@@ -190,6 +198,8 @@ def _spread(
         raise
     except (ValueError, KeyError, RuntimeError) as error:
         raise MimoError(f"device_map: {str(error).splitlines()[0]}") from None
+    for name, value in model.state_dict().items():  # but for layers on the disk, which are not read now
+        _check_finite(folder, name, value)
     model.offload = offload  # type: ignore[assignment]
     return model
 

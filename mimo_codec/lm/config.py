@@ -88,8 +88,8 @@ class LMConfig:
             require(empty == size - 1, f"config: speech_zeroemb_idx {empty} is not the last of {size} codes")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by way of config.json's dictionary: a read-only mapping such as `extra` allows neither."""
-        return LMConfig.from_dict, (self.to_dict(),)
+        """Copy and pickle the values of all fields: a read-only mapping such as `extra` allows neither."""
+        return _from_pickle, ({**vars(self), "extra": dict(self.extra)},)
 
     @property
     def codec(self) -> str | None:
@@ -149,6 +149,10 @@ class LMConfig:
     def preset(cls, name: str) -> LMConfig:
         """Return a configuration from `PRESETS`; MimoError lists the names there are."""
         return PRESETS[check_choice("preset", name, PRESETS)]
+
+
+def _from_pickle(values: dict[str, Any]) -> LMConfig:
+    return LMConfig(**values | {"extra": MappingProxyType(values["extra"])})
 
 
 def _per_channel(name: str, value: object, channels: object) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ BatchT = TypeVar("BatchT")
 """What a batch gives: a list of Generation, or one iterator with the pieces of all items."""
 Arguments = Mapping[str, Any]
 """Arguments of a task's prompt."""
+Conversation = Sequence["Turn | Mapping[str, Any]"]
 
 
 class TaskMethods(ABC, Generic[AnswerT, BatchT]):
@@ -136,16 +137,38 @@ class TaskMethods(ABC, Generic[AnswerT, BatchT]):
         """
         return self.run("understanding", _each("audio", audio, text=question, thinking=thinking), **options)
 
+    @overload
     def chat(
         self,
-        turns: Sequence[Turn | Mapping[str, Any]],
+        turns: Conversation,
         system: str | None = None,
         voice: Audio | None = None,
         thinking: bool = False,
         speak: bool = True,
         **options: Unpack[TaskOptions],
-    ) -> AnswerT:
-        """Answer the last turn of a conversation.
+    ) -> AnswerT: ...
+
+    @overload
+    def chat(
+        self,
+        turns: list[Conversation],
+        system: str | None = None,
+        voice: Audio | None = None,
+        thinking: bool = False,
+        speak: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> BatchT: ...
+
+    def chat(
+        self,
+        turns: Conversation | list[Conversation],
+        system: str | None = None,
+        voice: Audio | None = None,
+        thinking: bool = False,
+        speak: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> AnswerT | BatchT:
+        """Answer the last turn of a conversation; a list of conversations is a batch.
 
         Args:
             turns: user and assistant in turn, each {"role": "user" or "assistant", "text": ..., "audio": ...}, or
@@ -160,14 +183,50 @@ class TaskMethods(ABC, Generic[AnswerT, BatchT]):
         """
         if speak and thinking:
             raise MimoError("chat: spoken answers come without thinking; speak=False thinks")
-        if speak:
-            return self.run("dialogue_speech", {"turns": turns, "system": system, "voice": voice}, **options)
-        if voice is not None:
+        if not speak and voice is not None:
             raise MimoError("chat: a voice is for spoken answers; speak=True")
-        said = as_items(Turn, "turns", turns)
-        task = "dialogue_speech_to_text" if any(turn.has_audio for turn in said) else "dialogue_text"
-        return self.run(task, {"turns": said, "system": system, "thinking": thinking}, **options)
+        is_batch = isinstance(turns, list) and bool(turns) and all(isinstance(item, list) for item in turns)
+        given: list[Any] = list(turns) if is_batch else [turns]
+        if speak:
+            items = [{"turns": said, "system": system, "voice": voice} for said in given]
+            return self._run("dialogue_speech", items, is_batch, options)
+        said = [as_items(Turn, f"turns[{i}]" if is_batch else "turns", turns) for i, turns in enumerate(given)]
+        hear = {any(turn.has_audio for turn in conversation) for conversation in said}
+        if len(hear) > 1:
+            raise MimoError("chat: all conversations of a batch contain audio, or none does; ask in two batches")
+        task = "dialogue_speech_to_text" if hear.pop() else "dialogue_text"
+        items = [{"turns": turns, "system": system, "thinking": thinking} for turns in said]
+        return self._run(task, items, is_batch, options)
 
+    def _run(self, task: str, items: list[Any], is_batch: bool, options: TaskOptions) -> AnswerT | BatchT:
+        return self.run(task, items, **options) if is_batch else self.run(task, items[0], **options)
+
+    @overload
+    def few_shot(
+        self,
+        instruction: str | None,
+        examples: Sequence[Example | Mapping[str, Any]],
+        audio: list[Any],
+        text: None = None,
+        speak: bool = True,
+        prefix: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> BatchT: ...
+
+    @overload
+    def few_shot(
+        self,
+        instruction: str | None,
+        examples: Sequence[Example | Mapping[str, Any]],
+        audio: None = None,
+        *,
+        text: list[str],
+        speak: bool = True,
+        prefix: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> BatchT: ...
+
+    @overload
     def few_shot(
         self,
         instruction: str | None,
@@ -177,8 +236,19 @@ class TaskMethods(ABC, Generic[AnswerT, BatchT]):
         speak: bool = True,
         prefix: str | None = None,
         **options: Unpack[TaskOptions],
-    ) -> AnswerT:
-        """Do with `audio` (or `text`) what the examples show.
+    ) -> AnswerT: ...
+
+    def few_shot(
+        self,
+        instruction: str | None,
+        examples: Sequence[Example | Mapping[str, Any]],
+        audio: Audio | list[Any] | None = None,
+        text: str | list[str] | None = None,
+        speak: bool = True,
+        prefix: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> AnswerT | BatchT:
+        """Do with `audio` (or `text`) what the examples show; a list of either is a batch.
 
         Args:
             instruction: what to do; None lets the examples say it.
@@ -191,16 +261,31 @@ class TaskMethods(ABC, Generic[AnswerT, BatchT]):
                 all is speech and there is no instruction, and nothing where all is text.
             **options: see `TaskOptions`. `stop=Stop(min_new=5)` asks for at least 5 new positions.
         """
-        arguments = {"instruction": instruction, "examples": examples, "audio": audio, "text": text, "speak": speak}
-        return self.run("few_shot", {**arguments, "prefix": prefix}, **options)
+        if isinstance(audio, list) and isinstance(text, list):
+            raise MimoError("few_shot: either a list of audio or a list of texts")
+        shared: dict[str, Any] = {"instruction": instruction, "examples": examples, "speak": speak, "prefix": prefix}
+        name, value, other = ("text", text, audio) if isinstance(text, list) else ("audio", audio, text)
+        shared["audio" if name == "text" else "text"] = other
+        return self.run("few_shot", _each(name, value, **shared), **options)
 
-    def continue_speech(self, audio: Audio, seconds: float = 10.0, **options: Unpack[TaskOptions]) -> AnswerT:
-        """Go on with `audio` for at most so many seconds: an answer with `waveform` and `codes` of what is new."""
+    @overload
+    def continue_speech(self, audio: list[Any], seconds: float = 10.0, **options: Unpack[TaskOptions]) -> BatchT: ...
+
+    @overload
+    def continue_speech(self, audio: Audio, seconds: float = 10.0, **options: Unpack[TaskOptions]) -> AnswerT: ...
+
+    def continue_speech(
+        self, audio: Audio | list[Any], seconds: float = 10.0, **options: Unpack[TaskOptions]
+    ) -> AnswerT | BatchT:
+        """Go on with `audio` for at most so many seconds: an answer with `waveform` and `codes` of what is new.
+
+        A list of audio is a batch.
+        """
         stop = as_stop(options.get("stop"))
         stop = replace(stop, tokens=(*stop.tokens, "<|eosp|>"), max_seconds=min(seconds, stop.max_seconds or seconds))
         positions = 2 * self.layout.patches_in(seconds) + 16  # text may come in between
         given: TaskOptions = {"max_new_patches": positions, **options, "stop": stop}
-        return self.run("continuation", {"audio": audio}, **given)
+        return self.run("continuation", _each("audio", audio), **given)
 
 
 def _each(name: str, value: object, **shared: Any) -> Any:

@@ -121,6 +121,9 @@ class TextTokenizer:
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:
+    for path in folder.iterdir():  # transformers would wait for a pipe
+        regular = path.is_file() or path.is_dir() or not path.exists()
+        require(regular, f"{path}: cannot be read: it is not a regular file")
     from transformers import AutoTokenizer
 
     return cast("Tokenizer", AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer)

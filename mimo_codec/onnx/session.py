@@ -19,6 +19,7 @@ import numpy as np
 from mimo_codec.common.checks import check_integer
 from mimo_codec.common.errors import MimoError
 from mimo_codec.onnx.cuda_graphs import Recordings, Tensors
+from mimo_codec.onnx.initializers import check_weights
 
 logger = logging.getLogger("mimo_codec.onnx")
 CUDA = "CUDAExecutionProvider"
@@ -118,6 +119,7 @@ class Session:
         """
         if not os.path.isfile(path):
             raise MimoError(f"{path}: there is no such file; mimo-codec export writes it")
+        self._made_of = (path, providers, num_threads, cuda_graphs)
         runtime = import_runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -137,6 +139,7 @@ class Session:
             self._session = runtime.InferenceSession(str(path), options, tried, enable_fallback=fallback)
         except Exception as error:  # its own exceptions share no base class
             raise MimoError(f"{path}: {_reason(error)}") from None
+        check_weights(Path(path))
         self.path, self._runtime = path, runtime
         self.provider = self._session.get_providers()[0]
         if self.provider != first:  # onnxruntime has it, this machine lacks what it needs
@@ -150,6 +153,10 @@ class Session:
         self.outputs = [o.name for o in self._session.get_outputs()]
         self.recordings = Recordings(runtime, self._session, self.device, self._run) if records else None
         logger.info("%s runs on %s", path, self.provider)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how it was loaded: another process loads the graph for itself."""
+        return Session, self._made_of
 
     def initial_state(self, batch: int = 1) -> dict[str, np.ndarray]:
         """Zeros for every input that some output `new.*` is the next value of; nothing where a size is PAST."""

@@ -73,7 +73,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
     from mimo_codec.train.loop import Stage
 
-    for file in (path, *map(Path, arguments)):
+    for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
         if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
             check_yaml(file)
 

@@ -296,6 +296,19 @@ def test_several_files_with_one_load(run, monkeypatch, folder: Path, model: Path
     assert found == alone
 
 
+def test_a_question_about_several_files(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    files, question = [folder / "a.wav", folder / "b.wav"], "What is said, in talk.wav or elsewhere?"
+    rest = ["--model", model, "--codec", "nano", *SAME, "--max-tokens", "8"]
+    for asked, others in (([question], []), ([], ["--thinking"])):
+        alone = [run("generate", "understand", file, *asked, *others, *rest).out for file in files]
+        shown = run("generate", "understand", *files, *asked, *others, *rest, "--batch-size", 2)
+        assert shown.code == 0 and shown.out == "".join(f"{n}: {t}" for n, t in zip(files, alone, strict=True)), shown
+    written = run("generate", "understand", *files, *rest, "-o", tmp_path / "texts")
+    assert written.code == 0 and len(list((tmp_path / "texts").glob("*.txt"))) == 2
+    for words in (["none.wav"], [files[0], "none.mimo"], [*files, "none.m4a", question]):
+        assert_one_line_error(run("generate", "understand", *words, *rest), "none")
+
+
 def test_a_file_that_fails_does_not_end_the_others(run, folder: Path, model: Path, tmp_path: Path) -> None:
     small = shutil.copytree(model, tmp_path / "small")
     config = json.loads((model / "config.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -438,3 +439,10 @@ def test_command_line_mistakes(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("export", "lm", FOLDER, "-o", tmp_path / "x", "--dtype", "int8"), "int8", "int4")
     assert_one_line_error(run("export", "lm", tmp_path, "-o", tmp_path / "x"), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_can_be_pickled(onnx: OnnxAudioLM) -> None:
+    """As to send it to another process: the copy loads its graphs for itself."""
+    copy = pickle.loads(pickle.dumps(onnx))
+    answers = [lm.generate(PROMPTS[0], max_new_patches=3, greedy=True) for lm in (onnx, copy)]
+    assert answers[0].text == answers[1].text

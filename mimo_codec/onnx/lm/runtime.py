@@ -93,6 +93,10 @@ class OnnxBackend(Backend):
         self.backbone, self.patch_step, self.config = backbone, patch_step, config
         self.kept: Kept | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what was kept of the last prompt."""
+        return {**vars(self), "kept": None}
+
     def batch(self, requests: Sequence[Request], num_positions: int) -> OnnxBatch:
         """Begin a batch; its memory grows with every position."""
         return OnnxBatch(self, requests)

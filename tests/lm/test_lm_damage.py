@@ -1,0 +1,56 @@
+"""Damaged files of language models: refused when they are loaded, and nothing waits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GOLDEN
+
+pytest.importorskip("transformers", reason="needs the lm extra")
+
+from safetensors.torch import load_file, save_file
+
+from mimo_codec import MimoError
+from mimo_codec.lm import MimoAudioLM
+from mimo_codec.lm.tokenizer import TextTokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "lm_base", tmp_path / "lm"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("options", [{}, {"device_map": {"": "cpu"}}])
+def test_weights_that_are_no_numbers(folder: Path, value: float, options: dict[str, object]) -> None:
+    if options:
+        pytest.importorskip("accelerate")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 5] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(MimoError, match=f"damaged, or too large for torch.float32: {name} has NaN or infinite values"):
+        MimoAudioLM.from_pretrained(folder, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_weights_too_large_for_a_dtype(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = 1e6
+    save_file(tensors, folder / "model.safetensors")
+    MimoAudioLM.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
+    with pytest.raises(MimoError, match="too large for torch.float16: lm_head.weight"):
+        MimoAudioLM.from_pretrained(folder, device="cpu", dtype=torch.float16)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+def test_a_pipe_in_the_place_of_a_json_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """Of an older checkpoint, whose tokenizer transformers reads."""
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(MimoError, match=f"{name}: cannot be read: it is not a regular file"):
+        TextTokenizer.load(tmp_path)
