@@ -256,6 +256,8 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
     folder = Path(folder)
     require(not model.is_quantized, f"{folder}: a quantized model cannot be saved; load it without quantize")
+    is_plain = getattr(model, "adapter_config", None) is None
+    require(is_plain, f"{folder}: a model with an adapter cannot be saved whole; merge the adapter first")
     make_folder(folder)
     state = model.state_dict()
     is_whole = not any(value.is_meta for value in state.values())

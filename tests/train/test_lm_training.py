@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 
 pytest.importorskip("lightning", reason="needs the train extra")
 pytest.importorskip("transformers", reason="needs the lm extra")
@@ -140,3 +141,20 @@ def test_a_root_without_a_row_of_use_is_an_error(tmp_path: Path) -> None:
 def test_options_of_no_use_are_refused(changes: dict) -> None:
     with pytest.raises(MimoError):
         make_stage(**changes)
+
+
+def test_only_adapters_are_trained_and_kept(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs the lora extra")
+    options = dict(model=str(GOLDEN / "lm_base"), lora_rank=2, matrix_learning_rate=0.0)
+    rows = write_rows(tmp_path / "rows.jsonl", make_utterances(8))
+    stage = make_stage(**options)
+    before = {name: p.detach().clone() for name, p in stage.language_model.named_parameters()}
+    whole, runner = fit_language_model(stage, tmp_path / "a", rows, 6)
+    changed = {name for name, p in stage.language_model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all("lora_" in name for name in changed)
+    first, runner = fit_language_model(make_stage(**options), tmp_path / "b", rows, 6, stop=3)
+    runner.save_checkpoint(tmp_path / "three.ckpt")
+    saved = torch.load(tmp_path / "three.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in saved)
+    rest, _ = fit_language_model(make_stage(**options), tmp_path / "c", rows, 6, checkpoint=tmp_path / "three.ckpt")
+    np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)

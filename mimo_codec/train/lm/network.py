@@ -40,8 +40,9 @@ class TrainedLanguageModel(nn.Module):
 
     def checkpoint_layers(self) -> None:
         """Keep only the inputs of layers, and compute the rest again in the backward pass."""
-        for stack in self._stacks():
-            stack.gradient_checkpointing_enable({"use_reentrant": False})
+        for stack in self._stacks():  # the first name is that of transformers since 5.24
+            enable = getattr(stack, "activation_checkpointing_enable", None) or stack.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     def set_attention_dropout(self, share: float) -> None:
         """Leave out this share of the attention weights in training."""

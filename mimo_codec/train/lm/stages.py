@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mimo_codec.common.checks import require
 from mimo_codec.common.processes import num_processes, sum_over_processes
+from mimo_codec.lm.adapters import add_adapter
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.layout import Layout
 from mimo_codec.loading import load_codec
@@ -63,6 +64,8 @@ class LanguageModelStage(Stage):
         channels = len(h.channel_weights)
         require(channels == c.audio_channels, f"channel_weights: {channels} for {c.audio_channels} channels")
         train_only(networks, h.trained)
+        if h.lora_rank:
+            add_adapter(networks, h.lora_rank, h.lora_alpha, h.lora_dropout, h.trained)
         self.network = TrainedLanguageModel(networks, h.empty_weight, h.chunk, sum(h.channel_weights) > 0)
         self.layout = Layout(
             c.group_size, c.speech_zeroemb_idx, c.delay_pattern, self.tokenizer.special.empty, c.vocab_size
@@ -93,6 +96,21 @@ class LanguageModelStage(Stage):
     def networks(self) -> Sequence[nn.Module]:
         """Return the model with its losses."""
         return (self.network,)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether checkpoints hold all weights: those that adapters are for are in none."""
+        return not self.options.lora_rank
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Return all weights, or only those of adapters where there are any."""
+        state: dict[str, Any] = super().state_dict(*arguments, **options)
+        if not self.options.lora_rank:
+            return state
+        trained = {f"network.model.{name}" for name, _ in self._trained_parameters()}
+        return {name: value for name, value in state.items() if name in trained}
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -211,7 +229,7 @@ class LanguageModelStage(Stage):
         """Return the learning rate of a parameter's part, as a multiple of the backbone's."""
         h = self.options
         rates = {PATCH_ENCODER: h.patch_encoder_learning_rate, PATCH_DECODER: h.patch_decoder_learning_rate}
-        rate = rates.get(part_of(name.removeprefix("base_model.model.")))
+        rate = rates.get(part_of(name))
         return 1.0 if rate is None else rate / h.learning_rate
 
 
