@@ -167,10 +167,8 @@ def _read_settings(config: dict[str, Any]) -> tuple[int, float, float, str]:
     alpha = check_number("lora_alpha", config.get("lora_alpha"), 0, 1e6)
     dropout = check_number("lora_dropout", config.get("lora_dropout", 0.0), 0, 0.99)
     targets = check_type("target_modules", config.get("target_modules"), str, "an expression of names")
-    known = (
-        rf"\(({'|'.join(STACKS.values())}|\|)+\)\\\.layers\\\.\\d\+\\\.self_attn\\\.\(({'|'.join(PROJECTIONS)}|\|)+\)"
-    )
-    require(re.fullmatch(known, targets), f"target_modules {targets!r} are not q, k, v and o of this model's stacks")
+    possible = {_targets(parts) for n in range(len(STACKS)) for parts in combinations(STACKS, n + 1)}
+    require(targets in possible, f"target_modules {targets!r} are not q, k, v and o of this model's stacks")
     return rank, alpha, dropout, targets
 
 
