@@ -57,14 +57,15 @@ def test_merged_is_unmerged(adapter: Path, tmp_path: Path) -> None:
     plain = logits(MimoAudioLM.from_pretrained(BASE, device="cpu"))
     lm = MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=adapter)
     unmerged = logits(lm)
-    assert not torch.allclose(unmerged, plain, atol=1e-3)
+    assert not torch.allclose(unmerged, plain, atol=1e-2)
     lm.merge_adapter()
-    torch.testing.assert_close(logits(lm), unmerged, rtol=1e-5, atol=1e-5)
+    close = 1e-5 * float(unmerged.abs().max())  # the golden model has logits of tens
+    torch.testing.assert_close(logits(lm), unmerged, rtol=0, atol=close)
     lm.save_pretrained(tmp_path / "merged")
     names = load_file(BASE / "model.safetensors").keys()
     assert load_file(tmp_path / "merged" / "model.safetensors").keys() == names
     torch.testing.assert_close(
-        logits(MimoAudioLM.from_pretrained(tmp_path / "merged", device="cpu")), unmerged, rtol=1e-5, atol=1e-5
+        logits(MimoAudioLM.from_pretrained(tmp_path / "merged", device="cpu")), unmerged, rtol=0, atol=close
     )
 
 
