@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,16 @@ class LanguageModelStage(Stage):
         """Make a reader of audio; MimoError when the codec is not one whose codes the model reads."""
         config = self.language_model.config
         return CachedReader(config, self.layout, self.find_codec(), "--model.init_args.codec NAME", cache=cache)
+
+    def exported_model(self) -> Any:
+        """Return the networks with the name of the codec in their configuration, for whoever loads them."""
+        codec = self.find_codec()
+        if codec is None or self.language_model.config.codec is not None:
+            return self.language_model
+        view = copy.copy(self.language_model)
+        config = view.config
+        view.config = replace(config, extra={**config.extra, "codec": codec.model_id})
+        return view
 
     def networks(self) -> Sequence[nn.Module]:
         """Return the model with its losses."""
