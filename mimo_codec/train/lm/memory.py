@@ -93,7 +93,9 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
     moments = 1 if h.matrix_learning_rate else 2  # Muon keeps one
     ddp = 1 if setup.sharded or setup.num_devices == 1 else 2  # buckets hold the gradients again
     return Memory(
-        weights=each * weights / shares,
+        weights=(each + (2 if setup.narrow and not setup.narrow_weights else 0))
+        * weights
+        / shares,  # and a narrow copy
         gradients=each * trained * ddp / shares,
         optimizer=each * trained * moments / shares,
         activations=_activations(config, setup),
