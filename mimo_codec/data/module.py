@@ -68,6 +68,8 @@ class SpeechData(lightning.LightningDataModule):
             must be such files.
         augmentation: random changes of the training audio.
         seed: seed of the order of crops.
+        distinct_batches: train on the first so many batches again and again, to see whether a model can learn them by
+            heart; 0: all are different. trainer.overfit_batches sets it.
         num_workers: number of processes that prepare crops, and as many for transcribed utterances; 0: the training
             process prepares them.
         cache_gb: memory in GB for decoded files (16 bit, 12 hours in 2 GB), for all workers of a device together; 0:
@@ -93,6 +95,7 @@ class SpeechData(lightning.LightningDataModule):
         folder_weights: dict[str, float] | None = None,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         seed: int = 0,
+        distinct_batches: int = 0,
         num_workers: int = 0,
         cache_gb: float = 2.0,
         sample_rate: int = 24000,
@@ -116,6 +119,7 @@ class SpeechData(lightning.LightningDataModule):
         for name, factor in self.folder_weights.items():
             check_number(f"folder_weights: {name}", factor, 0, 1e9)
         self.augmentation, self.seed = augmentation, check_integer("seed", seed, 0, 2**63)
+        self.distinct_batches = check_integer("distinct_batches", distinct_batches, 0)
         self.num_workers = check_integer("num_workers", num_workers, 0)
         self.cache_bytes = int(check_number("cache_gb", cache_gb, 0, 1e6) * 1e9)
         self.num_validation_files = check_integer("num_validation_files", num_validation_files, 0)
@@ -263,6 +267,7 @@ class SpeechData(lightning.LightningDataModule):
             batch_size,
             trainer.global_rank,
             trainer.world_size,
+            self.distinct_batches,
         )
         generator = torch.Generator().manual_seed(self.seed)  # so that the loader draws nothing from the global one
         return DataLoader(

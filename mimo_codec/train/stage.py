@@ -63,6 +63,10 @@ class CodecStage(Stage):
         require(rate == expected, f"data.sample_rate is {rate} Hz, but the codec works at {expected} Hz: set it")
         super().on_fit_start()
 
+    def seconds_of(self, batch: Mapping[str, Batch]) -> float:
+        """Return the duration of the audio in a batch in seconds, without padding."""
+        return sum(float(part.lengths.sum()) for part in batch.values()) / self.codec.sample_rate
+
     def describe_batch(self, batch: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Any]:
         """Return waveforms and lengths, and the names of the files."""
         tensors = {

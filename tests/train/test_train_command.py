@@ -62,6 +62,12 @@ def test_unknown_keys_are_one_line(speech_folder):
         ("data.batch_size", "0", "batch_size"),
         ("trainer.max_steps", "-1", "max_steps"),
         ("trainer.gradient_clip_val", "1.0", "clip_norm"),
+        ("trainer.gradient_clip_algorithm", "value", "clip_norm"),
+        ("trainer.overfit_batches", "0.5", "overfit_batches"),
+        ("seed_everything", "-1", "seed_everything"),
+        ("model.init_args.accumulate", "0", "accumulate"),
+        ("model.init_args.decay_share", "2", "decay_share"),
+        ("optimizer", "Adam", "--optimizer"),
     ],
 )
 def test_wrong_values_are_one_line_and_exit_code_2(key, value, message, run, speech_folder, tmp_path):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mimo_codec.codec.mel_distance import PAPER_SCALES
-from mimo_codec.common.checks import check_number
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.fields import check_fields, flag, integer, number
 
 Scale = tuple[int, int, int]
 """(bands, window, hop) of a mel spectrogram, in samples."""
@@ -28,10 +28,10 @@ class LoopOptions:
         compile: let torch.compile make the networks faster; the first step then takes minutes.
     """
 
-    accumulate: int = 1
-    clip_norm: float = 1.0
-    max_non_finite: int = 10
-    compile: bool = False
+    accumulate: int = integer(1, low=1)
+    clip_norm: float = number(1.0, low=0)
+    max_non_finite: int = integer(10, low=1)
+    compile: bool = flag(False)
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class ScheduleOptions:
         weight_decay: of both optimizers, matrices only; discriminators have none.
     """
 
-    matrix_learning_rate: float = 0.0
-    warmup_steps: int = 200
-    decay_share: float = 0.4
-    weight_decay: float = 0.01
+    matrix_learning_rate: float = number(0.0, low=0)
+    warmup_steps: int = integer(200)
+    decay_share: float = number(0.4, low=0, high=1)
+    weight_decay: float = number(0.01, low=0)
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,11 @@ class ReconstructionOptions:
         reconstruction_weight: of the reconstruction in the loss.
     """
 
-    quantizer_dropout: float = 0.25
+    quantizer_dropout: float = number(0.25, low=0, high=1)
     mel_scales: Sequence[Scale] = PAPER_SCALES
-    mel_power: float = 1.0
-    stft_weight: float = 0.0
-    reconstruction_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check what only some values make sense for."""
-        check_number("mel_power", self.mel_power, 0, 2)
+    mel_power: float = number(1.0, low=0, high=2)
+    stft_weight: float = number(0.0, low=0)
+    reconstruction_weight: float = number(1.0, low=0)
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,11 @@ class TextOptions:
         text_heads: attention heads of the text model.
     """
 
-    text_weight: float = 10.0
+    text_weight: float = number(10.0, low=0)
     text_tokenizer: str = "bytes"
-    text_dim: int = 256
-    text_layers: int = 4
-    text_heads: int = 4
+    text_dim: int = integer(256, low=1)
+    text_layers: int = integer(4, low=1)
+    text_heads: int = integer(4, low=1)
 
 
 @dataclass(frozen=True)
@@ -109,20 +105,24 @@ class DiscriminatorOptions:
         discriminator_gain: on the waveforms that they see.
     """
 
-    discriminator_learning_rate: float = 1e-4
-    adversarial_weight: float = 1.0
-    feature_weight: float = 2.0
-    excerpt_seconds: float = 0.0
+    discriminator_learning_rate: float = number(1e-4, low=0)
+    adversarial_weight: float = number(1.0, low=0)
+    feature_weight: float = number(2.0, low=0)
+    excerpt_seconds: float = number(0.0, low=0)
     periods: Sequence[int] = (2, 3, 5, 7, 11)
     period_channels: Sequence[int] = (32, 128, 512, 1024, 1024)
     stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128)
-    stft_channels: int = 32
-    discriminator_gain: float = 30.0
+    stft_channels: int = integer(32, low=1)
+    discriminator_gain: float = number(30.0, low=0)
 
 
 @dataclass(frozen=True)
 class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
     """What both stages have."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ class UnifiedOptions(TextOptions, StageOptions):
         commitment_weight: of the commitment in the loss.
     """
 
-    learning_rate: float = 1e-3
-    quantizer_start: int = 500
-    commitment_weight: float = 1.0
+    learning_rate: float = number(1e-3, low=0)
+    quantizer_start: int = integer(500)
+    commitment_weight: float = number(1.0, low=0)
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ class AdversarialOptions(DiscriminatorOptions, StageOptions):
     """
 
     trained: str = "decoder"
-    learning_rate: float = 1e-4
-    average_decay: float = 0.999
+    learning_rate: float = number(1e-4, low=0)
+    average_decay: float = number(0.999, low=0, high=1)
 
     def __post_init__(self) -> None:
-        """Check what only some values make sense for."""
+        """Check the values."""
         super().__post_init__()
         if self.trained not in ("decoder", "vocoder"):
             raise MimoError(f"trained = {self.trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")

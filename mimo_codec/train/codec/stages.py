@@ -112,6 +112,7 @@ class UnifiedStage(_ReconstructionStage):
     """
 
     options: UnifiedOptions
+    optimizer_names = ("codec",)
 
     def __init__(
         self, preset: str = "nano", config: dict[str, Any] | None = None, codec: str | None = None, **options: Any
@@ -301,6 +302,7 @@ class AdversarialStage(_ReconstructionStage):
     """
 
     options: AdversarialOptions
+    optimizer_names = ("generator", "discriminators")
 
     def __init__(self, codec: str, **options: Any):
         """See the class for the arguments; MimoError for a codec that has not been through stage 1."""
