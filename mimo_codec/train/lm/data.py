@@ -102,6 +102,8 @@ class LanguageData(lightning.LightningDataModule):
         tasks: what rows of audio and text that name no task are used for, e.g. [asr, tts].
         instructions: language of the instructions in prompts, "en" or "zh".
         seed: of the order of items.
+        distinct_batches: train on the first so many batches again and again, to see whether a model can learn them by
+            heart; 0: all are different. trainer.overfit_batches sets it.
         num_workers: processes that prepare packs; 0: the training process prepares them.
         cache_dir: folder that keeps the codes of audio files for later runs; null: one in the user's cache.
         num_validation_items: held-out items to use, spread evenly; 0: all.
@@ -116,6 +118,7 @@ class LanguageData(lightning.LightningDataModule):
         tasks: list[str] | None = None,
         instructions: str = "en",
         seed: int = 0,
+        distinct_batches: int = 0,
         num_workers: int = 0,
         cache_dir: str | None = None,
         num_validation_items: int = 0,
@@ -208,7 +211,12 @@ class LanguageData(lightning.LightningDataModule):
             trainer.max_steps > 0, "trainer.max_steps must be set: training has no epochs that it could count instead"
         )
         sampler = RunSampler(
-            lambda: stage.batches_seen, trainer.max_steps, self.batch_size, trainer.global_rank, trainer.world_size
+            lambda: stage.batches_seen,
+            trainer.max_steps,
+            self.batch_size,
+            trainer.global_rank,
+            trainer.world_size,
+            self.distinct_batches,
         )
         dataset = DrawnItems(self.stores["train"], list(self.roots["train"].values()), self.seed)
         return DataLoader(

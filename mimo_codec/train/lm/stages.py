@@ -19,6 +19,7 @@ from mimo_codec.common.checks import require
 from mimo_codec.common.processes import num_processes, sum_over_processes
 from mimo_codec.lm.adapters import add_adapter
 from mimo_codec.lm.audio import SpeechCodec
+from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Layout
 from mimo_codec.loading import load_codec
 from mimo_codec.train.lm.codes_cache import CachedReader
@@ -128,7 +129,7 @@ class LanguageModelStage(Stage):
 
     def learn(self, batch: Sequence[Pack]) -> dict[str, Tensor]:
         """Make a step of all packs of all processes: backward passes one by one, each a share of one loss."""
-        h, weights = self.options, (self.options.text_weight, *self.options.channel_weights)
+        weights = (self.options.text_weight, *self.options.channel_weights)
         counts = sum_of([self.network.count(pack) for pack in batch])
         sum_over_processes(counts)
         passes = self._num_passes(len(batch))
@@ -151,7 +152,7 @@ class LanguageModelStage(Stage):
         self._log_channels("train", sums, counts)
         audio = sums[1:].sum() / counts[1:].sum().clamp(min=1)
         text = sums[0] / counts[0].clamp(min=1e-9)
-        return {"loss": total_loss(sums, counts, weights), "text": text, "audio": audio, "learning_rate": self._rate(h)}
+        return {"loss": total_loss(sums, counts, weights), "text": text, "audio": audio}
 
     def _num_passes(self, own: int) -> int:
         """Return the largest number of packs that any process has."""
@@ -170,9 +171,10 @@ class LanguageModelStage(Stage):
             if count > 0:
                 self.log(f"{kind}/channel_{channel}", total / count)
 
-    def _rate(self, options: LanguageOptions) -> Tensor:
-        optimizer: Any = self.optimizers()
-        return torch.tensor(optimizer.param_groups[0]["lr"])
+    def seconds_of(self, batch: Sequence[Pack]) -> float:
+        """Return the seconds of audio in a batch."""
+        patches = sum(int((pack.tokens == self.language_model.empty_id).sum()) for pack in batch)
+        return patches * self.layout.group_size / FRAME_RATE
 
     def describe_batch(self, batch: Sequence[Pack]) -> tuple[dict[str, Tensor], Any]:
         """Return tokens, codes and what is trained of every pack, and its lengths."""
