@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.data.dataset import Item
-from mimo_codec.data.manifest import Fault
+from mimo_codec.data.utterance import Fault
 
 
 class Batch(NamedTuple):

@@ -225,6 +225,7 @@ class ExportCodec(lightning.Callback):
         state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
             save_checkpoint(folder, codec.config, state)
+        stage.save_beside(folder)
         return folder
 
     def _stored(self, value: Tensor, trained: bool) -> Tensor:

@@ -72,17 +72,23 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     with needs_extra("jsonargparse", "train"):
         import jsonargparse
     with needs_extra("lightning", "train"):
+        import lightning
         from lightning.pytorch.cli import LightningCLI
         from lightning.pytorch.utilities import rank_zero_info
     from mimo_codec.data.module import SpeechData
+    from mimo_codec.data.sources import paths_of
     from mimo_codec.train.callbacks import SaveOnSignal, Stopped
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
     from mimo_codec.train.loop import Stage
+    from mimo_codec.train.own import import_beside, names_data_module
     from mimo_codec.train.progress import Progress
 
-    for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
-        if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
-            check_yaml(file)
+    words = (word.partition("=")[2] if word.startswith("-") else word for word in arguments)
+    files = [file for file in (path, *map(Path, words)) if file.suffix in (".yaml", ".yml") and os.path.lexists(file)]
+    for file in files:
+        check_yaml(file)
+    import_beside(files)
+    own_data = names_data_module(files, arguments)
 
     class RecipeCLI(LightningCLI):
         def parse_arguments(self, parser: Any, args: Any) -> None:
@@ -101,16 +107,20 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             for key, neutral, argument in TAKEN_OVER:
                 unset = trainer[key] == neutral
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
-            if all_cores and trainer.devices == "auto" and _trains_on_cpu(trainer.accelerator):
-                sizes = config.data.batch_size, config.data.text_batch_size
-                trainer.devices = cpu_processes(*sizes)
-                config.data.batch_size, config.data.text_batch_size = (size // trainer.devices for size in sizes)
-            if trainer.overfit_batches:  # Lightning would draw other batches in every epoch
-                config.data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)
+            data = config.data.get("init_args", {}) if own_data else config.data
+            sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
+            is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
+            if is_shared and _trains_on_cpu(trainer.accelerator):
+                trainer.devices = cpu_processes(*sizes.values())
+                data.update({name: size // trainer.devices for name, size in sizes.items()})
+            if trainer.overfit_batches and (not own_data or "distinct_batches" in data):
+                # Lightning would draw other batches in every epoch
+                data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)
                 trainer.overfit_batches = 0
-            for name in ("root", "validation_root"):  # before other processes start, which would have to be told
-                source = config.data[name]
-                require(source is None or os.path.exists(source), f"data.{name}: there is no {source}")
+            # before other processes start, which would have to be told
+            for name in () if own_data else ("root", "validation_root"):
+                for source in paths_of(data[name]):
+                    require(os.path.exists(source), f"data.{name}: there is no {source}")
             if trainer.enable_progress_bar is None:  # without a terminal `Progress` prints lines
                 trainer.enable_progress_bar = sys.stdout.isatty()
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
@@ -145,8 +155,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         with stopping.from_start():
             RecipeCLI(
                 Stage,
-                SpeechData,
+                lightning.LightningDataModule if own_data else SpeechData,
                 subclass_mode_model=True,
+                subclass_mode_data=own_data,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,
                 parser_kwargs={"exit_on_error": False},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,9 @@ class CodecStage(Stage):
     def validated_codec(self) -> MimoCodec:
         """The codec to validate and to export."""
         return self.codec
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs beside the exported codec into its folder; all processes take part."""
 
     def on_fit_start(self) -> None:
         """Check the sample rate of the data, and what every stage checks."""

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mimo_codec.codec.mel_distance import PAPER_SCALES
+from mimo_codec.common.checks import check_integer, check_number, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.fields import check_fields, flag, integer, number
 
 Scale = tuple[int, int, int]
 """(bands, window, hop) of a mel spectrogram, in samples."""
+ScaleInMs = tuple[int, float, float]
+"""(bands, window, hop) of a mel spectrogram, window and hop in milliseconds."""
+PAPER_SCALES_MS: tuple[ScaleInMs, ...] = tuple((bands, window / 24, hop / 24) for bands, window, hop in PAPER_SCALES)
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,48 @@ class ReconstructionOptions:
 
     Args:
         quantizer_dropout: share of batches that use a random number of codebooks instead of all.
-        mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
+        mel_scales_ms: (bands, window, hop) of each scale of the mel loss, window and hop in milliseconds; null: the
+            paper's.
+        mel_scales: the same in samples at the codec's rate, instead of `mel_scales_ms`.
         mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
         stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
         reconstruction_weight: of the reconstruction in the loss.
     """
 
     quantizer_dropout: float = number(0.25, low=0, high=1)
-    mel_scales: Sequence[Scale] = PAPER_SCALES
+    mel_scales_ms: Sequence[ScaleInMs] | None = None
+    mel_scales: Sequence[Scale] | None = None
     mel_power: float = number(1.0, low=0, high=2)
     stft_weight: float = number(0.0, low=0)
     reconstruction_weight: float = number(1.0, low=0)
+
+    def __post_init__(self) -> None:
+        """Check the scales."""
+        for name in ("mel_scales_ms", "mel_scales"):
+            for scale in getattr(self, name) or ():
+                require(len(scale) == 3, f"{name}: bands, window and hop are needed, not {scale!r}")
+                check_integer(f"{name}: bands", scale[0], 1, 1024)
+                check_number(f"{name}: window", scale[1], 1e-3, 2**20)
+                check_number(f"{name}: hop", scale[2], 1e-3, scale[1])
+
+    def scales(self, sample_rate: int) -> tuple[Scale, ...]:
+        """Return the scales of the mel loss in samples.
+
+        Raises MimoError when `mel_scales_ms` and `mel_scales` are given and differ (checkpoints made before there were
+        milliseconds have the same scales in samples), and for a hop below one sample.
+        """
+        given = tuple((bands, window, hop) for bands, window, hop in self.mel_scales or ())
+        if given and self.mel_scales_ms is None:
+            return given
+        in_ms = PAPER_SCALES_MS if self.mel_scales_ms is None else self.mel_scales_ms
+        per_ms = sample_rate / 1000
+        scales = tuple((bands, round(window * per_ms), round(hop * per_ms)) for bands, window, hop in in_ms)
+        require(all(hop > 0 for _, _, hop in scales), f"mel_scales_ms: a hop is below one sample at {sample_rate} Hz")
+        require(
+            given in ((), scales),
+            f"mel_scales_ms and mel_scales differ: {scales} and {given} in samples at {sample_rate} Hz; give one",
+        )
+        return scales
 
 
 @dataclass(frozen=True)
@@ -122,6 +157,7 @@ class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
 
     def __post_init__(self) -> None:
         """Check the values."""
+        super().__post_init__()
         check_fields(self)
 
 
