@@ -57,11 +57,12 @@ def cpu_processes(*batch_sizes: int) -> int:
     return max(n for n in range(1, most + 1) if all(size % n == 0 for size in batch_sizes))
 
 
-def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
+def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: bool = False) -> None:
     """Train by a recipe; `arguments` override it, such as ["--data.root", "speech", "--trainer.max_steps", "100"].
 
     all_cores: without a GPU, and unless trainer.devices is given, start `cpu_processes` processes of the program that
     calls this, and share the recipe's batches among them.
+    plan: print how much memory a language model needs on each device, and train nothing.
 
     Leaves checkpoints and curves below trainer.default_root_dir and the codec, ready for `from_pretrained`, in its
     folder `export`. MimoError for unknown recipes, keys and values, and when the `train` extra is missing.
@@ -108,11 +109,15 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 unset = trainer[key] == neutral
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
             data = config.data.get("init_args", {}) if own_data else config.data
+            if plan:
+                print(_memory_plan(config.model, data, trainer))
+                raise SystemExit(0)
             sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
             is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
             if is_shared and _trains_on_cpu(trainer.accelerator):
                 trainer.devices = cpu_processes(*sizes.values())
-                data.update({name: size // trainer.devices for name, size in sizes.items()})
+                for name, size in sizes.items():
+                    data[name] = size // trainer.devices
             if trainer.overfit_batches and (not own_data or "distinct_batches" in data):
                 # Lightning would draw other batches in every epoch
                 data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)
@@ -206,6 +211,14 @@ def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
         below = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
         sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in below)
     return sizes[id(node)]
+
+
+def _memory_plan(model: Any, data: Any, trainer: Any) -> str:
+    """Say what a recipe of a language model needs."""
+    require(model.class_path.endswith("LanguageModelStage"), "--plan is for recipes of language models")
+    from mimo_codec.train.lm.memory import describe, setup_of
+
+    return describe(*setup_of(model.init_args.as_dict(), data.as_dict(), trainer.as_dict()))
 
 
 def _trains_on_cpu(accelerator: str) -> bool:

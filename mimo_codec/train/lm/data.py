@@ -133,6 +133,7 @@ class LanguageData(lightning.LightningDataModule):
         self.max_positions = None if max_positions is None else check_integer("max_positions", max_positions, 2)
         self.tasks = list(tasks) if tasks else [None]
         self.instructions = find_instructions(instructions)
+        self.distinct_batches = check_integer("distinct_batches", distinct_batches, 0)
         self.seed, self.num_workers = (
             check_integer("seed", seed, 0, 2**63),
             check_integer("num_workers", num_workers, 0),

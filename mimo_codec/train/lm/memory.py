@@ -6,8 +6,9 @@ their formulas; what libraries and fragmentation take comes on top, about a tent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.parts import PARTS, part_of
+from mimo_codec.train.lm.start import planned_shape
 
 GIB = 2**30
 OVERHEAD = 1.1
@@ -139,6 +141,25 @@ def _logits(config: LMConfig, setup: Setup) -> float:
     speaks = sum(setup.options.channel_weights) > 0
     codes = AUDIO_SHARE * setup.max_positions * config.group_size * sum(config.speech_vocab_size) * speaks
     return text + 2 * 4 * codes
+
+
+def setup_of(
+    arguments: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> tuple[LMConfig, Setup]:
+    """Read what decides over memory from a recipe: arguments of the stage and the data, settings of the trainer."""
+    own = {field.name for field in fields(LanguageOptions)}
+    options = LanguageOptions(**{name: value for name, value in arguments.items() if name in own})
+    config = planned_shape(arguments["model"], arguments.get("tokenizer"), arguments.get("config"))
+    context, precision = config.max_position_embeddings, str(trainer["precision"])
+    devices = trainer["devices"]
+    return config, Setup(
+        options,
+        min(data.get("max_positions") or context, context),
+        devices if isinstance(devices, int) and devices > 0 else 1,
+        "fsdp" in str(trainer["strategy"]).lower() or "Sharded" in str(trainer["strategy"]),
+        precision.startswith("bf16"),
+        precision == "bf16-true",
+    )
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------

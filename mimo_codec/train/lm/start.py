@@ -14,7 +14,7 @@ from torch import Tensor
 from mimo_codec.common.checks import error_prefix, needs_extra, require
 from mimo_codec.common.files import read_json
 from mimo_codec.hub import CONFIG, weight_files
-from mimo_codec.lm.checkpoint import find_language_model, load_language_model
+from mimo_codec.lm.checkpoint import find_config, find_language_model, load_language_model
 from mimo_codec.lm.config import PRESETS, LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -59,13 +59,32 @@ def start_language_model(
     return load_language_model(find_language_model(model), torch.device("cpu"), torch.float32)
 
 
+def planned_shape(model: str, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> LMConfig:
+    """Return the configuration that `start_language_model` would give its model, without the weights."""
+    changes = dict(config or {})
+    if model in PRESETS:
+        return _preset_shape(model, _preset_tokenizer(tokenizer or BYTES), changes)
+    if _is_text_model(Path(model)):
+        with error_prefix(Path(model) / CONFIG):
+            return _text_shape(read_json(Path(model) / CONFIG), with_released_tokens(Path(model))[0], changes)
+    return find_config(model)
+
+
 def _from_preset(name: str, tokenizer: str, changes: dict[str, Any]) -> tuple[SpeechLanguageModel, TextTokenizer]:
-    text = byte_tokenizer() if tokenizer == BYTES else with_released_tokens(Path(tokenizer))[0]
+    text = _preset_tokenizer(tokenizer)
+    return random_model(_preset_shape(name, text, changes), text), text
+
+
+def _preset_tokenizer(name: str) -> TextTokenizer:
+    return byte_tokenizer() if name == BYTES else with_released_tokens(Path(name))[0]
+
+
+def _preset_shape(name: str, text: TextTokenizer, changes: dict[str, Any]) -> LMConfig:
     size = {"vocab_size": _rounded(len(text))} if "vocab_size" not in changes else {}
     with error_prefix("config"):
         shape = _changed(LMConfig.preset(name), {**size, **changes})
     require(len(text) <= shape.vocab_size, f"tokenizer: has {len(text)} tokens, the model {shape.vocab_size}")
-    return random_model(shape, text), text
+    return shape
 
 
 def _changed(shape: LMConfig, changes: dict[str, Any]) -> LMConfig:
