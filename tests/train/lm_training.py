@@ -50,7 +50,8 @@ def fit_language_model(
     """Train, and return the losses; `more` goes to the data, `trainer` and `checkpoint` of it to the trainer."""
     losses = Losses(stop)
     trainer, checkpoint = more.pop("trainer", {}), more.pop("checkpoint", None)
-    runner = lightning.Trainer(max_steps=steps, callbacks=[losses], default_root_dir=root, **(QUIET | trainer))
+    trainer["callbacks"] = [losses, *trainer.get("callbacks", [])]
+    runner = lightning.Trainer(max_steps=steps, default_root_dir=root, **(QUIET | trainer))
     options = dict(batch_size=4, tasks=["asr", "tts"], max_positions=1024)
     lightning.seed_everything(0)
     roots = rows if isinstance(rows, dict) else str(rows)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, make_speech
 
 pytest.importorskip("lightning", reason="needs the train extra")
 pytest.importorskip("transformers", reason="needs the lm extra")
 
+import soundfile as sf
 from lm_training import fit_language_model, make_stage, make_utterances, write_rows
 
 from mimo_codec import MimoError
@@ -20,10 +21,11 @@ from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.train.lm.parts import PARTS, part_of
 
 
+@pytest.mark.slow
 def test_a_small_model_learns_utterances_by_heart(tmp_path: Path) -> None:
     rows = make_utterances(50, (4, 9))
     stage = make_stage(empty_weight=1.0)
-    fit_language_model(stage, tmp_path, write_rows(tmp_path / "rows.jsonl", rows), 300, batch_size=30)
+    fit_language_model(stage, tmp_path, write_rows(tmp_path / "rows.jsonl", rows), 450, batch_size=30)
     lm = MimoAudioLM(stage.language_model.eval(), stage.tokenizer)
     codes = [np.array(row["audio"]) for row in rows]
     assert [answer.text for answer in lm.transcribe(codes)] == [row["text"] for row in rows]
@@ -158,3 +160,25 @@ def test_only_adapters_are_trained_and_kept(tmp_path: Path) -> None:
     assert all("lora_" in name for name in saved)
     rest, _ = fit_language_model(make_stage(**options), tmp_path / "c", rows, 6, checkpoint=tmp_path / "three.ckpt")
     np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)
+
+
+def test_what_users_would_hear_is_logged(tmp_path: Path) -> None:
+    pytest.importorskip("jiwer", reason="needs the eval extra")
+    from lightning.pytorch.loggers import CSVLogger
+
+    from mimo_codec.train.lm.listening import Listen
+
+    sf.write(tmp_path / "a.wav", make_speech(1.0, seed=0).numpy(), 24000)
+    held = write_rows(tmp_path / "held.jsonl", [{"audio": "a.wav", "text": "one two"}])
+    listen = Listen(str(held), metrics=["stoi", "mel_distance"])
+    trainer = {"callbacks": [listen], "logger": CSVLogger(tmp_path), "val_check_interval": 2, "num_sanity_val_steps": 0}
+    stage = make_stage(codec="nano")
+    rows = write_rows(tmp_path / "rows.jsonl", make_utterances(4))
+    _, runner = fit_language_model(stage, tmp_path, rows, 2, trainer=trainer, validation_root=str(rows))
+    logged = runner.callback_metrics
+    assert {"listen/transcribe_wer", "listen/mel_distance", "val/loss", "val/accuracy_0"} <= logged.keys()
+    assert float(logged["listen/transcribe_wer"]) > 0 and stage.language_model.training
+    with pytest.raises(MimoError, match="no row"):
+        Listen(str(rows))
+    with pytest.raises(MimoError, match="loudness"):
+        Listen(str(held), metrics=["loudness"])
