@@ -80,6 +80,9 @@ def test_two_processes_are_one(rows: Path, tmp_path: Path) -> None:
     run(command("lm_sft", tmp_path / "two", rows, 10, *rate, *two))
     assert len(losses(tmp_path / "one")) == 10
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    run(command("lm_sft", tmp_path / "shards", rows, 10, *rate, *two[:4], "--trainer.strategy", "fsdp"))
+    np.testing.assert_allclose(losses(tmp_path / "shards"), losses(tmp_path / "one"), rtol=1e-5)
+    assert MimoAudioLM.from_pretrained(tmp_path / "shards" / "export", device="cpu").config.hidden_size == 64
 
 
 @pytest.mark.slow

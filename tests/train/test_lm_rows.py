@@ -210,3 +210,26 @@ def test_text_runs_are_not_joined_across_parts() -> None:
     item = make([{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes."}])
     runs = tools()[2].parse(item.grid)
     assert len(runs) == 1 and isinstance(runs[0], Text)
+
+
+def test_shards_of_codes_are_rows(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs the datasets extra")
+    from pyarrow import Table, parquet
+
+    content = CountingCodec().encode(None).to_bytes()
+    words = [{"start": 0.0, "end": 0.1, "word": "So"}, {"start": 0.1, "end": 0.2, "word": "it"}]
+    rows = [
+        {"codes": content, "text": "So it is.", "words": words, "speaker": "a"},
+        {"codes": content[:-3], "text": "cut", "words": None, "speaker": None},
+        {"codes": content, "text": "Yes.", "words": None, "speaker": None},
+    ]
+    path = tmp_path / "shard-0.parquet"
+    parquet.write_table(Table.from_pylist(rows), path)
+    entries = list(read_rows(path))
+    assert [entry.fault is None for entry in entries] == [True, False, True]
+    item = make(entries[0].row, "asr")
+    np.testing.assert_array_equal(item.grid, make({"audio": CODES, "text": "So it is."}, "asr").grid)
+    assert make(entries[0].row, "interleaved").trained.all()
+    path.write_bytes(b"PAR1 and nothing")
+    with pytest.raises(MimoError, match="shard-0"):
+        list(read_rows(path))
