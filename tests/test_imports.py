@@ -28,6 +28,7 @@ ROOMS = {
     "loading": {"common", "codec", "onnx.codec"},
     "lm": {"common", "audio", "codes", "hub"},
     "onnx.lm": {"common", "audio", "codes", "codec", "hub", "lm", "loading", "onnx", "onnx.codec"},
+    "train.lm": {"common", "audio", "codes", "codec", "data", "hub", "lm", "loading", "metrics", "train"},
     "cli": {
         "common",
         "audio",
@@ -44,8 +45,9 @@ ROOMS = {
         "onnx.codec",
         "onnx.lm",
         "train",
+        "train.lm",
     },
-    "benchmarks": {"common", "codec", "lm", "onnx", "onnx.codec", "onnx.lm", "train"},
+    "benchmarks": {"common", "codec", "lm", "onnx", "onnx.codec", "onnx.lm", "train", "train.lm"},
 }
 """What each folder, or file beside the folders, may import from the package, besides itself."""
 BESIDES = {

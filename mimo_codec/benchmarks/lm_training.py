@@ -76,7 +76,7 @@ def train_step(stage: LanguageModelStage, optimizer: torch.optim.Optimizer, pack
     with torch.autocast(pack.tokens.device.type, torch.bfloat16):
         terms = stage.network(pack)
         loss = total_loss(terms.sums, terms.counts, (h.text_weight, *h.channel_weights))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad()
 

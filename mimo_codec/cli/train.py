@@ -21,5 +21,9 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see docs/training.md
     from mimo_codec.train import run
 
-    arguments = [argument for argument in context.args if argument != "--plan"]
-    run.train(recipe, arguments, all_cores=True, plan="--plan" in context.args)
+    arguments, plan = list(context.args), None
+    if "--plan" in arguments:
+        from mimo_codec.train.lm.memory import plan
+
+        arguments.remove("--plan")
+    run.train(recipe, arguments, all_cores=True, plan=plan)

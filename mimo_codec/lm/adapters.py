@@ -75,7 +75,7 @@ def _inject(model: SpeechLanguageModel, rank: int, alpha: float, dropout: float,
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
     model.requires_grad_(False)
     inject_adapter_in_model(config, model)
-    model.adapter_config = config
+    model.adapter_config = config  # type: ignore[assignment]
     for module in adapters_of(model):
         module.to(model.device)
     return config
@@ -201,9 +201,10 @@ def merge_adapter(model: SpeechLanguageModel) -> None:
     require(has_adapter(model), "merge: this model has no adapter")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
+            adapted: Any = child
             if hasattr(child, "base_layer") and hasattr(child, "merge"):
-                child.merge()
-                setattr(parent, name, child.get_base_layer())
+                adapted.merge()
+                setattr(parent, name, adapted.get_base_layer())
     model.adapter_config = None  # type: ignore[assignment]
 
 

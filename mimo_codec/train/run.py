@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ TAKEN_OVER = (
 MAX_YAML_BYTES, MAX_NODES = 2**20, 100_000
 """Of a recipe."""
 MAX_CPU_PROCESSES, MIN_ROWS = 4, 8
+
+
+Plan = Callable[[Any, Any, Any], str]
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -57,12 +61,12 @@ def cpu_processes(*batch_sizes: int) -> int:
     return max(n for n in range(1, most + 1) if all(size % n == 0 for size in batch_sizes))
 
 
-def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: bool = False) -> None:
+def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: Plan | None = None) -> None:
     """Train by a recipe; `arguments` override it, such as ["--data.root", "speech", "--trainer.max_steps", "100"].
 
     all_cores: without a GPU, and unless trainer.devices is given, start `cpu_processes` processes of the program that
     calls this, and share the recipe's batches among them.
-    plan: print how much memory a language model needs on each device, and train nothing.
+    plan: print what this makes of the model, the data and the trainer of the configuration, and train nothing.
 
     Leaves checkpoints and curves below trainer.default_root_dir and the codec, ready for `from_pretrained`, in its
     folder `export`. MimoError for unknown recipes, keys and values, and when the `train` extra is missing.
@@ -110,7 +114,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: bool
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
             data = config.data.get("init_args", {}) if own_data else config.data
             if plan:
-                print(_memory_plan(config.model, data, trainer))
+                print(plan(config.model, data, trainer))
                 raise SystemExit(0)
             sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
             is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
@@ -216,14 +220,6 @@ def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
         below = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
         sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in below)
     return sizes[id(node)]
-
-
-def _memory_plan(model: Any, data: Any, trainer: Any) -> str:
-    """Say what a recipe of a language model needs."""
-    require(model.class_path.endswith("LanguageModelStage"), "--plan is for recipes of language models")
-    from mimo_codec.train.lm.memory import describe, setup_of
-
-    return describe(*setup_of(model.init_args.as_dict(), data.as_dict(), trainer.as_dict()))
 
 
 def _trains_on_cpu(accelerator: str) -> bool:

@@ -22,13 +22,20 @@ class ExportLanguageModel(ExportCodec):
 
     Args:
         dtype: of the stored weights: float32, float16 or bfloat16.
-        monitor: the validation metric.
-        mode: "max" or "min", whichever is better.
+        monitor: what decides over the best, such as "val/loss" or "listen/transcribe_wer"; null: "val/loss".
+        mode: "max" or "min", whichever is better; null: "min".
+        save_top_k: number of best models; null: 1.
     """
 
-    def __init__(self, dtype: str = "bfloat16", monitor: str = "val/loss", mode: str = "min"):
+    def __init__(
+        self,
+        dtype: str = "bfloat16",
+        monitor: str | None = None,
+        mode: str | None = None,
+        save_top_k: int | None = None,
+    ):
         """See the class for the arguments; MimoError for a dtype that weights cannot have."""
-        super().__init__(dtype, monitor, mode)
+        super().__init__(dtype, monitor, mode, save_top_k)
 
     def _is_ready(self, stage: Any) -> bool:
         return True

@@ -237,7 +237,7 @@ class LanguageData(lightning.LightningDataModule):
             return []
         count = min(self.num_validation_items or len(store), len(store))
         chosen = [i * len(store) // count for i in range(count)]
-        subset = torch.utils.data.Subset(store, chosen)  # type: ignore[arg-type]
+        subset: Dataset[Item] = torch.utils.data.Subset(store, chosen)  # type: ignore[arg-type]
         return DataLoader(subset, 1, collate_fn=self._collate())
 
     def _collate(self) -> Callable[[list[Item]], list[Pack]]:

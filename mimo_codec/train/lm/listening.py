@@ -103,7 +103,7 @@ class Listen(lightning.Callback):
 
 def _read(root: str, count: int) -> list[tuple[str, str]]:
     """Paths of recordings and their texts."""
-    found = []
+    found: list[tuple[str, str]] = []
     for path in find_row_files(root):
         for entry in read_rows(path):
             row = entry.row if isinstance(entry.row, dict) else {}

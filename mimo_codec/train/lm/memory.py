@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mimo_codec.common.checks import require
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.train.lm.options import LanguageOptions
@@ -141,6 +142,15 @@ def _logits(config: LMConfig, setup: Setup) -> float:
     speaks = sum(setup.options.channel_weights) > 0
     codes = AUDIO_SHARE * setup.max_positions * config.group_size * sum(config.speech_vocab_size) * speaks
     return text + 2 * 4 * codes
+
+
+def plan(model: Any, data: Any, trainer: Any) -> str:
+    """Say what a recipe of a language model needs, by the parsed configuration.
+
+    Raises MimoError for recipes of other models.
+    """
+    require(model.class_path.endswith("LanguageModelStage"), "--plan is for recipes of language models")
+    return describe(*setup_of(model.init_args.as_dict(), data.as_dict(), trainer.as_dict()))
 
 
 def setup_of(

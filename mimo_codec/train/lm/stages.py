@@ -30,6 +30,7 @@ from mimo_codec.train.lm.pack import Pack
 from mimo_codec.train.lm.parts import PATCH_DECODER, PATCH_ENCODER, part_of, train_only
 from mimo_codec.train.lm.start import start_language_model
 from mimo_codec.train.loop import Stage
+from mimo_codec.train.monitoring import ValidationOptions
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.resuming import RunSchedule
 
@@ -62,6 +63,7 @@ class LanguageModelStage(Stage):
         super().__init__(1, h.clip_norm, h.max_non_finite, h.compile)
         self.save_hyperparameters()
         self.options = h
+        self.validation = ValidationOptions(best_metric="loss", best_mode="min")
         networks, self.tokenizer = start_language_model(model, tokenizer, config)
         c = networks.config
         channels = len(h.channel_weights)
@@ -73,7 +75,8 @@ class LanguageModelStage(Stage):
         self.layout = Layout(
             c.group_size, c.speech_zeroemb_idx, c.delay_pattern, self.tokenizer.special.empty, c.vocab_size
         )
-        self.codec_name, self._codec = codec, [] if codec is None else [codec]
+        self._codec: list[Any] = [codec]  # in a list, because it is no part of this module
+        self.strict_loading = not h.lora_rank  # checkpoints have no weights that adapters are for
         self.layer_types = (type(networks.model.layers[0]),)
         if h.checkpoint_layers:
             self.network.checkpoint_layers()
@@ -87,9 +90,10 @@ class LanguageModelStage(Stage):
 
     def find_codec(self) -> SpeechCodec | None:
         """Load the codec when it is first asked for: it is no part of what is trained or saved."""
-        if self._codec and isinstance(self._codec[0], str):
-            self._codec = [load_codec(self._codec[0], device="cpu")]
-        return self._codec[0] if self._codec else None
+        if isinstance(self._codec[0], str):
+            self._codec[0] = load_codec(self._codec[0], device="cpu")
+        found: SpeechCodec | None = self._codec[0]
+        return found
 
     def make_reader(self, cache: Path | None) -> CachedReader:
         """Make a reader of audio; MimoError when the codec is not one whose codes the model reads."""
@@ -112,12 +116,7 @@ class LanguageModelStage(Stage):
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 
-    @property
-    def strict_loading(self) -> bool:
-        """Whether checkpoints hold all weights: those that adapters are for are in none."""
-        return not self.options.lora_rank
-
-    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return all weights, or only those of adapters where there are any."""
         state: dict[str, Any] = super().state_dict(*arguments, **options)
         if not self.options.lora_rank:

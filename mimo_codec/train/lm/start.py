@@ -91,7 +91,8 @@ def _changed(shape: LMConfig, changes: dict[str, Any]) -> LMConfig:
     known = [field.name for field in fields(LMConfig) if field.name != "extra"]
     unknown = [key for key in changes if key not in known]
     require(not unknown, f"{', '.join(unknown)} is not known; there is {', '.join(known)}")
-    return replace(shape, **{key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+    return replace(shape, **values)
 
 
 def random_model(config: LMConfig, tokenizer: TextTokenizer) -> SpeechLanguageModel:
