@@ -60,7 +60,7 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPage:
     return run
 
 
-OWN_TESTS = ("README.md", "docs/language-model.md", "docs/onnx.md")
+OWN_TESTS = ("README.md", "docs/language-model.md", "docs/onnx.md", "docs/own-classes.md")
 
 
 @pytest.mark.parametrize("name", [name for name in python_pages() if name not in OWN_TESTS])
@@ -142,7 +142,8 @@ def test_commands_parse(arguments, tmp_path, monkeypatch):
 def train_overrides() -> list[Any]:
     """(recipe, arguments) of the documented calls of `train`, and of the options in the text beside them."""
     calls = [(c.values[0][1], c.values[0][2:]) for c in commands_of("mimo-codec") if c.values[0][:1] == ["train"]]
-    inline = re.findall(r"`(--(?:data|model|trainer)\.[^`]* [^`]+)`", PAGES["docs/training.md"])
+    text = PAGES["docs/training.md"] + PAGES["docs/training-data.md"]
+    inline = re.findall(r"`(--(?:data|model|trainer)\.[^`]* [^`]+)`", text)
     calls += [("nano_stage1", shlex.split(" ".join(option.split()))) for option in inline if ".trained" not in option]
     return [pytest.param(recipe, arguments, id=f"{recipe} {' '.join(arguments)}") for recipe, arguments in calls]
 

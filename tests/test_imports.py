@@ -214,6 +214,7 @@ def test_extras_are_imported_where_they_are_used(module):
         "speechmos",
         "matplotlib",
         "scipy",
+        "pyarrow",
     }
     if not module.startswith(("train.", "data.module")):
         optional |= {"lightning", "pytorch_lightning", "torchmetrics"}

@@ -123,7 +123,7 @@ def _measure(setting: Setting, speech: Path) -> float:
         command += setting.arguments
         environment = {**os.environ, "OMP_WAIT_POLICY": setting.waiting}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    found = re.search(r"throughput of \w+: ([\d.]+) seconds", done.stdout + done.stderr)
+    found = re.search(r"([\d.]+) seconds of audio per second", done.stdout + done.stderr)
     if found is None:
         raise MimoError(f"{setting.name}: {' '.join((done.stderr or done.stdout).strip().splitlines()[-1:])}")
     return float(found[1])

@@ -24,7 +24,9 @@ def start(context: typer.Context) -> None:
 
 @data.command("scan")
 def scan(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder of audio files, or manifest (.jsonl).")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder of audio files or shards, or manifest (.jsonl).")
+    ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="MANIFEST", help="Manifest to write (.jsonl).")],
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of processes.  [default: one per processor]")
@@ -32,21 +34,24 @@ def scan(
     min_seconds: Annotated[float, typer.Option(help="Shortest duration of an utterance, in seconds.")] = 0.1,
     max_clipped: Annotated[float, typer.Option(help="Largest share of samples at full scale.")] = 0.01,
     max_silence: Annotated[float, typer.Option(help="Largest share of 20 ms blocks below -60 dBFS.")] = 0.9,
+    min_sample_rate: Annotated[int, typer.Option(help="Lowest sample rate of a file, in Hz.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Part of a data set to use, such as train.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the utterances that are fit to train on, and write a manifest of them.
 
     Every file is decoded completely. The manifest records duration, sample rate, peak, clipping and silence of each
-    utterance, and the text beside it (a.txt for a.wav). Files that are damaged, silent, clipped or too short are left
-    out and listed.
+    utterance, and its text. Files that are damaged, silent, clipped, too short or of a low sample rate are left out and
+    listed.
     """
     require(output.lower().endswith(".jsonl"), f"{output}: the name of a manifest must end in .jsonl")
     check_target(Path(output), overwrite)
     from mimo_codec.data import scan as scanning
-    from mimo_codec.data.manifest import find_utterances, write_manifest
+    from mimo_codec.data.find import find_utterances
+    from mimo_codec.data.manifest import write_manifest
 
-    limits = scanning.Limits(min_seconds, max_clipped, max_silence)
-    found, faults = find_utterances(source)
+    limits = scanning.Limits(min_seconds, max_clipped, max_silence, min_sample_rate)
+    found, faults = find_utterances(source, split)
     with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0)) as finished:
         good, bad = scanning.scan(found, limits, workers, finished)
     for fault in (faults := [*faults, *bad]):

@@ -65,6 +65,22 @@ def _streaming(
     )
 
 
+def _nano(sampling_rate: int, hop_length: int, window: int, pool: int = 2, n_mels: int = 128) -> dict[str, Any]:
+    """`nano` at another sample rate, with 25 code frames per second too: hop_length and window in samples.
+
+    pool: Transformer frames per code frame; attention sees as much time as it does in `nano`, where it is 2.
+    """
+    windows = (24 * pool // 2, 16 * pool // 2, 6 * pool // 2)
+    return _streaming(384, (2, 2, 2), 6, 8, windows) | dict(
+        sampling_rate=sampling_rate,
+        hop_length=hop_length,
+        nfft=window,
+        window_size=window,
+        avg_pooler=pool,
+        n_mels=n_mels,
+    )
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "mimo": dict(
@@ -101,6 +117,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "small": _streaming(512, (8, 8, 8), 8, 20, (64, 40, 1)),
         "nano": _streaming(384, (2, 2, 2), 6, 8, (24, 16, 6)),
         "tiny": _streaming(64, (2, 2, 2), 2, 8, (64, 40, 2)),
+        "nano_16k": _nano(16000, 160, 640, n_mels=100),
+        "nano_44k": _nano(44100, 294, 1764, pool=3),  # 150 mel frames per second: 44100 / 100 is odd
+        "nano_48k": _nano(48000, 480, 1920),
     }
 )
-"""Named configurations: `mimo` is the released 1.28 B model; `small`, `nano` and `tiny` stream exactly."""
+"""Named configurations: `mimo` is the released 1.28 B model; the others stream exactly."""

@@ -6,6 +6,8 @@ A codec has to reconstruct its own input, so everything here changes a waveform 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from mimo_codec.audio.resampling import resample
 from mimo_codec.common.checks import check_number, require
+from mimo_codec.common.errors import MimoError
 
 MAX_PEAK = 0.99
 
@@ -103,6 +106,32 @@ class Augmentation:
         sign = rng.choice((-1.0, 1.0)) if self.invert else 1.0
         peak = float(x.abs().max()) if len(x) else 0.0
         return (x * float(sign * min(gain, MAX_PEAK / max(peak, 1e-9)))).clamp(-MAX_PEAK, MAX_PEAK)
+
+
+class Effect(ABC):
+    """A random change of crops of your own: derive from it, and name your class in `data.effects`.
+
+    Crops are the input of the codec and what it is to reproduce, so an effect changes both.
+    """
+
+    @abstractmethod
+    def __call__(self, waveform: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
+        """Change a waveform [S] float32 -> another of the same length, finite.
+
+        Use no other randomness than `rng`: crop i of a run is then the same in every process and after resuming.
+        """
+
+
+def apply_effects(effects: Sequence[Effect], waveform: Tensor, sample_rate: int, rng: np.random.Generator) -> Tensor:
+    """Apply effects one after the other: [S] -> [S]; raise MimoError, which names the class, for other results."""
+    for effect in effects:
+        changed = effect(waveform, sample_rate, rng)
+        is_waveform = isinstance(changed, Tensor) and changed.shape == waveform.shape and changed.is_floating_point()
+        if not is_waveform or not changed.isfinite().all():
+            name = type(effect).__qualname__
+            raise MimoError(f"effects: {name} must return a finite waveform of {len(waveform)} samples")
+        waveform = changed.to(waveform)
+    return waveform
 
 
 def mix(waveform: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.data.dataset import Item
-from mimo_codec.data.manifest import Fault
+from mimo_codec.data.utterance import Fault
 
 
 class Batch(NamedTuple):
@@ -44,10 +44,19 @@ class RunSampler(DistributedSampler[int]):
 
     All ranks together therefore see what one process with a batch as large as all of theirs would see. Iteration
     starts at the batch that training has reached, and does not end, because steps may be skipped; the length is that
-    of a run without skipped steps. It is a DistributedSampler because Lightning does not replace those.
+    of a run without skipped steps. With `distinct` the first batches come again and again. It is a DistributedSampler
+    because Lightning does not replace those.
     """
 
-    def __init__(self, batches_seen: Callable[[], int], num_batches: int, batch_size: int, rank: int, world_size: int):
+    def __init__(
+        self,
+        batches_seen: Callable[[], int],
+        num_batches: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        distinct: int = 0,
+    ):
         """Make the sampler of one rank.
 
         Args:
@@ -56,15 +65,17 @@ class RunSampler(DistributedSampler[int]):
             batch_size: items of a batch.
             rank: number of this process.
             world_size: number of processes.
+            distinct: number of different batches; 0: as many as there are.
         """
         numbers: Any = range(num_batches * batch_size * world_size)
         super().__init__(numbers, world_size, rank, shuffle=False)
-        self.batches_seen, self.batch_size = batches_seen, batch_size
+        self.batches_seen, self.batch_size, self.distinct = batches_seen, batch_size, distinct
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the numbers from the next batch on, without end."""
         k = self.batches_seen()
         while True:
-            first = (k * self.num_replicas + self.rank) * self.batch_size
+            number = k % self.distinct if self.distinct else k
+            first = (number * self.num_replicas + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
             k += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,9 @@ from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
 from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.data.augment import Augmentation, change_speed, mix, num_samples_before
-from mimo_codec.data.manifest import Fault, Identity, Utterance
+from mimo_codec.data.augment import Augmentation, Effect, apply_effects, change_speed, mix, num_samples_before
+from mimo_codec.data.embedded import audio_file
+from mimo_codec.data.utterance import Fault, Identity, Utterance
 
 WHOLE_SECONDS = 60.0
 """Longer utterances are not decoded as a whole, and kept in memory, for a crop of them."""
@@ -59,7 +59,7 @@ class Reader:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key].float() / _FULL_SCALE
-        waveform = self._load(utterance.path, utterance.start, utterance.end)
+        waveform = self._load(utterance, utterance.start, utterance.end)
         stored = (waveform * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE).to(torch.int16)
         if stored.nbytes <= self.cache_bytes:
             self._kept[key] = stored
@@ -81,17 +81,17 @@ class Reader:
         seconds = num_samples / self.sample_rate
         begin = utterance.start + place * max(utterance.seconds - seconds, 0.0)
         rounding = 0.01
-        return self._load(utterance.path, begin, begin + seconds + rounding)[:num_samples].clamp(-1, 1)
+        return self._load(utterance, begin, begin + seconds + rounding)[:num_samples].clamp(-1, 1)
 
-    def _load(self, path: Path, start: float, end: float | None) -> Tensor:
-        with wrap_errors(f"{path}: cannot be read", OSError):
+    def _load(self, utterance: Utterance, start: float, end: float | None) -> Tensor:
+        with wrap_errors(f"{utterance.path}: cannot be read", OSError), audio_file(utterance) as path:
             return resample(*load_audio(path, start, end, strict=True), self.sample_rate)
 
 
 def late_fault(utterance: Utterance, error: MimoError) -> Fault:
     """Describe what happened to an utterance that was fit to train on when it was scanned."""
     kind = "damaged" if os.path.exists(utterance.path) else "missing"
-    return Fault(utterance.path, kind, str(error).removeprefix(f"{utterance.path}: "), utterance.start)
+    return utterance.fault(kind, utterance.without_name(error))
 
 
 class DrawnUtterances(Dataset[Item]):
@@ -106,6 +106,7 @@ class DrawnUtterances(Dataset[Item]):
         augmentation: Augmentation,
         seed: int,
         stream: int,
+        effects: Sequence[Effect] = (),
     ):
         """Make a dataset that draws; it has no length.
 
@@ -117,12 +118,14 @@ class DrawnUtterances(Dataset[Item]):
             augmentation: random changes of every item.
             seed: of everything that is random.
             stream: tells apart what is drawn by one seed for several purposes.
+            effects: more random changes, which come before `augmentation`.
 
         Raises:
             MimoError: when all weights are 0.
         """
         self.utterances, self.reader, self.num_samples = list(utterances), reader, num_samples
         self.augmentation, self.seed, self.stream = augmentation, seed, stream
+        self.effects = tuple(effects)
         self.cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
         require(self.cumulative[-1] > 0, "folder_weights: the weight of every file is 0")
 
@@ -140,6 +143,7 @@ class DrawnUtterances(Dataset[Item]):
             except MimoError as error:
                 faults.append(late_fault(utterance, error))
                 continue
+            waveform = apply_effects(self.effects, waveform, self.reader.sample_rate, rng)
             waveform = self.augmentation(waveform, self.reader.sample_rate, rng)
             return Item(waveform, drawn.text or "", drawn.name, tuple(faults))
         raise MimoError(f"{MAX_DRAWS} files in a row that were fit to train on cannot be read; the last: {faults[-1]}")

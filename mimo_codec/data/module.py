@@ -23,27 +23,19 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from torch.utils.data import DataLoader
 
-from mimo_codec.audio.waveform import check_sample_rate
-from mimo_codec.common.checks import check_integer, check_number, require
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder
-from mimo_codec.data.augment import Augmentation
+from mimo_codec.data.augment import Augmentation, Effect
 from mimo_codec.data.batch import Batch, RunSampler, collate
 from mimo_codec.data.dataset import DrawnUtterances, Item, Reader, WholeUtterances
-from mimo_codec.data.manifest import (
-    FIGURES,
-    Fault,
-    Identity,
-    Utterance,
-    drop_long_texts,
-    find_utterances,
-    read_faults,
-    read_manifest,
-    write_faults,
-    write_manifest,
-)
-from mimo_codec.data.scan import Limits, scan
+from mimo_codec.data.find import find_utterances
+from mimo_codec.data.manifest import read_faults, read_manifest, write_faults, write_manifest
+from mimo_codec.data.options import DataOptions
+from mimo_codec.data.scan import scan
 from mimo_codec.data.skipped import SKIPPED, SkippedUtterances
+from mimo_codec.data.sources import Source, share_out, sources_of
+from mimo_codec.data.utterance import FIGURES, Fault, Identity, Utterance, drop_long_texts
 
 LONG_SCAN_SECONDS = 60.0
 """Time between two messages of a scan that takes long."""
@@ -53,78 +45,46 @@ class SpeechData(lightning.LightningDataModule):
     """Training crops, transcribed utterances and validation files.
 
     Before training every file of a folder is decoded once (those of a manifest with figures are trusted), and lists are
-    written to `trainer.default_root_dir`/data: train.jsonl, validation.jsonl, and skipped.jsonl with the files that are
-    not used and why. A file that cannot be read later is replaced by another one. When training ends, all skipped files
-    are logged.
+    written to `trainer.default_root_dir`/data: train.jsonl (train-0.jsonl and so on if there are several roots),
+    validation.jsonl, and skipped.jsonl with the files that are not used and why. A file that cannot be read later is
+    replaced by another one. When training ends, all skipped files are logged.
 
     Args:
-        root: folder with the training audio, sub-folders included, or manifest (.jsonl).
-        validation_root: folder or manifest of held-out audio, which is used as whole files; null: no validation.
-        batch_size: number of crops per batch and device.
-        segment_seconds: length of a crop in seconds.
-        text_batch_size: number of transcribed utterances per batch and device, beside the crops; 0: none.
-        max_text_seconds: length in seconds of the longest transcribed utterance that is used.
-        optional_text: whether to train without transcribed utterances if there are none, instead of stopping.
-        folder_weights: factor on the probability of files below a folder of this name, e.g. {"wakewords": 0.3}; there
-            must be such files.
+        root: the training audio: a folder, a manifest (.jsonl), a data set or shards (see `find_utterances`), or a list
+            of several such sources with their weights.
+        validation_root: held-out audio, which is used as whole files, as `root`; null: no validation.
+        split: use only the rows of `root` that have this "split".
+        validation_split: use only the rows of `validation_root` that have this "split".
         augmentation: random changes of the training audio.
-        seed: seed of the order of crops.
-        num_workers: number of processes that prepare crops, and as many for transcribed utterances; 0: the training
-            process prepares them.
-        cache_gb: memory in GB for decoded files (16 bit, 12 hours in 2 GB), for all workers of a device together; 0:
-            none.
-        sample_rate: sample rate of the codec in Hz.
-        num_validation_files: number of held-out files to use, spread evenly; 0: all.
-        split: use only the rows of the manifest `root` that have this "split".
-        validation_split: use only the rows of the manifest `validation_root` that have this "split".
-        min_seconds: shortest utterance that is used, in seconds.
-        max_clipped: largest share of samples at full scale in an utterance that is used.
-        max_silence: largest share of blocks of 20 ms below -60 dBFS in an utterance that is used.
+        effects: changes of your own, which come before `augmentation`.
+        options: see `DataOptions`.
     """
 
     def __init__(
         self,
-        root: str,
-        validation_root: str | None = None,
-        batch_size: int = 16,
-        segment_seconds: float = 1.5,
-        text_batch_size: int = 0,
-        max_text_seconds: float = 20.0,
-        optional_text: bool = False,
-        folder_weights: dict[str, float] | None = None,
-        augmentation: Augmentation = Augmentation(),  # noqa: B008
-        seed: int = 0,
-        num_workers: int = 0,
-        cache_gb: float = 2.0,
-        sample_rate: int = 24000,
-        num_validation_files: int = 0,
+        root: list[Source] | str,
+        validation_root: list[Source] | str | None = None,
         split: str | None = None,
         validation_split: str | None = None,
-        min_seconds: float = 0.1,
-        max_clipped: float = 0.01,
-        max_silence: float = 0.9,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008
+        effects: list[Effect] | None = None,
+        **options: Any,
     ):
         """See the class for the arguments; MimoError names one whose value cannot be."""
         super().__init__()
-        self.save_hyperparameters(ignore=["augmentation"])  # checkpoints hold plain values only
-        self.batch_size = check_integer("batch_size", batch_size, 1)
-        self.text_batch_size = check_integer("text_batch_size", text_batch_size, 0)
-        self.sample_rate = check_sample_rate(sample_rate)
-        self.num_samples = round(check_number("segment_seconds", segment_seconds, 0.01, 3600) * sample_rate)
-        self.optional_text = optional_text
-        self.max_text_seconds = check_number("max_text_seconds", max_text_seconds, 0, 3600)
-        self.folder_weights = folder_weights or {}
-        for name, factor in self.folder_weights.items():
-            check_number(f"folder_weights: {name}", factor, 0, 1e9)
-        self.augmentation, self.seed = augmentation, check_integer("seed", seed, 0, 2**63)
-        self.num_workers = check_integer("num_workers", num_workers, 0)
-        self.cache_bytes = int(check_number("cache_gb", cache_gb, 0, 1e6) * 1e9)
-        self.num_validation_files = check_integer("num_validation_files", num_validation_files, 0)
-        self.limits = Limits(min_seconds, max_clipped, max_silence)
-        self.sources = {"train": (root, split)}
+        roots = {"root": root, "validation_root": validation_root}
+        objects = ["augmentation", "effects", *(name for name, value in roots.items() if isinstance(value, list))]
+        self.save_hyperparameters(ignore=objects)  # checkpoints hold plain values only
+        self.options = h = DataOptions(**options)
+        self.batch_size, self.text_batch_size = h.batch_size, h.text_batch_size
+        self.sample_rate, self.num_samples = h.sample_rate, round(h.segment_seconds * h.sample_rate)
+        self.augmentation, self.effects = augmentation, list(effects or ())
+        self.sources = {"train": sources_of("root", root, split)}
         if validation_root is not None:
-            self.sources["validation"] = (validation_root, validation_split)
-        self.utterances: dict[str, list[Utterance]] = {}
+            self.sources["validation"] = sources_of("validation_root", validation_root, validation_split)
+            weighted = any(source.weight is not None for source in self.sources["validation"])
+            require(not weighted, "validation_root: every file is used once, so weights have no meaning")
+        self.found: dict[str, list[list[Utterance]]] = {}
         self.skipped = SkippedUtterances()
 
     # ---- lists ---------------------------------------------------------------------------------------------------
@@ -138,15 +98,16 @@ class SpeechData(lightning.LightningDataModule):
         for old in folder.glob("skipped-*.jsonl"):
             old.unlink(missing_ok=True)
         faults = []
-        for part, (source, _) in self.sources.items():
-            target = folder / f"{part}.jsonl"
-            is_source = os.path.exists(target) and os.path.exists(source) and os.path.samefile(target, source)
-            require(
-                not is_source, f"{source}: training would write its own list there: choose another default_root_dir"
-            )
-            good, bad = self._scan(part, target)
-            write_manifest(target, good)
-            faults += bad
+        for part, sources in self.sources.items():
+            for source, target in zip(sources, self._lists(folder, part), strict=True):
+                is_source = target.exists() and os.path.exists(source.path) and os.path.samefile(target, source.path)
+                require(
+                    not is_source,
+                    f"{source.path}: training would write its own list there: choose another default_root_dir",
+                )
+                good, bad = self._scan(source, target)
+                write_manifest(target, good)
+                faults += bad
         write_faults(folder / SKIPPED, faults)
 
     def setup(self, stage: str | None = None) -> None:
@@ -157,24 +118,25 @@ class SpeechData(lightning.LightningDataModule):
         """
         folder = self._folder()
         faults: list[Fault] = []
-        for part in self.sources:
+        for part, sources in self.sources.items():
             if folder is None:
-                self.utterances[part], bad = self._scan(part)
-                faults += bad
+                scanned = [self._scan(source) for source in sources]
+                self.found[part] = [good for good, _ in scanned]
+                faults += [fault for _, bad in scanned for fault in bad]
             else:
-                self.utterances[part] = read_manifest(folder / f"{part}.jsonl")
+                self.found[part] = [read_manifest(path) for path in self._lists(folder, part)]
         if folder is not None:
             faults = read_faults(folder / SKIPPED)
         self.skipped = SkippedUtterances(faults)
-        root = self.sources["train"][0]
-        for name in self.folder_weights:
-            is_there = any(name in utterance.path.parts for utterance in self.utterances["train"])
+        root = ", ".join(source.path for source in self.sources["train"])
+        for name in self.options.folder_weights or ():
+            is_there = any(name in utterance.path.parts for group in self.found["train"] for utterance in group)
             require(is_there, f"folder_weights: {root} has no audio below a folder {name!r}")
-        if self.text_batch_size and not self._transcribed():
+        if self.text_batch_size and not any(self._transcribed()):
             require(
-                self.optional_text,
+                self.options.optional_text,
                 f"{root}: text_batch_size is {self.text_batch_size}, but no utterance of at most "
-                f"{self.max_text_seconds:g} s has text; give some, or set text_batch_size to 0",
+                f"{self.options.max_text_seconds:g} s has text; give some, or set text_batch_size to 0",
             )
             self.text_batch_size = 0
             rank_zero_info(f"{root}: no transcripts, so training goes without audio to text")
@@ -183,10 +145,15 @@ class SpeechData(lightning.LightningDataModule):
         """Return the folder with the lists of a run; None without a trainer."""
         return Path(self.trainer.default_root_dir) / "data" if self.trainer is not None else None
 
-    def _scan(self, part: str, earlier: Path | None = None) -> tuple[list[Utterance], list[Fault]]:
+    def _lists(self, folder: Path, part: str) -> list[Path]:
+        """The files that list what is used, one for each source."""
+        number = len(self.sources[part])
+        return [folder / (f"{part}-{index}.jsonl" if number > 1 else f"{part}.jsonl") for index in range(number)]
+
+    def _scan(self, source: Source, earlier: Path | None = None) -> tuple[list[Utterance], list[Fault]]:
         """Decide what to use of a source; files that have not changed since an earlier list are trusted."""
-        source, split = self.sources[part]
-        found, faults = find_utterances(source, split)
+        root = source.path
+        found, faults = find_utterances(root, source.split)
         known = _unchanged(earlier) if earlier is not None else {}
         found = [replace(u, **known.get(u.identity, {})) if u.seconds is None else u for u in found]
         start = last_message = time.monotonic()
@@ -196,48 +163,72 @@ class SpeechData(lightning.LightningDataModule):
             if time.monotonic() - last_message > LONG_SCAN_SECONDS:
                 last_message = time.monotonic()
                 rank_zero_info(
-                    f"{source}: {index + 1} of {len(found)} files are examined; to do this once and for all runs: "
-                    f"mimo-codec data scan {source} -o manifest.jsonl"
+                    f"{root}: {index + 1} of {len(found)} files are examined; to do this once and for all runs: "
+                    f"mimo-codec data scan {root} -o manifest.jsonl"
                 )
 
-        good, bad = scan(found, self.limits, progress=progress, trust=True)
+        good, bad = scan(found, self.options, progress=progress, trust=True)
         good, unspoken = drop_long_texts(good)
         bad += unspoken
+        kinds = Counter(fault.kind for fault in bad)
+        texts = kinds.pop("bad text", 0) + sum(fault.kind == "bad text" for fault in faults)
+        left_out = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         if not good:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in bad).items())
-            raise MimoError(f"{source}: no utterance is fit to train on ({kinds}); the first: {bad[0]}")
+            raise MimoError(f"{root}: no utterance is fit to train on ({left_out}); the first: {bad[0]}")
         hours, seconds = sum(u.seconds or 0.0 for u in good) / 3600, time.monotonic() - start
-        rank_zero_info(f"{source}: {len(good)} of {len(found)} utterances, {hours:.2f} h, examined in {seconds:.1f} s")
+        message = f"{root}: {len(good)} of {len(found)} utterances, {hours:.2f} h, examined in {seconds:.1f} s"
+        message += f"; left out: {left_out}" if left_out else ""
+        rank_zero_info(message + (f"; texts that are not used: {texts}" if texts else ""))
         return good, faults + bad
 
     # ---- batches -------------------------------------------------------------------------------------------------
 
+    @property
+    def utterances(self) -> dict[str, list[Utterance]]:
+        """What is used, by part: train, and validation if there is any."""
+        return {part: [utterance for group in groups for utterance in group] for part, groups in self.found.items()}
+
     def texts(self) -> list[str]:
         """List all transcripts that training draws from."""
-        return [utterance.text or "" for utterance in self._transcribed()]
+        return [utterance.text or "" for group in self._transcribed() for utterance in group]
 
     def crops(self) -> DrawnUtterances:
-        """Make the dataset of crops of all utterances, drawn by duration and folder weight."""
-        utterances = self.utterances["train"]
-        weights = [self._folder_weight(u) * (u.seconds or 0.0) for u in utterances]
-        return DrawnUtterances(utterances, weights, self._reader(), self.num_samples, self.augmentation, self.seed, 0)
+        """Make the dataset of crops of all utterances, drawn by the sources' weights, duration and folder weight."""
+        groups = self.found["train"]
+        weights = [[self._folder_weight(u) * (u.seconds or 0.0) for u in group] for group in groups]
+        return self._drawn(groups, weights, self.num_samples, 0)
 
     def spoken(self) -> DrawnUtterances:
-        """Make the dataset of whole transcribed utterances, drawn by folder weight."""
-        utterances = self._transcribed()
-        weights = [self._folder_weight(u) for u in utterances]
-        return DrawnUtterances(utterances, weights, self._reader(), None, self.augmentation, self.seed, 1)
+        """Make the dataset of whole transcribed utterances, drawn by the sources' weights and folder weight."""
+        groups = self._transcribed()
+        return self._drawn(groups, [[self._folder_weight(u) for u in group] for group in groups], None, 1)
 
-    def _transcribed(self) -> list[Utterance]:
-        return [u for u in self.utterances["train"] if u.text and (u.seconds or 0.0) <= self.max_text_seconds]
+    def _drawn(
+        self, groups: list[list[Utterance]], weights: list[list[float]], num_samples: int | None, stream: int
+    ) -> DrawnUtterances:
+        return DrawnUtterances(
+            [utterance for group in groups for utterance in group],
+            share_out(self.sources["train"], weights),
+            self._reader(),
+            num_samples,
+            self.augmentation,
+            self.options.seed,
+            stream,
+            self.effects,
+        )
+
+    def _transcribed(self) -> list[list[Utterance]]:
+        most = self.options.max_text_seconds
+        return [[u for u in group if u.text and (u.seconds or 0.0) <= most] for group in self.found["train"]]
 
     def _folder_weight(self, utterance: Utterance) -> float:
-        return float(np.prod([factor for name, factor in self.folder_weights.items() if name in utterance.path.parts]))
+        factors = self.options.folder_weights or {}
+        return float(np.prod([factor for name, factor in factors.items() if name in utterance.path.parts]))
 
     def _reader(self) -> Reader:
         """Make a reader; every loader and worker has one, and they share the memory."""
-        sharing = max(self.num_workers, 1) * (2 if self.text_batch_size else 1)
-        return Reader(self.sample_rate, self.cache_bytes // sharing)
+        sharing = max(self.options.num_workers, 1) * (2 if self.text_batch_size else 1)
+        return Reader(self.sample_rate, int(self.options.cache_gb * 1e9) // sharing)
 
     def train_dataloader(self) -> CombinedLoader:
         """Make the loader of batches {"crops": Batch} and, with `text_batch_size`, also "spoken": Batch."""
@@ -264,13 +255,15 @@ class SpeechData(lightning.LightningDataModule):
             batch_size,
             trainer.global_rank,
             trainer.world_size,
+            self.options.distinct_batches,
         )
-        generator = torch.Generator().manual_seed(self.seed)  # so that the loader draws nothing from the global one
+        # so that the loader draws nothing from the global one
+        generator = torch.Generator().manual_seed(self.options.seed)
         return DataLoader(
             dataset,
             batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=self.options.num_workers,
             collate_fn=collate_fn,
             generator=generator,
             worker_init_fn=_leave_interrupts_to_training,
@@ -281,7 +274,7 @@ class SpeechData(lightning.LightningDataModule):
         found = self.utterances.get("validation", [])
         if not found:
             return []
-        count = min(self.num_validation_files or len(found), len(found))
+        count = min(self.options.num_validation_files or len(found), len(found))
         chosen = [found[i * len(found) // count] for i in range(count)]
         return DataLoader(WholeUtterances(chosen, self.sample_rate), batch_size=1, collate_fn=collate)
 

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mimo_codec.audio.files import audio_info, iter_audio
-from mimo_codec.common.checks import check_number
-from mimo_codec.data.manifest import Fault, Utterance
+from mimo_codec.audio.files import AudioInfo, audio_info, iter_audio
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.fields import check_fields, integer, number
+from mimo_codec.data.embedded import audio_file
+from mimo_codec.data.utterance import Fault, Utterance
 
 FULL_SCALE = 0.999
 """Magnitude from which a sample counts as clipped."""
@@ -39,16 +41,17 @@ class Limits:
         min_seconds: shortest duration.
         max_clipped: largest share of samples at full scale.
         max_silence: largest share of silent blocks of 20 ms.
+        min_sample_rate: lowest sample rate of a file, in Hz; 0: any.
     """
 
-    min_seconds: float = 0.1
-    max_clipped: float = 0.01
-    max_silence: float = 0.9
+    min_seconds: float = number(0.1, low=0)
+    max_clipped: float = number(0.01, low=0)
+    max_silence: float = number(0.9, low=0)
+    min_sample_rate: int = integer(0)
 
     def __post_init__(self) -> None:
         """Check every limit."""
-        for field in fields(self):
-            check_number(field.name, getattr(self, field.name), 0)
+        check_fields(self)
 
 
 def scan(
@@ -83,33 +86,43 @@ def check(utterance: Utterance, limits: Limits) -> Fault | None:
     """Say what is wrong with an utterance, as far as can be told without decoding it; None: nothing."""
     u = utterance
     if not os.path.exists(u.path):
-        return _fault(u, "missing", "there is no such file")
+        return u.fault("missing", "there is no such file")
+    rate = u.sample_rate
+    if limits.min_sample_rate and rate is None:  # a manifest that has other figures
+        try:
+            rate = _info(u).sample_rate
+        except MimoError as error:
+            return u.fault("unreadable", u.without_name(error))
+    if rate is not None and rate < limits.min_sample_rate:
+        return _low_rate(u, rate, limits)
     if u.seconds is not None and u.seconds < limits.min_seconds:
-        return _fault(u, "too short", f"{u.seconds:.3g} s of at least {limits.min_seconds:g} s")
+        return u.fault("too short", f"{u.seconds:.3g} s of at least {limits.min_seconds:g} s")
     if u.silence is not None and u.silence > limits.max_silence:
-        return _fault(u, "silent", f"{u.silence:.1%} of it, at most {limits.max_silence:.1%}")
+        return u.fault("silent", f"{u.silence:.1%} of it, at most {limits.max_silence:.1%}")
     if u.clipped is not None and u.clipped > limits.max_clipped:
-        return _fault(u, "clipped", f"{u.clipped:.1%} of its samples, at most {limits.max_clipped:.1%}")
+        return u.fault("clipped", f"{u.clipped:.1%} of its samples, at most {limits.max_clipped:.1%}")
     return None
 
 
 def examine(utterance: Utterance, limits: Limits) -> Utterance | Fault:
     """Decode an utterance -> the utterance with its figures, or what is wrong with it. Raises nothing."""
     if not os.path.exists(utterance.path):
-        return _fault(utterance, "missing", "there is no such file")
+        return utterance.fault("missing", "there is no such file")
     kind = "unreadable"
     try:
-        info = audio_info(utterance.path)
+        info = _info(utterance)
         kind = "damaged"
+        if info.sample_rate < limits.min_sample_rate:
+            return _low_rate(utterance, info.sample_rate, limits)
         if info.num_samples is not None and utterance.start >= info.num_samples / info.sample_rate > 0:
-            return _fault(utterance, "bad range", f"the file ends at {info.num_samples / info.sample_rate:.3f} s")
+            return utterance.fault("bad range", f"the file ends at {info.num_samples / info.sample_rate:.3f} s")
         measured = _measure(utterance, info.sample_rate)
     except Exception as error:  # whatever a decoder comes up with
-        return _fault(utterance, kind, str(error).removeprefix(f"{utterance.path}: ") or type(error).__name__)
+        return utterance.fault(kind, utterance.without_name(error) or type(error).__name__)
     assert measured.seconds is not None
     stop = utterance.start + measured.seconds
     if utterance.end is not None and stop < utterance.end - TOLERANCE_SECONDS:
-        return _fault(utterance, "bad range", f"goes to {utterance.end:g} s, but the file ends at {stop:.3f} s")
+        return utterance.fault("bad range", f"goes to {utterance.end:g} s, but the file ends at {stop:.3f} s")
     return check(measured, limits) or measured
 
 
@@ -131,14 +144,15 @@ def summary(utterances: Sequence[Utterance], faults: Sequence[Fault]) -> list[st
 
 def _measure(utterance: Utterance, rate: int) -> Utterance:
     num_samples, num_clipped, num_blocks, num_silent, peak = 0, 0, 0, 0, 0.0
-    for piece in iter_audio(utterance.path, start=utterance.start, end=utterance.end, strict=True):
-        magnitude = piece.abs()
-        silent = _blocks(piece, round(BLOCK_SECONDS * rate)).square().mean(dim=1) < SILENCE**2
-        num_samples += len(piece)
-        num_clipped += int((magnitude >= FULL_SCALE).sum())
-        num_blocks += len(silent)
-        num_silent += int(silent.sum())
-        peak = max(peak, float(magnitude.max()))
+    with audio_file(utterance) as path:
+        for piece in iter_audio(path, start=utterance.start, end=utterance.end, strict=True):
+            magnitude = piece.abs()
+            silent = _blocks(piece, round(BLOCK_SECONDS * rate)).square().mean(dim=1) < SILENCE**2
+            num_samples += len(piece)
+            num_clipped += int((magnitude >= FULL_SCALE).sum())
+            num_blocks += len(silent)
+            num_silent += int(silent.sum())
+            peak = max(peak, float(magnitude.max()))
     return replace(
         utterance,
         seconds=num_samples / rate,
@@ -155,8 +169,13 @@ def _blocks(samples: Tensor, size: int) -> Tensor:
     return samples[:whole].view(-1, size) if whole else samples[None]
 
 
-def _fault(utterance: Utterance, kind: str, reason: str) -> Fault:
-    return Fault(utterance.path, kind, reason, utterance.start)
+def _low_rate(utterance: Utterance, rate: int, limits: Limits) -> Fault:
+    return utterance.fault("low rate", f"{rate} Hz of at least {limits.min_sample_rate} Hz")
+
+
+def _info(utterance: Utterance) -> AudioInfo:
+    with audio_file(utterance) as path:
+        return audio_info(path)
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -187,7 +206,7 @@ def _examine_alone(utterance: Utterance, limits: Limits) -> Utterance | Fault:
         try:
             return pool.submit(examine, utterance, limits).result()
         except BrokenProcessPool:
-            return _fault(utterance, "unreadable", "decoding it ends the process: damaged, or too large for the memory")
+            return utterance.fault("unreadable", "decoding it ends the process: damaged, or too large for the memory")
 
 
 def _processes(count: int) -> ProcessPoolExecutor:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from mimo_codec.data.manifest import Fault, read_faults, write_faults
+from mimo_codec.data.manifest import read_faults, write_faults
+from mimo_codec.data.utterance import Fault
 
 log = logging.getLogger(__name__)
 

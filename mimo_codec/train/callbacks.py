@@ -1,11 +1,10 @@
-"""Lightning callbacks: stopping on a signal, the best checkpoint, export of the codec, throughput."""
+"""Lightning callbacks: stopping on a signal, the best checkpoint, export of the codec."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,44 +219,10 @@ class ExportCodec(lightning.Callback):
         state = {key: self._stored(value, key in trained) for key, value in codec.state_dict().items()}
         if trainer.is_global_zero:
             save_checkpoint(folder, codec.config, state)
+        stage.save_beside(folder)
         return folder
 
     def _stored(self, value: Tensor, trained: bool) -> Tensor:
         value = (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
         narrow = value.to(self.dtype) if value.is_floating_point() else value
         return narrow if trained or torch.equal(narrow.to(value.dtype), value) else value
-
-
-class Throughput(lightning.Callback):
-    """Prints once how many seconds of audio all devices together train on per second."""
-
-    SKIPPED, MEASURED = 3, 10
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Reset the counters."""
-        self.num_batches, self.seconds = 0, 0.0
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count a batch; print the speed after the last one that is measured."""
-        self.num_batches += 1
-        if self.num_batches == self.SKIPPED:
-            self._synchronize(pl_module)
-            self.started = time.perf_counter()
-        if self.num_batches > self.SKIPPED:
-            self.seconds += sum(float(part.lengths.sum()) for part in batch.values()) / pl_module.codec.sample_rate
-        if self.num_batches == self.SKIPPED + self.MEASURED:
-            self._synchronize(pl_module)
-            elapsed = time.perf_counter() - self.started
-            speed = self.seconds * trainer.world_size / elapsed
-            left = (trainer.max_steps - trainer.global_step) * pl_module.accumulate * elapsed / self.MEASURED
-            rank_zero_info(
-                f"throughput of {type(pl_module).__name__}: {speed:.1f} seconds of audio per second on"
-                f" {trainer.world_size} x {pl_module.device.type}; {left / 60:.0f} minutes to go"
-            )
-
-    @staticmethod
-    def _synchronize(stage: lightning.LightningModule) -> None:
-        if stage.device.type == "cuda":
-            torch.cuda.synchronize(stage.device)

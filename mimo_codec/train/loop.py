@@ -48,6 +48,8 @@ class Stage(lightning.LightningModule):
 
     layer_types: tuple[type[nn.Module], ...] = ()
     """Modules that FSDP shards one by one."""
+    optimizer_names: tuple[str, ...] = ()
+    """What the optimizers train, in their order, for messages."""
 
     def __init__(self, accumulate: int, clip_norm: float, max_non_finite: int, compile: bool):
         """See the class for the arguments."""
@@ -78,6 +80,10 @@ class Stage(lightning.LightningModule):
     def describe_batch(self, batch: Any) -> tuple[dict[str, Tensor], Any]:
         """Return the tensors of a batch by name, and the names of what is in it: what is saved of a bad one."""
         raise NotImplementedError
+
+    def seconds_of(self, batch: Any) -> float:
+        """Return the duration of the audio in a batch in seconds, for messages; 0: not known."""
+        return 0.0
 
     # ---- a run ---------------------------------------------------------------------------------------------------
 
@@ -158,6 +164,8 @@ class Stage(lightning.LightningModule):
             norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
             self.log(f"train/gradient_{name}", norm)
+            for of, rate in _rates(name, optimizer).items():
+                self.log(f"learning_rate/{of}", rate)
             is_finite = self.all_finite(norm)
             if is_finite:
                 optimizer.step()
@@ -166,6 +174,14 @@ class Stage(lightning.LightningModule):
                 self._skipped = self._skipped or f"{name}: the norm of the gradients is {float(norm)}"
         optimizer.zero_grad()
         return is_finite
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates by what they train."""
+        optimizers = self.trainer.optimizers
+        names = (
+            self.optimizer_names if len(self.optimizer_names) == len(optimizers) else map(str, range(len(optimizers)))
+        )
+        return {of: rate for name, o in zip(names, optimizers, strict=True) for of, rate in _rates(name, o).items()}
 
     def all_finite(self, value: Tensor) -> bool:
         """Whether a value is finite in every process."""
@@ -225,6 +241,11 @@ class Stage(lightning.LightningModule):
             self.device_mesh is None or matrix_learning_rate <= 0,
             "strategy fsdp: Muon needs whole matrices; set model.init_args.matrix_learning_rate to 0",
         )
+
+
+def _rates(name: str, optimizer: Any) -> dict[str, float]:
+    """Return the learning rates of an optimizer; that of Muon is the one of `NAME_matrices`."""
+    return {f"{name}_matrices" if "momentum" in group else name: group["lr"] for group in optimizer.param_groups}
 
 
 def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share: float) -> float:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.common.checks import needs_extra, require, wrap_errors
+from mimo_codec.common.checks import check_integer, needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular
 
 FSDP = {"class_path": "mimo_codec.train.strategy.ShardedStrategy"}
 """The strategy that `trainer.strategy: fsdp` stands for."""
 
-TAKEN_OVER = (("accumulate_grad_batches", 1, "accumulate"), ("gradient_clip_val", None, "clip_norm"))
+TAKEN_OVER = (
+    ("accumulate_grad_batches", 1, "accumulate"),
+    ("gradient_clip_val", None, "clip_norm"),
+    ("gradient_clip_algorithm", None, "clip_norm"),
+)
 """Arguments of the Trainer that do not work here, their neutral values, and those of stages that do."""
 
 MAX_YAML_BYTES, MAX_NODES = 2**20, 100_000
@@ -66,18 +72,34 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
     with needs_extra("jsonargparse", "train"):
         import jsonargparse
     with needs_extra("lightning", "train"):
+        import lightning
         from lightning.pytorch.cli import LightningCLI
         from lightning.pytorch.utilities import rank_zero_info
     from mimo_codec.data.module import SpeechData
-    from mimo_codec.train.callbacks import SaveOnSignal, Stopped, Throughput
+    from mimo_codec.data.sources import paths_of
+    from mimo_codec.train.callbacks import SaveOnSignal, Stopped
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
     from mimo_codec.train.loop import Stage
+    from mimo_codec.train.own import import_beside, names_data_module
+    from mimo_codec.train.progress import Progress
 
-    for file in (path, *(Path(word.partition("=")[2] if word.startswith("-") else word) for word in arguments)):
-        if file.suffix in (".yaml", ".yml") and os.path.lexists(file):
-            check_yaml(file)
+    words = (word.partition("=")[2] if word.startswith("-") else word for word in arguments)
+    files = [file for file in (path, *map(Path, words)) if file.suffix in (".yaml", ".yml") and os.path.lexists(file)]
+    for file in files:
+        check_yaml(file)
+    import_beside(files)
+    own_data = names_data_module(files, arguments)
 
     class RecipeCLI(LightningCLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            hidden = {"weights_only", *(f"trainer.{key}" for key, _, _ in TAKEN_OVER)}
+            for action in self._parser("fit")._actions:
+                if action.dest in hidden:
+                    action.help = argparse.SUPPRESS
+            super().parse_arguments(parser, args)
+            seed = self.config.fit.seed_everything
+            require(0 <= seed < 2**32, f"seed_everything must be from 0 to {2**32 - 1}, true or false, not {seed}")
+
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
             trainer = config.trainer
@@ -85,16 +107,27 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             for key, neutral, argument in TAKEN_OVER:
                 unset = trainer[key] == neutral
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
-            if all_cores and trainer.devices == "auto" and _trains_on_cpu(trainer.accelerator):
-                sizes = config.data.batch_size, config.data.text_batch_size
-                trainer.devices = cpu_processes(*sizes)
-                config.data.batch_size, config.data.text_batch_size = (size // trainer.devices for size in sizes)
-            for name in ("root", "validation_root"):  # before other processes start, which would have to be told
-                source = config.data[name]
-                require(source is None or os.path.exists(source), f"data.{name}: there is no {source}")
+            data = config.data.get("init_args", {}) if own_data else config.data
+            sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
+            is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
+            if is_shared and _trains_on_cpu(trainer.accelerator):
+                trainer.devices = cpu_processes(*sizes.values())
+                data.update({name: size // trainer.devices for name, size in sizes.items()})
+            if trainer.overfit_batches and (not own_data or "distinct_batches" in data):
+                # Lightning would draw other batches in every epoch
+                data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)
+                trainer.overfit_batches = 0
+            # before other processes start, which would have to be told
+            for name in () if own_data else ("root", "validation_root"):
+                for source in paths_of(data[name]):
+                    require(os.path.exists(source), f"data.{name}: there is no {source}")
+            if trainer.enable_progress_bar is None:  # without a terminal `Progress` prints lines
+                trainer.enable_progress_bar = sys.stdout.isatty()
             trainer.strategy = FSDP if trainer.strategy == "fsdp" else trainer.strategy
             root = Path(trainer.default_root_dir or ".")
             folder = root / CHECKPOINTS
+            if trainer.fast_dev_run:  # Lightning would save its last step all the same
+                trainer.callbacks = [c for c in trainer.callbacks or [] if not c.class_path.endswith("Checkpoint")]
             for callback in trainer.callbacks or []:
                 if callback.class_path.endswith("Checkpoint"):
                     callback.init_args.dirpath = callback.init_args.dirpath or str(folder)
@@ -122,12 +155,13 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         with stopping.from_start():
             RecipeCLI(
                 Stage,
-                SpeechData,
+                lightning.LightningDataModule if own_data else SpeechData,
                 subclass_mode_model=True,
+                subclass_mode_data=own_data,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,
                 parser_kwargs={"exit_on_error": False},
-                trainer_defaults={"callbacks": [stopping, Throughput()]},
+                trainer_defaults={"callbacks": [stopping, Progress()]},
                 auto_configure_optimizers=False,  # stages have their own, and no --optimizer
                 args=["fit", "--config", str(path), *arguments],
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,12 +57,19 @@ class CodecStage(Stage):
         """The codec to validate and to export."""
         return self.codec
 
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs beside the exported codec into its folder; all processes take part."""
+
     def on_fit_start(self) -> None:
         """Check the sample rate of the data, and what every stage checks."""
         expected = self.codec.sample_rate
         rate = getattr(self.trainer.datamodule, "sample_rate", expected)  # type: ignore[attr-defined]
         require(rate == expected, f"data.sample_rate is {rate} Hz, but the codec works at {expected} Hz: set it")
         super().on_fit_start()
+
+    def seconds_of(self, batch: Mapping[str, Batch]) -> float:
+        """Return the duration of the audio in a batch in seconds, without padding."""
+        return sum(float(part.lengths.sum()) for part in batch.values()) / self.codec.sample_rate
 
     def describe_batch(self, batch: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Any]:
         """Return waveforms and lengths, and the names of the files."""

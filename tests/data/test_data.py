@@ -24,14 +24,10 @@ from mimo_codec import MimoError
 from mimo_codec.data.augment import Augmentation
 from mimo_codec.data.batch import Batch
 from mimo_codec.data.dataset import Reader
-from mimo_codec.data.manifest import (
-    Utterance,
-    drop_long_texts,
-    read_faults,
-    write_manifest,
-)
+from mimo_codec.data.manifest import read_faults, write_manifest
 from mimo_codec.data.module import SpeechData
 from mimo_codec.data.scan import scan
+from mimo_codec.data.utterance import Utterance, drop_long_texts
 
 AS_IT_IS = Augmentation(gain_db=None, invert=False)
 

@@ -15,15 +15,9 @@ from loading import attach, batches, equal, make_data
 
 from mimo_codec import MimoError
 from mimo_codec.data import scan as scanning
-from mimo_codec.data.manifest import (
-    Fault,
-    Utterance,
-    read_faults,
-    read_manifest,
-    write_faults,
-    write_manifest,
-)
+from mimo_codec.data.manifest import read_faults, read_manifest, write_faults, write_manifest
 from mimo_codec.data.module import SpeechData
+from mimo_codec.data.utterance import Fault, Utterance
 
 
 def test_a_run_over_broken_files_lists_them(mixed_folder: tuple[Path, dict[str, str]], tmp_path: Path, caplog) -> None:
@@ -88,7 +82,7 @@ def test_files_that_break_later_are_replaced_and_listed(tmp_path: Path, num_work
     assert len(faults) == 2 and "2 utterances were skipped" in caplog.text
     again = SpeechData(str(tmp_path / "audio"), batch_size=8, segment_seconds=0.2)
     attach(again, tmp_path)
-    again.utterances = ranks[0].utterances
+    again.found = ranks[0].found
     assert equal(batches(again, 1)[0]["crops"]._replace(faults=()), first[0])
 
 

@@ -26,14 +26,10 @@ pytest.importorskip("lightning", reason="needs the train extra")
 from mimo_codec import MimoError
 from mimo_codec.cli.main import main
 from mimo_codec.data import scan as scanning
-from mimo_codec.data.manifest import (
-    Fault,
-    Utterance,
-    find_utterances,
-    read_manifest,
-    write_manifest,
-)
+from mimo_codec.data.find import find_utterances
+from mimo_codec.data.manifest import read_manifest, write_manifest
 from mimo_codec.data.scan import Limits, examine, scan
+from mimo_codec.data.utterance import Fault, Utterance
 
 words = st.none() | st.text(max_size=8)
 positive = st.floats(0.001, 1e6)

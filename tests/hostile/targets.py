@@ -269,7 +269,7 @@ def _spoil_manifest(folder: Path, good: str, rng: random.Random) -> Path:
 
 
 def _use_manifest(folder: Path, path: Path) -> None:
-    from mimo_codec.data.manifest import find_utterances
+    from mimo_codec.data.find import find_utterances
 
     find_utterances(path)
 

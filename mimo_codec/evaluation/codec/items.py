@@ -14,7 +14,8 @@ from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.folders import find_files
 from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import require
-from mimo_codec.data.manifest import Utterance, read_manifest
+from mimo_codec.data.manifest import read_manifest
+from mimo_codec.data.utterance import Utterance
 
 NAMED_FILES = 3
 """Files that a message names when there are many."""
@@ -89,6 +90,7 @@ def _read_manifest(manifest: Path) -> list[Item]:
 
 def _item(utterance: Utterance, folder: Path) -> Item:
     path = utterance.path
+    require(utterance.member is None, f"{utterance.name}: lies in a shard; files of their own are needed")
     name = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
     name += f" @ {utterance.start:g}" if utterance.start else ""
     return Item(name, path, utterance.text, utterance.speaker, None, utterance.start, utterance.end)

@@ -18,10 +18,13 @@ SLOPE = 0.1
 
 
 class Judgement(NamedTuple):
-    """The outputs of K sub-discriminators: K maps of scores, positive for real, and K lists of layers' outputs."""
+    """What K sub-discriminators make of waveforms [B, S]."""
 
     scores: list[Tensor]
+    """K maps of scores, of any shape [B, ...], positive for real."""
     layers: list[list[Tensor]]
+    """K lists of the layers' outputs, of any shapes, for feature matching; their number and shapes depend on S alone.
+    """
 
 
 class _ConvolutionStack(nn.Module):
@@ -124,6 +127,12 @@ class Discriminators(nn.ModuleList):
             ]
         )
         self.gain = gain
+        self.sizes = {
+            "periods": list(periods),
+            "period_channels": list(period_channels),
+            "stft_sizes": list(stft_sizes),
+            "stft_channels": stft_channels,
+        }
 
     def forward(self, waveform: Tensor) -> Judgement:
         """Judge waveforms [B, S] with every sub-discriminator."""

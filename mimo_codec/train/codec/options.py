@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mimo_codec.codec.mel_distance import PAPER_SCALES
-from mimo_codec.common.checks import check_number
+from mimo_codec.common.checks import check_integer, check_number, require
 from mimo_codec.common.errors import MimoError
+from mimo_codec.common.fields import check_fields, flag, integer, number
 
 Scale = tuple[int, int, int]
 """(bands, window, hop) of a mel spectrogram, in samples."""
+ScaleInMs = tuple[int, float, float]
+"""(bands, window, hop) of a mel spectrogram, window and hop in milliseconds."""
+PAPER_SCALES_MS: tuple[ScaleInMs, ...] = tuple((bands, window / 24, hop / 24) for bands, window, hop in PAPER_SCALES)
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,10 @@ class LoopOptions:
         compile: let torch.compile make the networks faster; the first step then takes minutes.
     """
 
-    accumulate: int = 1
-    clip_norm: float = 1.0
-    max_non_finite: int = 10
-    compile: bool = False
+    accumulate: int = integer(1, low=1)
+    clip_norm: float = number(1.0, low=0)
+    max_non_finite: int = integer(10, low=1)
+    compile: bool = flag(False)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,10 @@ class ScheduleOptions:
         weight_decay: of both optimizers, matrices only; discriminators have none.
     """
 
-    matrix_learning_rate: float = 0.0
-    warmup_steps: int = 200
-    decay_share: float = 0.4
-    weight_decay: float = 0.01
+    matrix_learning_rate: float = number(0.0, low=0)
+    warmup_steps: int = integer(200)
+    decay_share: float = number(0.4, low=0, high=1)
+    weight_decay: float = number(0.01, low=0)
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,48 @@ class ReconstructionOptions:
 
     Args:
         quantizer_dropout: share of batches that use a random number of codebooks instead of all.
-        mel_scales: (bands, window, hop) in samples of each scale of the mel loss.
+        mel_scales_ms: (bands, window, hop) of each scale of the mel loss, window and hop in milliseconds; null: the
+            paper's.
+        mel_scales: the same in samples at the codec's rate, instead of `mel_scales_ms`.
         mel_power: mel magnitudes are raised to it before they are compared; 1: as in the paper; 0: their logarithms.
         stft_weight: of auraloss' multi-resolution STFT loss within the reconstruction; 0: off.
         reconstruction_weight: of the reconstruction in the loss.
     """
 
-    quantizer_dropout: float = 0.25
-    mel_scales: Sequence[Scale] = PAPER_SCALES
-    mel_power: float = 1.0
-    stft_weight: float = 0.0
-    reconstruction_weight: float = 1.0
+    quantizer_dropout: float = number(0.25, low=0, high=1)
+    mel_scales_ms: Sequence[ScaleInMs] | None = None
+    mel_scales: Sequence[Scale] | None = None
+    mel_power: float = number(1.0, low=0, high=2)
+    stft_weight: float = number(0.0, low=0)
+    reconstruction_weight: float = number(1.0, low=0)
 
     def __post_init__(self) -> None:
-        """Check what only some values make sense for."""
-        check_number("mel_power", self.mel_power, 0, 2)
+        """Check the scales."""
+        for name in ("mel_scales_ms", "mel_scales"):
+            for scale in getattr(self, name) or ():
+                require(len(scale) == 3, f"{name}: bands, window and hop are needed, not {scale!r}")
+                check_integer(f"{name}: bands", scale[0], 1, 1024)
+                check_number(f"{name}: window", scale[1], 1e-3, 2**20)
+                check_number(f"{name}: hop", scale[2], 1e-3, scale[1])
+
+    def scales(self, sample_rate: int) -> tuple[Scale, ...]:
+        """Return the scales of the mel loss in samples.
+
+        Raises MimoError when `mel_scales_ms` and `mel_scales` are given and differ (checkpoints made before there were
+        milliseconds have the same scales in samples), and for a hop below one sample.
+        """
+        given = tuple((bands, window, hop) for bands, window, hop in self.mel_scales or ())
+        if given and self.mel_scales_ms is None:
+            return given
+        in_ms = PAPER_SCALES_MS if self.mel_scales_ms is None else self.mel_scales_ms
+        per_ms = sample_rate / 1000
+        scales = tuple((bands, round(window * per_ms), round(hop * per_ms)) for bands, window, hop in in_ms)
+        require(all(hop > 0 for _, _, hop in scales), f"mel_scales_ms: a hop is below one sample at {sample_rate} Hz")
+        require(
+            given in ((), scales),
+            f"mel_scales_ms and mel_scales differ: {scales} and {given} in samples at {sample_rate} Hz; give one",
+        )
+        return scales
 
 
 @dataclass(frozen=True)
@@ -86,11 +117,11 @@ class TextOptions:
         text_heads: attention heads of the text model.
     """
 
-    text_weight: float = 10.0
+    text_weight: float = number(10.0, low=0)
     text_tokenizer: str = "bytes"
-    text_dim: int = 256
-    text_layers: int = 4
-    text_heads: int = 4
+    text_dim: int = integer(256, low=1)
+    text_layers: int = integer(4, low=1)
+    text_heads: int = integer(4, low=1)
 
 
 @dataclass(frozen=True)
@@ -109,20 +140,25 @@ class DiscriminatorOptions:
         discriminator_gain: on the waveforms that they see.
     """
 
-    discriminator_learning_rate: float = 1e-4
-    adversarial_weight: float = 1.0
-    feature_weight: float = 2.0
-    excerpt_seconds: float = 0.0
+    discriminator_learning_rate: float = number(1e-4, low=0)
+    adversarial_weight: float = number(1.0, low=0)
+    feature_weight: float = number(2.0, low=0)
+    excerpt_seconds: float = number(0.0, low=0)
     periods: Sequence[int] = (2, 3, 5, 7, 11)
     period_channels: Sequence[int] = (32, 128, 512, 1024, 1024)
     stft_sizes: Sequence[int] = (2048, 1024, 512, 256, 128)
-    stft_channels: int = 32
-    discriminator_gain: float = 30.0
+    stft_channels: int = integer(32, low=1)
+    discriminator_gain: float = number(30.0, low=0)
 
 
 @dataclass(frozen=True)
 class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
     """What both stages have."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -135,9 +171,9 @@ class UnifiedOptions(TextOptions, StageOptions):
         commitment_weight: of the commitment in the loss.
     """
 
-    learning_rate: float = 1e-3
-    quantizer_start: int = 500
-    commitment_weight: float = 1.0
+    learning_rate: float = number(1e-3, low=0)
+    quantizer_start: int = integer(500)
+    commitment_weight: float = number(1.0, low=0)
 
 
 @dataclass(frozen=True)
@@ -151,11 +187,11 @@ class AdversarialOptions(DiscriminatorOptions, StageOptions):
     """
 
     trained: str = "decoder"
-    learning_rate: float = 1e-4
-    average_decay: float = 0.999
+    learning_rate: float = number(1e-4, low=0)
+    average_decay: float = number(0.999, low=0, high=1)
 
     def __post_init__(self) -> None:
-        """Check what only some values make sense for."""
+        """Check the values."""
         super().__post_init__()
         if self.trained not in ("decoder", "vocoder"):
             raise MimoError(f"trained = {self.trained!r}: 'decoder' (with its vocoder) or 'vocoder' is needed")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.mel_distance import multi_scale_mel_loss
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.quantizer import QuantizerOutput
 from mimo_codec.codec.transformer import length_mask
@@ -27,21 +25,21 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.common.processes import gather_from_processes
 from mimo_codec.data.batch import Batch
 from mimo_codec.train.codec.changes import with_changes
+from mimo_codec.train.codec.discriminator_files import load_discriminators, save_discriminators
 from mimo_codec.train.codec.discriminators import Discriminators
 from mimo_codec.train.codec.losses import (
     adversarial_loss,
     commitment_loss,
     discriminator_loss,
     feature_matching_loss,
-    multi_resolution_stft_loss,
     text_loss,
 )
-from mimo_codec.train.codec.options import AdversarialOptions, StageOptions, UnifiedOptions
+from mimo_codec.train.codec.options import AdversarialOptions, UnifiedOptions
+from mimo_codec.train.codec.reconstruction import ReconstructionStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.optimizer import make_optimizer
 from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
-from mimo_codec.train.stage import CodecStage
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
 """Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
@@ -50,50 +48,7 @@ FIXED = ("codec.encoder.", "codec.quantizer.")
 """Beginnings of the names of what stage 2 leaves as it is."""
 
 
-class _ReconstructionStage(CodecStage):
-    """A stage whose codec is to reconstruct its input."""
-
-    options: StageOptions
-
-    def reconstruction_loss(self, decoded: Tensor, crops: Batch) -> Tensor:
-        """Multi-scale mel loss, and the multi-resolution STFT loss where it has a weight: decoded [B, S] -> []."""
-        h, rate = self.options, self.codec.sample_rate
-        loss = multi_scale_mel_loss(decoded, crops.waveform, rate, h.mel_scales, h.mel_power, crops.lengths)
-        if h.stft_weight:
-            loss = loss + h.stft_weight * multi_resolution_stft_loss(decoded, crops.waveform)
-        return loss
-
-    def random_prefix(self) -> int | None:
-        """How many codebooks this batch uses; None: all. Drawn from the batch's number, so that resuming repeats it."""
-        draw = random.Random(self.run_seed + self.batches_seen)
-        if draw.random() >= self.options.quantizer_dropout or self.codec.num_quantizers == 1:
-            return None
-        return draw.randrange(1, self.codec.num_quantizers)
-
-    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Waveforms [B, S] -> features [B, T, D] and how many of their frames are valid, [B]."""
-        features: Tensor = self.codec.encoder(self._mel(batch), 1 + batch.lengths // self.codec.config.mel.hop_length)
-        num_frames = [self.codec.config.num_frames(n) for n in batch.lengths.tolist()]
-        return features, torch.tensor(num_frames, device=features.device)
-
-    def _mel(self, batch: Batch) -> Tensor:
-        """Log-mel [B, M, n_mels]; shorter waveforms are reflected at their own end, as they are alone."""
-        mel, lengths = self.codec.mel, batch.lengths.tolist()
-        if min(lengths) == batch.waveform.shape[1]:
-            of_all: Tensor = mel(batch.waveform)
-            return of_all
-        items = [mel(row[None, :length])[0] for row, length in zip(batch.waveform, lengths, strict=True)]
-        size = 1 + batch.waveform.shape[1] // self.codec.config.mel.hop_length
-        return torch.stack([F.pad(item, (0, 0, 0, size - len(item))) for item in items])
-
-    def decode(self, quantized: Tensor, num_frames: Tensor, crops: Batch) -> Tensor:
-        """Quantized [B, T, D] -> waveforms [B, S], silent where the crops are padded."""
-        decoded = self.codec.require_decoder()(quantized, num_frames)[:, : crops.waveform.shape[1]]
-        masked: Tensor = decoded * length_mask(crops.lengths, decoded.shape[1])
-        return masked
-
-
-class UnifiedStage(_ReconstructionStage):
+class UnifiedStage(ReconstructionStage):
     """Stage 1: encoder, quantizer, decoder, vocoder and a causal text model, all from scratch.
 
     Every step reconstructs crops; where the data has transcripts, the text model also reads the quantized frames of
@@ -108,13 +63,21 @@ class UnifiedStage(_ReconstructionStage):
         config: changes to it, keys as in config.json.
         codec: a trained model to go on with (shipped name, folder or hub id) instead of a preset; `config` may change
             what its weights do not depend on, such as the lengths of windows.
+        losses: losses of your own by name, which are added to the loss: modules, called with decoded and original
+            waveforms [B, S], lengths [B] in samples and the sample rate, that return a scalar.
         options: see `UnifiedOptions`.
     """
 
     options: UnifiedOptions
+    optimizer_names = ("codec",)
 
     def __init__(
-        self, preset: str = "nano", config: dict[str, Any] | None = None, codec: str | None = None, **options: Any
+        self,
+        preset: str = "nano",
+        config: dict[str, Any] | None = None,
+        codec: str | None = None,
+        losses: dict[str, nn.Module] | None = None,
+        **options: Any,
     ):
         """See the class for the arguments; MimoError for values that are not supported."""
         h = UnifiedOptions(**options)
@@ -123,9 +86,8 @@ class UnifiedStage(_ReconstructionStage):
             model.quantizer.reset()
         else:
             model = with_changes(MimoCodec.from_pretrained(codec, device="cpu"), config or {}, codec).train()
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
-        self.save_hyperparameters()
-        self.options = h
+        super().__init__(model, h, losses)
+        self.save_hyperparameters(ignore=["losses"])  # checkpoints hold plain values only
         self.tokenizer = make_tokenizer(h.text_tokenizer)
         self.text_model = TextModel(
             model.config.d_model, self.tokenizer.vocab_size, h.text_dim, h.text_layers, h.text_heads
@@ -194,8 +156,7 @@ class UnifiedStage(_ReconstructionStage):
             quantized = output.quantized.to(features.dtype)
             self.log_usage(output.codes, num_frames)
         decoded = self.decode(quantized, num_frames, crops)
-        with torch.autocast(self.device.type, enabled=False):
-            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
+        terms |= self.waveform_terms(decoded, crops)
         if "spoken" in batch:
             terms["text"] = h.text_weight * self._text_loss(batch["spoken"])
         loss = torch.stack(list(terms.values())).sum()
@@ -288,7 +249,7 @@ class UnifiedStage(_ReconstructionStage):
         return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
 
-class AdversarialStage(_ReconstructionStage):
+class AdversarialStage(ReconstructionStage):
     """Stage 2: decoder and vocoder of a trained codec against discriminators.
 
     Encoder and quantizer stay as they are, so that codes keep their meaning. Generator loss: reconstruction +
@@ -297,26 +258,45 @@ class AdversarialStage(_ReconstructionStage):
 
     Args:
         codec: the codec of stage 1: its folder `export`, or any model's name, folder or hub id.
+        discriminators: discriminators of your own in place of those that the options describe: a module that makes a
+            `Judgement` of waveforms [B, S].
+        discriminators_from: folder `export` of an earlier stage 2, whose discriminators are trained further; null: they
+            start with random weights.
+        losses: losses of your own, as in `UnifiedStage`.
         options: see `AdversarialOptions`.
     """
 
     options: AdversarialOptions
+    optimizer_names = ("generator", "discriminators")
 
-    def __init__(self, codec: str, **options: Any):
-        """See the class for the arguments; MimoError for a codec that has not been through stage 1."""
+    def __init__(
+        self,
+        codec: str,
+        discriminators: nn.Module | None = None,
+        discriminators_from: str | None = None,
+        losses: dict[str, nn.Module] | None = None,
+        **options: Any,
+    ):
+        """See the class for the arguments.
+
+        Raises MimoError for a codec that has not been through stage 1, and for discriminators that do not fit.
+        """
         h = AdversarialOptions(**options)
         model = MimoCodec.from_pretrained(codec, device="cpu")
         model.require_decoder()
         if not model.quantizer.is_initialized:
             raise MimoError(f"{codec}: its codebooks have not been trained: stage 1 ended before quantizer_start")
-        super().__init__(model, h.accumulate, h.clip_norm, h.max_non_finite, h.compile)
-        self.save_hyperparameters()
-        self.options = h
+        super().__init__(model, h, losses)
+        self.save_hyperparameters(ignore=["losses", "discriminators"])  # checkpoints hold plain values only
         self.codec.requires_grad_(False)
         self.generator.requires_grad_(True)
-        self.discriminators = Discriminators(
-            h.periods, h.period_channels, h.stft_sizes, h.stft_channels, h.discriminator_gain
-        )
+        if discriminators is None:
+            discriminators = Discriminators(
+                h.periods, h.period_channels, h.stft_sizes, h.stft_channels, h.discriminator_gain
+            )
+        self.discriminators = discriminators
+        if discriminators_from is not None:
+            load_discriminators(discriminators_from, self.discriminators)
         self.discriminators.eval()  # see `train`
         decoder = self.codec.require_decoder()
         self.average: AveragedModel | None = None
@@ -341,7 +321,13 @@ class AdversarialStage(_ReconstructionStage):
 
     def networks(self) -> Sequence[nn.Module]:
         """Encoder, decoder with vocoder, and every discriminator."""
-        return self.codec.encoder, self.codec.require_decoder(), *self.discriminators
+        discriminators = self.discriminators
+        parts = discriminators if isinstance(discriminators, Discriminators) else [discriminators]
+        return self.codec.encoder, self.codec.require_decoder(), *parts
+
+    def save_beside(self, folder: Path) -> None:
+        """Write the discriminators beside the exported codec, so that a later stage 2 can go on with them."""
+        save_discriminators(folder, self.discriminators, write=self.trainer.is_global_zero)
 
     def setup(self, stage: str) -> None:
         """Let DDP know that not every backward reaches all parameters."""
@@ -405,9 +391,8 @@ class AdversarialStage(_ReconstructionStage):
         terms = {
             "adversarial": h.adversarial_weight * adversarial_loss(got.scores),
             "features": h.feature_weight * feature_matching_loss(wanted.layers, got.layers),
+            **self.waveform_terms(decoded, crops),
         }
-        with torch.autocast(self.device.type, enabled=False):
-            terms["reconstruction"] = h.reconstruction_weight * self.reconstruction_loss(decoded, crops)
         loss = torch.stack(list(terms.values())).sum()
         self.add_gradients("generator", loss)
         stepped = self.take_step("generator", optimizers[0], schedulers[0])
