@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor
 from mimo_codec.codec.checkpoint import save_checkpoint
 from mimo_codec.codec.model import MimoCodec, check_dtype
 from mimo_codec.train.checkpoints import last_checkpoint
+from mimo_codec.train.monitoring import VALIDATION, ValidationOptions, better
 
 
 class Stopped(SystemExit):
@@ -115,26 +118,60 @@ def _is_trial(trainer: Any) -> bool:
     return bool(trainer.fast_dev_run)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a callback was told about the best; the stage says the rest."""
+
+    monitor: str | None
+    mode: str | None
+    count: int | None
+
+    def with_defaults(self, stage: Any) -> tuple[str, str, int]:
+        """Return what is monitored, whether max or min is better, and how many are kept."""
+        options = getattr(stage, "validation", ValidationOptions())
+        monitor = self.monitor or f"{VALIDATION}{options.best_metric}"
+        mode = self.mode or (options.best_mode if self.monitor is None else None)
+        return monitor, better(monitor, mode), self.count or options.keep_best
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoint by a validation metric as `best.ckpt`; does nothing without validation.
 
+    With `save_top_k` of more than 1 the best are kept as `best-STEP.ckpt`.
+
     Args:
-        monitor: metric, such as "val/pesq_wb" or "val/mel_distance".
-        mode: "max" or "min", whichever is better.
+        monitor: "val/" and a metric, such as "val/mel_distance"; null: the stage's `best_metric`.
+        mode: "max" or "min", whichever is better; null: what the metric says.
         dirpath: folder of the checkpoint; by default that of the run's checkpoints.
+        save_top_k: number of checkpoints; null: the stage's `keep_best`.
     """
 
-    def __init__(self, monitor: str = "val/pesq_wb", mode: str = "max", dirpath: str | None = None):
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: str | None = None,
+        dirpath: str | None = None,
+        save_top_k: int | None = None,
+    ):
         """See the class for the arguments."""
+        self.asked = Choice(monitor, mode, save_top_k)
         super().__init__(
             dirpath,
             "best",
             monitor=monitor,
-            mode=mode,
+            mode=mode or "max",
             save_top_k=1,
+            auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Take from the stage what was not given."""
+        self.monitor, self.mode, self.save_top_k = self.asked.with_defaults(pl_module)
+        self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        self.filename = "best" if self.save_top_k == 1 else "best-{step}"
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save a checkpoint if the metric was computed and is better than before."""
@@ -157,33 +194,48 @@ class ExportCodec(lightning.Callback):
     """Writes the codec to the folders `export` and `best` below trainer.default_root_dir.
 
     `export` is written after every validation and when training ends, `best` when a validation metric is better than
-    before.
+    before. With `save_top_k` of more than 1 the best are also kept as `best-STEP`.
 
     Args:
         dtype: of the stored encoder and decoder: float32, float16 or bfloat16. Codebooks stay float32, and so does what
             is not trained and would change by rounding: stage 2 promises not to change any code.
-        monitor: the validation metric.
-        mode: "max" or "min", whichever is better.
+        monitor: "val/" and a metric; null: the stage's `best_metric`.
+        mode: "max" or "min", whichever is better; null: what the metric says.
+        save_top_k: number of best codecs; null: the stage's `keep_best`.
     """
 
-    def __init__(self, dtype: str = "float32", monitor: str = "val/pesq_wb", mode: str = "max"):
+    def __init__(
+        self,
+        dtype: str = "float32",
+        monitor: str | None = None,
+        mode: str | None = None,
+        save_top_k: int | None = None,
+    ):
         """See the class for the arguments; MimoError for a dtype that weights cannot have."""
-        self.dtype, self.monitor, self.sign = check_dtype(dtype), monitor, {"max": 1, "min": -1}[mode]
+        self.dtype, self.asked = check_dtype(dtype), Choice(monitor, mode, save_top_k)
+        self.monitor, self.mode, self.save_top_k = monitor or "", mode or "max", save_top_k or 1
         self.best: float | None = None
+        self.kept: dict[int, float] = {}
         self._root: Path | None = None
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Take from the stage what was not given."""
+        self._root = Path(trainer.default_root_dir)
+        self.monitor, self.mode, self.save_top_k = self.asked.with_defaults(pl_module)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value of the metric so far."""
-        return {"best": self.best}
+        """Return the best values of the metric so far."""
+        return {"best": self.best, "monitor": self.monitor, "kept": self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value of the metric."""
-        if self._root is None or (self._root / "best").exists():  # else a new folder, with a best of its own
+        """Restore the best values of the metric, if it is the same one and the codecs are there."""
+        if state_dict.get("monitor", self.monitor) == self.monitor and self._is_there("best"):
             self.best = state_dict["best"]
+            kept = state_dict.get("kept", {})
+            self.kept = {step: score for step, score in kept.items() if self._is_there(f"best-{step}")}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Note where the codecs are."""
-        self._root = Path(trainer.default_root_dir)
+    def _is_there(self, name: str) -> bool:
+        return self._root is None or (self._root / name).exists()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write `export`, and `best` if the metric is better than before."""
@@ -191,9 +243,27 @@ class ExportCodec(lightning.Callback):
             return
         self._export(trainer, pl_module, "export")
         score = trainer.callback_metrics.get(self.monitor)
-        if score is not None and (self.best is None or self.sign * float(score) > self.sign * self.best):
+        if score is None:
+            return
+        if self.best is None or self._is_better(float(score), self.best):
             self.best = float(score)
             self._export(trainer, pl_module, "best")
+        if self.save_top_k > 1:
+            self._keep(trainer, pl_module, float(score))
+
+    def _is_better(self, score: float, than: float) -> bool:
+        return score > than if self.mode == "max" else score < than
+
+    def _keep(self, trainer: lightning.Trainer, stage: Any, score: float) -> None:
+        """Write `best-STEP` if the score is among the best, and remove what is not any more."""
+        self.kept[trainer.global_step] = score
+        order = sorted(self.kept, key=self.kept.__getitem__, reverse=self.mode == "max")
+        for step in order[self.save_top_k :]:
+            del self.kept[step]
+            if trainer.is_global_zero:
+                shutil.rmtree(Path(trainer.default_root_dir) / f"best-{step}", ignore_errors=True)
+        if trainer.global_step in self.kept:
+            self._export(trainer, stage, f"best-{trainer.global_step}")
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Write `export` when a signal has stopped training."""

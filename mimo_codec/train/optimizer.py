@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 
 from mimo_codec.common.processes import num_processes, process_rank
+from mimo_codec.train.loop import warm_up_and_decay
+from mimo_codec.train.resuming import RunSchedule
 
 
 def make_optimizer(
@@ -40,6 +43,17 @@ def make_optimizer(
     if not matrices:
         return adamw
     return MuonAdamW(SharedMuon(matrices, matrix_learning_rate, weight_decay=weight_decay), adamw)
+
+
+def with_schedule(
+    optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
+) -> OptimizerLRSchedulerConfig:
+    """Return an optimizer and its schedule, `warm_up_and_decay` over `num_steps`, as Lightning takes them."""
+
+    def factor(step: int) -> float:
+        return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
+
+    return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, factor)}
 
 
 class SharedMuon(torch.optim.Muon):

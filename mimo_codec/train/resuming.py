@@ -81,6 +81,16 @@ def check_same_optimizers(optimizers: Iterable[Any], layouts: list[Any]) -> None
     )
 
 
+def check_same_start(stage: Any, checkpoint: Mapping[str, Any], name: str) -> None:
+    """Raise MimoError when an option has changed that says where weights come from: a checkpoint has its own."""
+    before, now = checkpoint.get("hyper_parameters", {}).get(name), stage.hparams.get(name)
+    require(
+        before == now,
+        f"model.init_args.{name} is {now}, but the run that is to go on began with {before}, and has its weights:"
+        f" {NEEDS_SAME}",
+    )
+
+
 def saved_layouts(checkpoint: Mapping[str, Any]) -> list[Any]:
     """Return how the optimizers of a checkpoint grouped their parameters."""
     states = checkpoint.get("optimizer_states", [])

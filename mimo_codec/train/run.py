@@ -129,6 +129,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             if trainer.fast_dev_run:  # Lightning would save its last step all the same
                 trainer.callbacks = [c for c in trainer.callbacks or [] if not c.class_path.endswith("Checkpoint")]
             for callback in trainer.callbacks or []:
+                if callback.class_path.endswith("EarlyStopping") and callback.init_args.monitor.startswith("val/"):
+                    callback.init_args.strict = False  # the stage checks the name; scores begin with quantizer_start
                 if callback.class_path.endswith("Checkpoint"):
                     callback.init_args.dirpath = callback.init_args.dirpath or str(folder)
                     if "save_last" in callback.init_args:
@@ -145,6 +147,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
         "Total length of `list` across ranks is zero.*",  # no validation
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
         "FSDP2-wrapped module .* returned a view.*",  # never changed in place
+        "Early stopping conditioned on metric.*",  # not before quantizer_start
         "The dirpath has changed from.*",  # of a run that was moved; nothing that it needs
         "Checkpoint directory .* exists and is not empty.*",  # only of the run that goes on
         "Mismatch dtype between input and weight.*",  # of norms, in float32
@@ -170,6 +173,8 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
             rank_zero_info("stopped at once; nothing was saved")
         raise
     except RuntimeError as error:
+        if str(error).startswith("Early stopping conditioned"):
+            raise MimoError(str(error).splitlines()[0]) from None
         if int(os.environ.get("LOCAL_RANK", 0)) > 0 and re.search(_PEER_LOST, str(error)):
             raise SystemExit(1) from None  # the process that ended first says why
         raise

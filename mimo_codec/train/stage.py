@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
@@ -17,6 +18,7 @@ from mimo_codec.common.checks import require
 from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.loop import Stage
+from mimo_codec.train.monitoring import ValidationOptions, find_metric, monitored
 from mimo_codec.train.show import show_histogram, show_sound
 
 SHOWN_FILES = 2
@@ -36,18 +38,29 @@ class CodecStage(Stage):
     Args:
         codec: the model that is trained.
         accumulate, clip_norm, max_non_finite, compile: see `Stage`.
+        validation: what validation computes, and which score is for the best.
     """
 
     layer_types = (TransformerLayer,)
 
-    def __init__(self, codec: MimoCodec, accumulate: int, clip_norm: float, max_non_finite: int, compile: bool):
+    def __init__(
+        self,
+        codec: MimoCodec,
+        accumulate: int,
+        clip_norm: float,
+        max_non_finite: int,
+        compile: bool,
+        validation: ValidationOptions = ValidationOptions(),  # noqa: B008
+    ):
         """See the class for the arguments."""
         super().__init__(accumulate, clip_norm, max_non_finite, compile)
         self.codec = codec
         self.last_chosen: Tensor
         shape = (codec.num_quantizers, max(codec.codebook_sizes))
         self.register_buffer("last_chosen", torch.full(shape, -USAGE_WINDOW))
-        self.metrics = [name for name in METRICS if name in available_metrics()]
+        self.validation = validation
+        chosen = validation.validation_metrics
+        self.metrics = [name for name in METRICS if name in available_metrics()] if chosen is None else list(chosen)
         self.scored = self.metrics
         self._scores: list[dict[str, float]] = []
         self._codes: list[Tensor] = []
@@ -56,6 +69,19 @@ class CodecStage(Stage):
     def validated_codec(self) -> MimoCodec:
         """The codec to validate and to export."""
         return self.codec
+
+    def setup(self, stage: str) -> None:
+        """Choose the metrics of validation: those that were asked for, and what callbacks watch."""
+        super().setup(stage)
+        if "validation" in getattr(self.trainer.datamodule, "sources", ["validation"]):  # type: ignore[attr-defined]
+            own = self.own_scores()
+            wanted = [*self.metrics, *monitored(self.trainer.callbacks)]  # type: ignore[attr-defined]
+            self.metrics = [name for name in dict.fromkeys(wanted) if name not in own and find_metric(name)]
+            self.scored = [*self.metrics, *own]
+
+    def own_scores(self) -> list[str]:
+        """List the scores of a file that `score` computes beside metrics."""
+        return []
 
     def save_beside(self, folder: Path) -> None:
         """Write what belongs beside the exported codec into its folder; all processes take part."""
@@ -110,23 +136,38 @@ class CodecStage(Stage):
     # ---- validation ----------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Validate on one whole file: compute its scores, and log sound and picture of the first files."""
+        """Validate on one whole file: compute its scores, and log sound and picture of the first files.
+
+        Where processes share the files, some validate one again, so that all do the same number; that is not counted.
+        """
+        loader: Any = self.trainer.val_dataloaders
+        counts = True
+        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            counts = index * self.trainer.world_size + self.global_rank < len(loader.dataset)
+        scores, codes = self.score(batch, index)
+        if counts:
+            self._scores.append(scores)
+            self._codes += codes
+
+    def score(self, batch: Batch, index: int) -> tuple[dict[str, float], list[Tensor]]:
+        """Compute the scores of one whole file, and its codes [Q, T] if there are any."""
         codec, waveform = self.validated_codec, batch.waveform
+        codes: list[Tensor] = []
         features = codec.encoder(codec.mel(waveform))
         if not features.isfinite().all():
-            self._scores.append(dict.fromkeys(self.scored, math.nan))
-            return
+            return dict.fromkeys(self.scored, math.nan), codes
         if codec.quantizer.is_initialized:
-            codes = codec.quantizer.encode(features, codec.check_num_quantizers(None))
-            features = codec.quantizer.decode(codes).to(features.dtype)
-            self._codes.append(codes[0].cpu())
+            found = codec.quantizer.encode(features, codec.check_num_quantizers(None))
+            features = codec.quantizer.decode(found).to(features.dtype)
+            codes.append(found[0])
         decoded = codec.require_decoder()(features)[:, : waveform.shape[1]].float()
         rate = codec.sample_rate
         with torch.autocast(self.device.type, enabled=False):
-            self._scores.append(speech_metrics(waveform[0], rate, decoded[0], rate, self.metrics))
+            scores = speech_metrics(waveform[0], rate, decoded[0], rate, self.metrics, batch.texts[0] or None)
         if index < SHOWN_FILES:
             for name, sound in (("original", waveform), ("decoded", decoded)):
                 show_sound(self.loggers, f"{name}/{index}", sound[0].float(), codec, self.global_step)
+        return scores, codes
 
     def on_validation_epoch_end(self) -> None:
         """Log means over the files of all processes; files without a score (nan) are left out."""
@@ -139,8 +180,18 @@ class CodecStage(Stage):
             sums = torch.stack((values.nansum(), values.isfinite().sum().float()))
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             if sums[1] > 0:
-                self.log(f"{kind}/{name}", sums[0] / sums[1], prog_bar=name == self.scored[0])
+                self.log(f"{kind}/{name}", sums[0] / sums[1], prog_bar=name == self.validation.best_metric)
+        if self.codec.quantizer.is_initialized:
+            self._log_used_entries(codes)
+
+    def _log_used_entries(self, codes: list[Tensor]) -> None:
+        """Log the share of the entries that the codes [Q, T] of all files of all processes use."""
+        count = self.codec.check_num_quantizers(None)
+        used = torch.zeros(count, max(self.codec.codebook_sizes), device=self.device)
+        for row in codes:
+            used.scatter_(1, row.long(), 1.0)
+        used = self.trainer.strategy.reduce(used, reduce_op="sum")
+        for index, size in enumerate(self.codec.codebook_sizes[:count]):
+            self.log(f"codebook/val_usage_{index}", (used[index] > 0).sum() / size)
         for index, row in enumerate(torch.cat(codes, dim=1) if codes else ()):
-            used = len(row.unique()) / self.codec.codebook_sizes[index]
-            self.log(f"codebook/val_usage_{index}", used, sync_dist=True)
-            show_histogram(self.loggers, f"codes/{index}", row, self.global_step)
+            show_histogram(self.loggers, f"codes/{index}", row.cpu(), self.global_step)

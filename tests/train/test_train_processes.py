@@ -136,6 +136,16 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(recipe, speech
         assert not torch.allclose(before, after, atol=1e-3)
 
 
+def test_two_processes_validate_every_file_once(speech_folder, small_codec, tmp_path):
+    """Three files: the second process validates one more, so that both are as long, and it counts once."""
+    more = [*SAME_RUN, "--model.init_args.codec", str(small_codec), "--trainer.val_check_interval", "4"]
+    more += ["--data.validation_root", str(speech_folder), "--data.num_validation_files", "3"]
+    one = run_processes(tmp_path / "one", speech_folder, small_codec, 1, 4, "nano_stage2", *more)
+    two = run_processes(tmp_path / "two", speech_folder, small_codec, 2, 2, "nano_stage2", *more)
+    for name in ("val/mel_distance", "val/stoi", "codebook/val_usage_0", "codebook/val_usage_1"):
+        assert logged_column(two, name) == pytest.approx(logged_column(one, name), rel=2e-3), name
+
+
 def test_two_processes_start_their_codebooks_together(speech_folder, small_codec, tmp_path):
     """K-means when short files have left the processes with different numbers of frames."""
     root = run_processes(

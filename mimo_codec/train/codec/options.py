@@ -12,6 +12,7 @@ from mimo_codec.codec.mel_distance import PAPER_SCALES
 from mimo_codec.common.checks import check_integer, check_number, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.fields import check_fields, flag, integer, number
+from mimo_codec.train.monitoring import ValidationOptions
 
 Scale = tuple[int, int, int]
 """(bands, window, hop) of a mel spectrogram, in samples."""
@@ -152,7 +153,7 @@ class DiscriminatorOptions:
 
 
 @dataclass(frozen=True)
-class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions):
+class StageOptions(LoopOptions, ReconstructionOptions, ScheduleOptions, ValidationOptions):
     """What both stages have."""
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class ReconstructionStage(CodecStage):
 
     def __init__(self, codec: MimoCodec, options: StageOptions, losses: Mapping[str, nn.Module] | None):
         """See the class for the arguments; MimoError for scales or names of losses that cannot be."""
-        super().__init__(codec, options.accumulate, options.clip_norm, options.max_non_finite, options.compile)
+        super().__init__(codec, options.accumulate, options.clip_norm, options.max_non_finite, options.compile, options)
         self.options = options
         self.mel_scales = options.scales(codec.sample_rate)
         for name in losses or {}:

@@ -37,9 +37,8 @@ from mimo_codec.train.codec.losses import (
 from mimo_codec.train.codec.options import AdversarialOptions, UnifiedOptions
 from mimo_codec.train.codec.reconstruction import ReconstructionStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
-from mimo_codec.train.loop import warm_up_and_decay
-from mimo_codec.train.optimizer import make_optimizer
-from mimo_codec.train.resuming import NEEDS_SAME, RunSchedule
+from mimo_codec.train.optimizer import make_optimizer, with_schedule
+from mimo_codec.train.resuming import NEEDS_SAME, check_same_start
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
 """Most features that codebooks are initialized from: so many, or so many for each entry of the largest."""
@@ -118,8 +117,10 @@ class UnifiedStage(ReconstructionStage):
         """Train and score the text model only where the data has text."""
         super().setup(stage)
         self.text_model.requires_grad_(self._reads_text)
-        if self._reads_text:
-            self.scored = [*self.metrics, TEXT_METRIC]
+
+    def own_scores(self) -> list[str]:
+        """How well the text model reads, where the data has text."""
+        return [TEXT_METRIC] if self._reads_text else []
 
     def on_train_start(self) -> None:
         """Print what the transcripts are like, for comparison with the loss of the text model."""
@@ -219,21 +220,17 @@ class UnifiedStage(ReconstructionStage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the features of this process; MimoError when the run began with another codec."""
         super().on_load_checkpoint(checkpoint)
-        before, now = checkpoint.get("hyper_parameters", {}).get("codec"), self.hparams.get("codec")
-        require(
-            before == now,
-            f"model.init_args.codec is {now}, but the run that is to go on began with {before}, and has its weights:"
-            f" {NEEDS_SAME}",
-        )
+        check_same_start(self, checkpoint, "codec")
         of_all = checkpoint["features_seen"]
         self.features_seen = of_all[self.trainer.global_rank % len(of_all)]
 
-    def validation_step(self, batch: Batch, index: int) -> None:
+    def score(self, batch: Batch, index: int) -> tuple[dict[str, float], list[Tensor]]:
         """One whole file: what `CodecStage` scores, and how well the text model reads it."""
-        super().validation_step(batch, index)
+        scores, codes = super().score(batch, index)
         if self._reads_text:  # for files without text too: shards of the networks are put together in all processes
             loss = text_loss(*self.text_model(*self._encode_utterances(batch), self.tokenizer.end))
-            self._scores[-1][TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+            scores[TEXT_METRIC] = float(loss) if batch.texts[0] else math.nan
+        return scores, codes
 
     # ---- optimizer -----------------------------------------------------------------------------------------------
 
@@ -246,7 +243,7 @@ class UnifiedStage(ReconstructionStage):
         h = self.options
         self.check_shardable(h.matrix_learning_rate)
         optimizer = make_optimizer(self._named(), h.matrix_learning_rate, h.learning_rate, h.weight_decay)
-        return _with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
+        return with_schedule(optimizer, self.trainer.max_steps, h.warmup_steps, h.decay_share)
 
 
 class AdversarialStage(ReconstructionStage):
@@ -349,13 +346,13 @@ class AdversarialStage(ReconstructionStage):
         return self
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """MimoError when the run trained the decoder of another codec."""
+        """MimoError when the run trained the decoder of another codec, or began with other discriminators."""
         super().on_load_checkpoint(checkpoint)
+        check_same_start(self, checkpoint, "discriminators_from")
         saved = checkpoint.get("state_dict", {})  # sharded networks have been loaded before
         for name, own in self.state_dict().items():
-            same = name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own)
             require(
-                same,
+                name not in saved or not name.startswith(FIXED) or torch.equal(saved[name].to(own.device), own),
                 f"model.init_args.codec ({self.hparams.get('codec')}) has another encoder or other codebooks than the"
                 f" run that is to go on: {NEEDS_SAME}",
             )
@@ -424,13 +421,4 @@ class AdversarialStage(ReconstructionStage):
         discriminator = torch.optim.AdamW(
             self.discriminators.parameters(), h.discriminator_learning_rate, betas=(0.8, 0.99), weight_decay=0.0
         )
-        return [_with_schedule(generator, *steps), _with_schedule(discriminator, *steps)]
-
-
-def _with_schedule(
-    optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int, decay_share: float
-) -> OptimizerLRSchedulerConfig:
-    def rate(step: int) -> float:
-        return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
-
-    return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, rate)}
+        return [with_schedule(generator, *steps), with_schedule(discriminator, *steps)]
