@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import lightning
@@ -78,10 +77,13 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         with wrap_errors(f"{path}: cannot be read", OSError):
             checkpoint = torch.load(path, map_location, weights_only=True)
-    except UnpicklingError:
-        raise MimoError(f"{path}: not loaded, because it holds more than tensors and plain values") from None
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MimoError(f"{path}: is not a checkpoint of training: {str(error).splitlines()[0]}") from None
+    except MimoError:
+        raise
+    except Exception as error:  # torch.load raises many kinds
+        refused = type(error).__name__ == "UnpicklingError"
+        reason = "not loaded, because it holds more than tensors and plain values"
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MimoError(f"{path}: {reason if refused else f'is not a checkpoint of training: {first_line}'}") from None
     require(isinstance(checkpoint, dict), f"{path}: is not a checkpoint of training")
     return checkpoint
 
