@@ -21,9 +21,11 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see docs/training.md
     from mimo_codec.train import run
 
-    arguments, plan = list(context.args), None
+    arguments = list(context.args)
+    plan = None
     if "--plan" in arguments:
-        from mimo_codec.train.lm.memory import plan
+        from mimo_codec.train.lm import memory
 
         arguments.remove("--plan")
+        plan = memory.plan
     run.train(recipe, arguments, all_cores=True, plan=plan)

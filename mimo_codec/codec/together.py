@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.streaming import as_count, ceil_div
+from mimo_codec.codec.streaming import as_count
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, is_tensor
 from mimo_codec.common.checks import require
+from mimo_codec.common.rounding import ceil_div
 
 _FRAMES = ("encoder.num_frames", "caches.num_frames", "num_frames")
 """Values of states that count code frames; the first that is there says how old a stream is."""
