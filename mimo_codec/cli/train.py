@@ -23,7 +23,8 @@ def train(
 
     arguments, plan = list(context.args), None
     if "--plan" in arguments:
-        from mimo_codec.train.lm.memory import plan
+        from mimo_codec.train.lm import memory
 
         arguments.remove("--plan")
+        plan = memory.plan
     run.train(recipe, arguments, all_cores=True, plan=plan)
