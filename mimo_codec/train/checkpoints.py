@@ -68,7 +68,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises MimoError when it is damaged, with the one to use instead, or holds other objects.
         """
-        return read_checkpoint(Path(path), map_location)
+        # Lightning's function leaves everything in memory, as "cpu" does, which states of 8 bits understand too
+        return read_checkpoint(Path(path), "cpu" if callable(map_location) else map_location)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
