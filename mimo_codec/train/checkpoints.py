@@ -6,7 +6,6 @@ A checkpoint is a zip archive in which torch.save stores a CRC-32 of every part,
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import zipfile
 import zlib
@@ -78,10 +77,13 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         with wrap_errors(f"{path}: cannot be read", OSError):
             checkpoint = torch.load(path, map_location, weights_only=True)
-    except pickle.UnpicklingError:
-        raise MimoError(f"{path}: not loaded, because it holds more than tensors and plain values") from None
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MimoError(f"{path}: is not a checkpoint of training: {str(error).splitlines()[0]}") from None
+    except MimoError:
+        raise
+    except Exception as error:  # torch.load raises many kinds
+        refused = type(error).__name__ == "UnpicklingError"
+        reason = "not loaded, because it holds more than tensors and plain values"
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MimoError(f"{path}: {reason if refused else f'is not a checkpoint of training: {first_line}'}") from None
     require(isinstance(checkpoint, dict), f"{path}: is not a checkpoint of training")
     return checkpoint
 
