@@ -7,7 +7,7 @@ all backends, so that all of them hear the same samples. What comes out are the 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import audio_blocks
 from mimo_codec.audio.sources import AnyAudio
 from mimo_codec.audio.waveform import check_array
-from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.facts import CodecFacts
 from mimo_codec.codec.incoming import CodesLike, CodesSource, chunk_of_codes, read_codes
 from mimo_codec.codec.pieces import as_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
-from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, mel_look_ahead, model_number, open_state
+from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, model_number, open_state
+from mimo_codec.codec.together import Stream, check_streams, step_together
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, to_cpu
-from mimo_codec.common.checks import check_count
+from mimo_codec.common.checks import error_prefix
 from mimo_codec.common.errors import MimoError
 
 if TYPE_CHECKING:
@@ -34,50 +35,20 @@ Ids: TypeAlias = "NDArray[np.int64]"
 CodecState: TypeAlias = "dict[str, Any]"
 """State of a stream: named values, passed in and returned."""
 
-NUM_QUANTIZERS = 8
-"""Codebooks that are used unless another number is asked for: those of the published language model."""
 BLOCK_SECONDS = 20.0
 """Audio worked on at a time by models that stream, and read from files by all."""
 BATCHED_SECONDS = 60.0
 """Longer items of a batch go alone, where the model has no segments."""
 
 
-class Codec(ABC, Generic[ArrayT]):
+class Codec(CodecFacts, Generic[ArrayT]):
     """A neural speech codec: what `MimoCodec` (PyTorch tensors) and `OnnxCodec` (numpy arrays) have in common.
 
     Waveforms and codes may be numpy arrays or torch tensors, on any device, whatever the backend; those that are
     returned are of the backend's kind.
     """
 
-    config: CodecConfig
-    name: str
-
-    # ---- what a backend is and does ------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def model_id(self) -> str:
-        """Mark of the codes of this model: "name@fingerprint", where the fingerprint names its codebooks."""
-
-    @property
-    @abstractmethod
-    def num_quantizers(self) -> int:
-        """Number of codebooks."""
-
-    @property
-    @abstractmethod
-    def decode_delay(self) -> int | None:
-        """Samples by which the output of `decode_chunk` lags behind its input; None without a decoder."""
-
-    @property
-    @abstractmethod
-    def encodes_streams(self) -> bool:
-        """Whether `encode_chunk` is possible: it needs a causal encoder."""
-
-    @property
-    @abstractmethod
-    def decodes_streams(self) -> bool:
-        """Whether `decode_chunk` is possible: it needs a decoder that sees a limited future."""
+    # ---- what a backend does -----------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -100,15 +71,18 @@ class Codec(ABC, Generic[ArrayT]):
     def _initial_encode_state(self) -> CodecState: ...
 
     @abstractmethod
-    def _encode_step(self, chunk: Samples, state: CodecState, last: bool, count: int) -> tuple[ArrayT, CodecState]:
-        """The next samples [S] of a stream -> codes [count, n] of the frames that are complete, and the new state."""
+    def _encode_step(self, chunks: Samples, state: CodecState, last: bool, count: int) -> tuple[ArrayT, CodecState]:
+        """The next samples [B, S] of streams -> codes [B, count, n] of the frames that are complete, and the new state.
+
+        The streams have the same state but for the values of its arrays, whose rows they are.
+        """
 
     @abstractmethod
     def _initial_decode_state(self) -> CodecState: ...
 
     @abstractmethod
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[ArrayT, CodecState]:
-        """The next codes [Q, n] of a stream -> the samples [S] that are complete, and the new state."""
+        """The next codes [B, Q, n] of streams -> the samples [B, S] that are complete, and the new state."""
 
     @abstractmethod
     def _is_state(self, state: CodecState, encodes: bool) -> bool:
@@ -117,60 +91,6 @@ class Codec(ABC, Generic[ArrayT]):
     @abstractmethod
     def _state_value(self, number: int) -> Any:
         """A number as the states of this backend hold it."""
-
-    # ---- what it is ----------------------------------------------------------------------------------------------
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms it works on."""
-        return self.config.mel.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Code frames per second."""
-        return self.config.frame_rate
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Number of entries of each codebook."""
-        return self.config.codebook_sizes[: self.num_quantizers]
-
-    @property
-    def encode_latency(self) -> float:
-        """Seconds from the first sample of a frame to its code: the frame itself and the front end's look-ahead.
-
-        Codecs that do not encode streams need a whole segment (`segment_seconds`).
-        """
-        c = self.config
-        if not self.encodes_streams:
-            return float(c.segment_seconds or 0)
-        look_ahead = (mel_look_ahead(c.encoder.stride) - 1) * c.mel.hop_length + c.mel.n_fft // 2
-        return (c.samples_per_frame + look_ahead) / self.sample_rate
-
-    @property
-    def decode_latency(self) -> float:
-        """Seconds from the start of a code frame to the last of its samples that `decode_chunk` can return at once.
-
-        These are the frame itself, the vocoder's look-ahead and the overlap of the inverse STFT. Raises MimoError
-        without a decoder.
-        """
-        return (self.config.samples_per_frame + self._delay()) / self.sample_rate
-
-    def check_num_quantizers(self, num_quantizers: int | None) -> int:
-        """The number of codebooks that is meant: None for 8, or all there are if fewer; MimoError for too many."""
-        if num_quantizers is None:
-            return min(NUM_QUANTIZERS, self.num_quantizers)
-        check_count(num_quantizers, self.num_quantizers)
-        return int(num_quantizers)
-
-    def check_decodes(self) -> None:
-        """MimoError for a model that has no decoder."""
-        self._delay()
-
-    def _delay(self) -> int:
-        if (delay := self.decode_delay) is None:
-            raise MimoError(f"{self.name}: this model is an encoder only, without a decoder: it cannot decode")
-        return delay
 
     # ---- encode --------------------------------------------------------------------------------------------------
 
@@ -217,8 +137,8 @@ class Codec(ABC, Generic[ArrayT]):
             if last and state is None:
                 yield self._encode_items([block], count, 0, 0)[0]
             else:
-                codes, state = self._encode_step(block, state or self._initial_encode_state(), last, count)
-                yield codes
+                codes, state = self._encode_step(block[None], state or self._initial_encode_state(), last, count)
+                yield codes[0]
 
     def encode_batch(
         self,
@@ -273,19 +193,56 @@ class Codec(ABC, Generic[ArrayT]):
         comes at most `encode_latency` seconds after its first sample.
         Raises MimoError when the encoder cannot do so (see `encodes_streams`).
         """
+        count = self._check_encodes_streams(num_quantizers)
+        opened, marks = self._open_state(state, last, encodes=True)
+        codes, new_state = self._encode_step(self._chunk_of_samples(waveform)[None], opened, last, count)
+        return codes[0], new_state | marks
+
+    def encode_chunks(
+        self,
+        waveforms: Sequence[np.ndarray | torch.Tensor],
+        states: Sequence[Mapping[str, Any] | None] | None = None,
+        last: bool | Sequence[bool] = False,
+        *,
+        num_quantizers: int | None = None,
+    ) -> tuple[list[ArrayT], list[CodecState]]:
+        """`encode_chunk` for many independent streams at once: (codes of each, states of each).
+
+        waveforms, states: one of each for every stream; states None where all begin. last: for all streams, or one for
+        each. Every stream gives what it gives alone. Those with chunks of the same length, whatever their ages, are
+        computed as one batch, so that a server can take all that arrived in the same 80 ms.
+        Raises what `encode_chunk` does, with the number of the stream, before anything is computed.
+        """
+        count = self._check_encodes_streams(num_quantizers)
+        streams = self._open_streams("waveforms", waveforms, states, last, encodes=True)
+
+        def step(chunks: Samples, state: CodecState, last: bool) -> tuple[ArrayT, CodecState]:
+            return self._encode_step(chunks, state, last, count)
+
+        return step_together(streams, step, self.config, self._batches_exactly)
+
+    def _check_encodes_streams(self, num_quantizers: int | None) -> int:
         if not self.encodes_streams:
             raise MimoError(
                 f"{self.name}: its encoder is not causal, or was exported without steps, so it cannot encode a stream;"
                 " use encode()"
             )
-        count = self.check_num_quantizers(num_quantizers)
+        return self.check_num_quantizers(num_quantizers)
+
+    def _chunk_of_samples(self, waveform: Any) -> Samples:
+        """Checked samples [S]; unlike a waveform, a chunk of a stream may be empty."""
         if is_array(waveform) and tuple(waveform.shape) == (0,):
-            chunk = np.zeros(0, np.float32)
-        else:
-            chunk = check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
-        opened, marks = self._open_state(state, last, encodes=True)
-        codes, new_state = self._encode_step(chunk, opened, last, count)
-        return codes, new_state | marks
+            return np.zeros(0, np.float32)
+        return check_level(check_array(waveform, self.sample_rate, "audio"), "audio")
+
+    def _open_streams(self, name: str, chunks: Any, states: Any, last: Any, encodes: bool) -> list[Stream]:
+        """The next chunks of several streams, checked."""
+        streams = []
+        for i, (chunk, state, ends) in enumerate(zip(*check_streams(name, chunks, states, last), strict=True)):
+            with error_prefix(f"stream {i}"):
+                checked = self._chunk_of_samples(chunk) if encodes else chunk_of_codes(self, chunk)
+                streams.append(Stream(checked, *self._open_state(state, ends, encodes), ends))
+        return streams
 
     # ---- decode --------------------------------------------------------------------------------------------------
 
@@ -322,8 +279,8 @@ class Codec(ABC, Generic[ArrayT]):
             if alone:
                 yield self._decode_items(piece[None], np.array([piece.shape[1]]))[0]
             else:
-                waveform, state = self._decode_step(piece, state or self._initial_decode_state(), last)
-                yield waveform
+                waveform, state = self._decode_step(piece[None], state or self._initial_decode_state(), last)
+                yield waveform[0]
 
     def decode_batch(self, codes: Iterable[CodesSource], *, batch_seconds: float = 120.0) -> list[ArrayT]:
         """`decode` of several items at once; each gives what it gives alone, however many codebooks it has.
@@ -360,8 +317,25 @@ class Codec(ABC, Generic[ArrayT]):
         """
         self._check_decodes_streams()
         opened, marks = self._open_state(state, last, encodes=False)
-        waveform, new_state = self._decode_step(chunk_of_codes(self, codes), opened, last)
-        return waveform, new_state | marks
+        waveform, new_state = self._decode_step(chunk_of_codes(self, codes)[None], opened, last)
+        return waveform[0], new_state | marks
+
+    def decode_chunks(
+        self,
+        codes: Sequence[CodesLike],
+        states: Sequence[Mapping[str, Any] | None] | None = None,
+        last: bool | Sequence[bool] = False,
+    ) -> tuple[list[ArrayT], list[CodecState]]:
+        """`decode_chunk` for many independent streams at once: (waveform of each, states of each).
+
+        codes, states: one of each for every stream; states None where all begin. last: for all streams, or one for
+        each. Every stream gives what it gives alone. Those with as many new frames and codebooks, whatever their ages,
+        are computed as one batch.
+        Raises what `decode_chunk` does, with the number of the stream, before anything is computed.
+        """
+        self._check_decodes_streams()
+        streams = self._open_streams("codes", codes, states, last, encodes=False)
+        return step_together(streams, self._decode_step, self.config, self._batches_exactly)
 
     def decode_stream(self, codes: Iterable[CodesLike]) -> Iterator[ArrayT]:
         """Chunks of codes [Q, n] (or AudioCodes) as they come -> waveforms [S] as soon as they are complete.
@@ -379,12 +353,12 @@ class Codec(ABC, Generic[ArrayT]):
             whole = chunk.shape[1] * self.config.samples_per_frame
             length = item.num_samples if isinstance(item, AudioCodes) else whole
             num_samples, ended = num_samples + length, length < whole
-            waveform, state = self._decode_step(chunk, state, ended)
-            waveform = waveform[: num_samples - emitted]
+            waveforms, state = self._decode_step(chunk[None], state, ended)
+            waveform = waveforms[0, : num_samples - emitted]
             emitted += len(waveform)
             yield waveform
         if chunk is not None and emitted < num_samples:
-            yield self._decode_step(chunk[:, :0], state, True)[0][: num_samples - emitted]
+            yield self._decode_step(chunk[None, :, :0], state, True)[0][0, : num_samples - emitted]
 
     def _open_state(
         self, state: Mapping[str, Any] | None, last: bool, encodes: bool

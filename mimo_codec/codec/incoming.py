@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.audio.sources import AnyFile
-from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.facts import CodecFacts
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import is_array
 from mimo_codec.common.checks import check_count
@@ -25,33 +25,7 @@ CodesSource: TypeAlias = "CodesLike | AnyFile"
 """Codes, or a .mimo file: its path, its bytes or a file object."""
 
 
-class Model(Protocol):
-    """What the codes of a model have to fit."""
-
-    config: CodecConfig
-
-    @property
-    def model_id(self) -> str:
-        """Mark of its codes, "name@fingerprint"."""
-
-    @property
-    def num_quantizers(self) -> int:
-        """Number of codebooks."""
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Number of entries of each codebook."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second."""
-
-    @property
-    def frame_rate(self) -> float:
-        """Code frames per second."""
-
-
-def chunk_of_codes(codec: Model, codes: CodesLike) -> NDArray[np.int64]:
+def chunk_of_codes(codec: CodecFacts, codes: CodesLike) -> NDArray[np.int64]:
     """Checked codes [Q, n]; unlike AudioCodes, a chunk of a stream may be empty."""
     if not isinstance(codes, AudioCodes) and tuple(getattr(codes, "shape", ()))[1:] == (0,):
         _check_shape(codec, codes)
@@ -59,14 +33,14 @@ def chunk_of_codes(codec: Model, codes: CodesLike) -> NDArray[np.int64]:
     return _check_codes(codec, codes).to_numpy()
 
 
-def read_codes(codec: Model, codes: CodesSource) -> AudioCodes:
+def read_codes(codec: CodecFacts, codes: CodesSource) -> AudioCodes:
     """Codes that may be in a file, as AudioCodes; MimoError when they cannot be of this model."""
     if isinstance(codes, (str, os.PathLike)) or is_content(codes):
         return _check_codes(codec, AudioCodes.load(cast("AnyFile", codes)))
     return _check_codes(codec, cast("CodesLike", codes))
 
 
-def _check_codes(codec: Model, codes: CodesLike) -> AudioCodes:
+def _check_codes(codec: CodecFacts, codes: CodesLike) -> AudioCodes:
     """Codes as AudioCodes; MimoError when they cannot be of this model."""
     if not isinstance(codes, AudioCodes):
         num_quantizers, num_frames = _check_shape(codec, codes)
@@ -88,7 +62,7 @@ def _check_codes(codec: Model, codes: CodesLike) -> AudioCodes:
     return codes
 
 
-def _check_shape(codec: Model, codes: object) -> tuple[int, int]:
+def _check_shape(codec: CodecFacts, codes: object) -> tuple[int, int]:
     """[Q, T] of an array of codes; MimoError for anything else, and for more codebooks than this model has."""
     if not is_array(codes):
         kind = type(codes).__name__

@@ -169,18 +169,18 @@ class MimoCodec(Codec[Tensor], nn.Module):
 
     @torch.no_grad()
     @without_autocast
-    def _encode_step(self, chunk: Samples, state: State, last: bool, count: int) -> tuple[Tensor, State]:
-        mel, mel_state = self.mel.step(self._tensor(chunk)[None], scoped(state, "mel"), last)
+    def _encode_step(self, chunks: Samples, state: State, last: bool, count: int) -> tuple[Tensor, State]:
+        mel, mel_state = self.mel.step(self._tensor(chunks), scoped(state, "mel"), last)
         num_mels, encoder, features = state["num_mels"], scoped(state, "encoder"), []
         if self.config.segment_frames is not None:  # every segment is encoded as if it were alone
             segment, done = self.config.segment_frames * self.config.mels_per_frame, int(num_mels)
             while done + mel.shape[1] >= segment:
                 cut = segment - done
                 features.append(self.encoder.step(mel[:, :cut].to(self.dtype), encoder, last=True)[0])
-                mel, done, encoder = mel[:, cut:], 0, self.encoder.initial_state(1)
+                mel, done, encoder = mel[:, cut:], 0, self.encoder.initial_state(len(chunks))
             num_mels = torch.tensor(done + mel.shape[1])
         piece, encoder = self.encoder.step(mel.to(self.dtype), encoder, last)
-        codes = self.quantizer.encode(torch.cat([*features, piece], dim=1)[0], count)
+        codes = self.quantizer.encode(torch.cat([*features, piece], dim=1), count)
         return codes, compact({"num_mels": num_mels, **scope(mel_state, "mel"), **scope(encoder, "encoder")})
 
     def _initial_decode_state(self) -> State:
@@ -190,15 +190,15 @@ class MimoCodec(Codec[Tensor], nn.Module):
     @without_autocast
     def _decode_step(self, codes: Ids, state: State, last: bool) -> tuple[Tensor, State]:
         decoder, segment = self.require_decoder(), self.config.segment_frames
-        pieces = [torch.zeros(1, 0, device=self.device, dtype=torch.float32)]
-        while segment is not None and (done := int(state["num_frames"])) + codes.shape[1] >= segment:
+        pieces = [torch.zeros(len(codes), 0, device=self.device, dtype=torch.float32)]
+        while segment is not None and (done := int(state["num_frames"])) + codes.shape[2] >= segment:
             cut = segment - done
-            pieces.append(decoder.step(self._quantized(codes[None, :, :cut]), state, last=True)[0])
-            codes, state = codes[:, cut:], decoder.initial_state(1)
-        if codes.shape[1] or (last and int(state["num_frames"])):
-            piece, state = decoder.step(self._quantized(codes[None]), state, last)
+            pieces.append(decoder.step(self._quantized(codes[:, :, :cut]), state, last=True)[0])
+            codes, state = codes[:, :, cut:], decoder.initial_state(len(codes))
+        if codes.shape[2] or (last and int(state["num_frames"])):
+            piece, state = decoder.step(self._quantized(codes), state, last)
             pieces.append(piece)
-        return check_finite(torch.cat(pieces, dim=1)[0]), compact(state)
+        return check_finite(torch.cat(pieces, dim=1)), compact(state)
 
     def _state_value(self, number: int) -> Tensor:
         return torch.tensor(number, dtype=torch.int64)

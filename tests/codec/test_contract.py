@@ -149,7 +149,7 @@ def listening(codec: Codec[Any], patch: pytest.MonkeyPatch) -> list[np.ndarray]:
         return items(waveforms, *arguments)
 
     def encode_step(chunk, *arguments):
-        heard.append(chunk)
+        heard.extend(chunk)
         return step(chunk, *arguments)
 
     patch.setattr(codec, "_encode_items", encode_items)

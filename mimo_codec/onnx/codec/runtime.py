@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,17 +117,17 @@ class OnnxCodec(Codec[NDArray[Any]]):
         return check_finite(waveforms)
 
     def _initial_encode_state(self) -> CodecState:
-        buffer = {"samples": np.zeros(0, np.float32), "num_samples": 0, "num_frames": 0, "started": False}
+        buffer = {"samples": np.zeros((1, 0), np.float32), "num_samples": 0, "num_frames": 0, "started": False}
         return buffer | scope(self._session("encoder_step").initial_state(), "caches")
 
-    def _encode_step(self, chunk: Samples, state: CodecState, last: bool, count: int) -> tuple[Ids, CodecState]:
+    def _encode_step(self, chunks: Samples, state: CodecState, last: bool, count: int) -> tuple[Ids, CodecState]:
         caches = scoped(state, "caches")
-        buffer, ready = _push(self.config, state, chunk, last)
-        codes = np.zeros((count, 0), np.int64)
+        buffer, ready = _push(self.config, state, chunks, last)
+        codes = np.zeros((len(chunks), count, 0), np.int64)
         if ready is not None:
             num_mels = np.array(_num_mels(self.config, buffer["num_samples"]) if last else UNKNOWN)
-            caches = self._session("encoder_step").run({"waveform": ready[None], "num_mels": num_mels, **caches})
-            codes = caches.pop("codes")[0, :count]
+            caches = self._session("encoder_step").run({"waveform": ready, "num_mels": num_mels, **caches})
+            codes = caches.pop("codes")[:, :count]
         return codes, buffer | scope(caches, "caches")
 
     def _initial_decode_state(self) -> CodecState:
@@ -136,16 +136,16 @@ class OnnxCodec(Codec[NDArray[Any]]):
     def _decode_step(self, codes: Ids, state: CodecState, last: bool) -> tuple[Samples, CodecState]:
         caches = scoped(state, "caches")
         delay, size = self._checked.decode_delay, self.config.samples_per_frame
-        done, num_valid = state["num_frames"], codes.shape[1]
+        done, num_valid = state["num_frames"], codes.shape[2]
         if num_valid == 0 and not (last and done):
-            return np.zeros(0, np.float32), state
+            return np.zeros((len(codes), 0), np.float32), state
         if last:  # frames of padding bring out the last samples
-            codes = np.pad(codes, ((0, 0), (0, ceil_div(delay, size))))
-        caches = self._session("decoder_step").run({"codes": codes[None], "num_valid": np.array(num_valid), **caches})
-        waveform, begin = check_finite(caches.pop("waveform")[0]), done * size - delay  # number of the first sample
-        waveform = waveform[max(-begin, 0) :]
+            codes = np.pad(codes, ((0, 0), (0, 0), (0, ceil_div(delay, size))))
+        caches = self._session("decoder_step").run({"codes": codes, "num_valid": np.array(num_valid), **caches})
+        waveform, begin = check_finite(caches.pop("waveform")), done * size - delay  # number of the first sample
+        waveform = waveform[:, max(-begin, 0) :]
         if last:
-            waveform = waveform[: (done + num_valid) * size - max(begin, 0)]
+            waveform = waveform[:, : (done + num_valid) * size - max(begin, 0)]
         return waveform, {"num_frames": done + num_valid, **scope(caches, "caches")}
 
     def _state_value(self, number: int) -> int:
@@ -160,7 +160,8 @@ class OnnxCodec(Codec[NDArray[Any]]):
         if encodes and not (
             isinstance(started, bool)
             and isinstance(samples, np.ndarray)
-            and samples.ndim == 1
+            and samples.ndim == 2
+            and len(samples) == 1
             and samples.dtype == np.float32
         ):
             return False
@@ -174,22 +175,22 @@ def _num_mels(config: CodecConfig, num_samples: int) -> int:
 
 
 def _push(
-    config: CodecConfig, state: CodecState, chunk: Samples, last: bool
+    config: CodecConfig, state: CodecState, chunks: Samples, last: bool
 ) -> tuple[CodecState, NDArray[np.float32] | None]:
-    """The next samples of a stream -> its buffer, and what encoder_step.onnx reads for the frames that are complete.
+    """The next samples [B, S] of streams -> their buffer, and what encoder_step.onnx reads for complete frames.
 
     The waveform is reflected at both ends. The buffer holds samples from `(s f - 2) hop - n_fft / 2` on, f the next
     frame and s mel frames a frame; before the start those from 0 on. No complete frames: None.
     """
     hop, pad = config.mel.hop_length, config.mel.n_fft // 2
     stride, pool, per_frame = config.encoder.stride, config.encoder.pool, config.mels_per_frame
-    samples, started = np.concatenate((state["samples"], chunk)), state["started"]
-    num_samples, num_frames = state["num_samples"] + len(chunk), state["num_frames"]
+    samples, started = np.concatenate((state["samples"], chunks), axis=1), state["started"]
+    num_samples, num_frames = state["num_samples"] + chunks.shape[1], state["num_frames"]
     num_ready = 0
-    if started or len(samples) > pad or (last and len(samples)):
+    if started or samples.shape[1] > pad or (last and samples.shape[1]):
         if not started:
-            samples = np.pad(samples, (0, max(pad + 1 - len(samples), 0)))  # too short to reflect: zeros follow
-            samples = np.pad(np.pad(samples, (pad, 0), mode="reflect"), (MEL_CONTEXT * hop, 0))
+            samples = _padded(samples, 0, max(pad + 1 - samples.shape[1], 0))  # too short to reflect: zeros follow
+            samples = _padded(_padded(samples, pad, 0, mode="reflect"), MEL_CONTEXT * hop, 0)
             started = True
         if last:
             num_ready = code_frames(_num_mels(config, num_samples), stride, pool) - num_frames
@@ -199,9 +200,14 @@ def _push(
     ready = None
     if num_ready > 0:
         num_hops = MEL_CONTEXT + per_frame * num_ready + mel_look_ahead(stride) + ceil_div(config.mel.n_fft, hop) - 1
-        ready = np.pad(samples, (0, pad), mode="reflect") if last else samples
-        ready = ready[: num_hops * hop]
-        ready = np.pad(ready, (0, num_hops * hop - len(ready)))
-        samples, num_frames = samples[num_ready * per_frame * hop :], num_frames + num_ready
+        ready = _padded(samples, 0, pad, mode="reflect") if last else samples
+        ready = ready[:, : num_hops * hop]
+        ready = _padded(ready, 0, num_hops * hop - ready.shape[1])
+        samples, num_frames = samples[:, num_ready * per_frame * hop :], num_frames + num_ready
     buffer = {"samples": samples.copy(), "num_samples": num_samples, "num_frames": num_frames, "started": started}
     return buffer, ready
+
+
+def _padded(samples: Samples, before: int, after: int, mode: Literal["constant", "reflect"] = "constant") -> Samples:
+    """Samples [B, S] with so many more at the start and at the end of each row."""
+    return np.pad(samples, ((0, 0), (before, after)), mode=mode)

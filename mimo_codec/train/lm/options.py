@@ -106,7 +106,7 @@ class MemoryOptions:
 
     checkpoint_layers: bool = False
     attention_dropout: float = 0.0
-    chunk: int = 512
+    chunk: int = 256
     clip_norm: float = 1.0
     max_non_finite: int = 10
     compile: bool = False
