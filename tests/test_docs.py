@@ -155,6 +155,10 @@ def test_train_takes_the_documented_overrides(recipe, arguments, capsys):
     from mimo_codec.train.run import train
 
     with pytest.raises(SystemExit) as exited:
+        if "--plan" in arguments:
+            from mimo_codec.train.lm.memory import plan
+
+            train(recipe, [argument for argument in arguments if argument != "--plan"], plan=plan)
         train(recipe, [*arguments, *([] if "help" in " ".join(arguments) else ["--print_config"])])
     assert exited.value.code in (0, None), capsys.readouterr().err
 
@@ -214,7 +218,17 @@ FILE_NAME = re.compile(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|yaml|md|wav|ipynb))?|[\
 def test_files_that_are_named_exist(name):
     """Paths count from the root or, on the architecture page, from the package or one of its rooms."""
     roots = [ROOT, ROOT / "mimo_codec", ROOT / "mimo_codec" / "codec"]
-    made_by_users = {"corpus/", "speech/", "runs/", "graphs/", "train/", "codebook/", "val/", "held_out/"}
+    made_by_users = {
+        "corpus/",
+        "speech/",
+        "runs/",
+        "graphs/",
+        "train/",
+        "codebook/",
+        "val/",
+        "held_out/",
+        "learning_rate/",
+    }
     for path in re.findall(FILE_NAME, without_code(PAGES[name])):
         known = any((root / path).exists() for root in roots) or path.split("/")[0] + "/" in made_by_users
         assert known, f"{path}: there is no such file"

@@ -27,11 +27,12 @@ from mimo_codec.cli.evaluate import evaluate
 from mimo_codec.cli.export import export
 from mimo_codec.cli.generate import generate
 from mimo_codec.cli.info import info
+from mimo_codec.cli.merge import merge
 from mimo_codec.cli.models import models
 from mimo_codec.cli.train import train
 from mimo_codec.common.errors import MimoError, MimoWarning
 
-COMMANDS = (encode, decode, reconstruct, evaluate, info, models, demo)
+COMMANDS = (encode, decode, reconstruct, evaluate, info, models, merge, demo)
 """Functions that are commands of the same name."""
 
 app = typer.Typer(

@@ -76,6 +76,9 @@ class Session:
     quantize: Annotated[
         str | None, typer.Option(help="int8 or int4 weights, for little memory.", show_default=False)
     ] = None
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of an adapter that was trained for the model.", show_default=False)
+    ] = None
     language: Annotated[
         str | None, typer.Option(help="Language of the instructions: en or zh.  [default: en, or the model's own]")
     ] = None
@@ -96,6 +99,7 @@ class Session:
             quantize=self.quantize,
             instructions=self.language,
             compile=self.compile,
+            adapter=self.adapter,
         )
 
     def load_codec(self, lm: MimoAudioLM) -> None:

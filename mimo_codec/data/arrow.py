@@ -100,7 +100,7 @@ def _arrow_rows(path: Path) -> Rows:
         import pyarrow as pa
     size = path.stat().st_size
     with (
-        wrap_errors(f"{path}: not a readable Arrow file", pa.ArrowException, OSError),
+        wrap_errors(f"{path}: not a readable Arrow file", pa.ArrowException, OSError, ValueError),
         pa.memory_map(str(path)) as file,
     ):
         start = file.read_buffer(size).address
@@ -112,6 +112,7 @@ def _arrow_rows(path: Path) -> Rows:
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         count = 0
         for batch in batches:
+            batch.validate(full=True)  # damaged offsets would end the process
             column = _audio_column(path, batch.schema)
             for place, name, about in _places(batch, column, start):
                 row: dict[str, Any] = {"member": name or f"row {count}", **about}
@@ -175,7 +176,10 @@ def _parquet_rows(path: Path) -> Rows:
     with needs_extra("pyarrow", "datasets"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    with wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError), pq.ParquetFile(path) as file:
+    with (
+        wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError, ValueError),
+        pq.ParquetFile(path) as file,
+    ):
         schema = file.schema_arrow
         column = _audio_column(path, schema)
         kind = schema.field(column).type
@@ -210,7 +214,7 @@ def _group_starts(path: Path, stamp: int) -> list[int]:
     with needs_extra("pyarrow", "datasets"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    with wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError):
+    with wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError, ValueError):
         about = pq.read_metadata(path)
     sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
     return [0, *np.cumsum(sizes).tolist()]
@@ -222,7 +226,7 @@ def _group(path: Path, stamp: int, column: str, group: int) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError, KeyError):
+    with wrap_errors(f"{path}: not a readable Parquet file", pa.ArrowException, OSError, ValueError, KeyError):
         with pq.ParquetFile(path) as file:
             table = file.read_row_group(group, columns=[column], use_threads=False)
         require(table.num_columns, f"{path}: has no column {column}")

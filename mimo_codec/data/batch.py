@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -79,3 +80,8 @@ class RunSampler(DistributedSampler[int]):
             first = (number * self.num_replicas + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
             k += 1
+
+
+def leave_interrupts_to_training(worker: int) -> None:
+    """Ctrl-C reaches workers too, but training still needs them to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,6 @@ on where it stopped.
 from __future__ import annotations
 
 import os
-import signal
 import time
 import warnings
 from collections import Counter
@@ -27,7 +26,7 @@ from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder
 from mimo_codec.data.augment import Augmentation, Effect
-from mimo_codec.data.batch import Batch, RunSampler, collate
+from mimo_codec.data.batch import Batch, RunSampler, collate, leave_interrupts_to_training
 from mimo_codec.data.dataset import DrawnUtterances, Item, Reader, WholeUtterances
 from mimo_codec.data.find import find_utterances
 from mimo_codec.data.manifest import read_faults, read_manifest, write_faults, write_manifest
@@ -266,7 +265,7 @@ class SpeechData(lightning.LightningDataModule):
             num_workers=self.options.num_workers,
             collate_fn=collate_fn,
             generator=generator,
-            worker_init_fn=_leave_interrupts_to_training,
+            worker_init_fn=leave_interrupts_to_training,
         )
 
     def val_dataloader(self) -> DataLoader[Item] | list[object]:
@@ -305,11 +304,6 @@ class SpeechData(lightning.LightningDataModule):
         folder, trainer = self._folder(), self.trainer
         if folder is not None and folder.is_dir() and trainer is not None and trainer.is_global_zero:
             self.skipped.finish(folder)
-
-
-def _leave_interrupts_to_training(worker: int) -> None:
-    """Ctrl-C reaches workers too, but training still needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(manifest: Path) -> dict[Identity, dict[str, Any]]:

@@ -252,12 +252,22 @@ def _what_would_fit(folder: Path, config: LMConfig, device: torch.device, reason
     )
 
 
-def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenizer: TextTokenizer) -> None:
-    """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json."""
+def save_language_model(
+    folder: str | Path,
+    model: SpeechLanguageModel,
+    tokenizer: TextTokenizer,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write config.json, safetensors (in shards of 5 GB, with their index) and tokenizer.json.
+
+    state: the weights, where they are not those in the model (of another type, or put together from shards).
+    """
     folder = Path(folder)
     require(not model.is_quantized, f"{folder}: a quantized model cannot be saved; load it without quantize")
+    is_plain = getattr(model, "adapter_config", None) is None
+    require(is_plain, f"{folder}: a model with an adapter cannot be saved whole; merge the adapter first")
     make_folder(folder)
-    state = model.state_dict()
+    state = dict(model.state_dict() if state is None else state)
     is_whole = not any(value.is_meta for value in state.values())
     require(is_whole, f"{folder}: layers of this model are on the disk; load it on one device to save it")
     if model.config.tie_word_embeddings:
@@ -266,7 +276,7 @@ def save_language_model(folder: str | Path, model: SpeechLanguageModel, tokenize
     config = model.config.to_dict()
     for name in ("torch_dtype", "dtype"):
         if name in config:
-            config[name] = str(model.dtype).removeprefix("torch.")
+            config[name] = str(state["speech_group_downcast.weight"].dtype).removeprefix("torch.")
     _write_json(folder / CONFIG, config)
     _write_tokenizer(folder, tokenizer)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mimo_codec.codec.model import check_device, check_dtype
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
+from mimo_codec.lm.adapters import load_adapter, merge_adapter
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.backend import TorchBackend
 from mimo_codec.lm.base import AudioLM, GridLike
@@ -70,6 +71,7 @@ class MimoAudioLM(AudioLM[Tensor]):
         device_map: DeviceMap | None = None,
         instructions: Instructions | str | None = None,
         compile: bool | None = None,
+        adapter: str | Path | None = None,
     ) -> MimoAudioLM:
         """Load a model, in evaluation mode.
 
@@ -87,6 +89,7 @@ class MimoAudioLM(AudioLM[Tensor]):
             instructions: of the prompts, or a language ("en", "zh"); None for the prompts.json of the checkpoint, or
                 English.
             compile: torch.compile for the steps of generation; None for on CUDA only.
+            adapter: folder of an adapter that was trained for this model (LoRA, by peft).
 
         Raises:
             MimoError: for what cannot be found, read or used, and when memory does not suffice.
@@ -98,8 +101,17 @@ class MimoAudioLM(AudioLM[Tensor]):
         if isinstance(codec, (str, Path)):
             codec = load_speech_codec(codec, device, wanted)
         spread = device_map is not None
+        alone = adapter is None or (quantize is None and not spread)
+        require(alone, "adapter: merge it into the model first (mimo-codec merge) to quantize or spread that")
         model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
+        if adapter is not None:
+            load_adapter(adapter, model, str(name_or_path))
         return cls(model, tokenizer, codec=codec, instructions=chosen, compile=False if spread else compile)
+
+    def merge_adapter(self) -> None:
+        """Make the adapter a part of the weights; MimoError when there is none."""
+        merge_adapter(self.model)
+        self.backend = TorchBackend(self.model, self.backend.compiled)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors and tokenizer.json in the released layout, and prompts.json if needed."""

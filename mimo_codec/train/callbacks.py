@@ -239,7 +239,7 @@ class ExportCodec(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write `export`, and `best` if the metric is better than before."""
-        if trainer.sanity_checking or _is_trial(trainer) or not pl_module.codec.quantizer.is_initialized:
+        if trainer.sanity_checking or _is_trial(trainer) or not self._is_ready(pl_module):
             return
         self._export(trainer, pl_module, "export")
         score = trainer.callback_metrics.get(self.monitor)
@@ -274,11 +274,17 @@ class ExportCodec(lightning.Callback):
         """Write `export` when training ends."""
         if _is_trial(trainer):
             return
-        if not pl_module.codec.quantizer.is_initialized:
+        if not self._is_ready(pl_module):
             rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
             return
-        folder = self._export(trainer, pl_module, "export")
-        rank_zero_info(f"codec written to {folder}: MimoCodec.from_pretrained('{folder}')")
+        rank_zero_info(self._how_to_load(self._export(trainer, pl_module, "export")))
+
+    def _is_ready(self, stage: Any) -> bool:
+        """Whether there is a model to write."""
+        return bool(stage.codec.quantizer.is_initialized)
+
+    def _how_to_load(self, folder: Path) -> str:
+        return f"codec written to {folder}: MimoCodec.from_pretrained('{folder}')"
 
     def _export(self, trainer: lightning.Trainer, stage: Any, name: str) -> Path:
         folder = Path(trainer.default_root_dir) / name

@@ -6,7 +6,6 @@ A checkpoint is a zip archive in which torch.save stores a CRC-32 of every part,
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import zipfile
 import zlib
@@ -69,7 +68,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises MimoError when it is damaged, with the one to use instead, or holds other objects.
         """
-        return read_checkpoint(Path(path), map_location)
+        # Lightning's function leaves everything in memory, as "cpu" does, which states of 8 bits understand too
+        return read_checkpoint(Path(path), "cpu" if callable(map_location) else map_location)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -78,10 +78,13 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         with wrap_errors(f"{path}: cannot be read", OSError):
             checkpoint = torch.load(path, map_location, weights_only=True)
-    except pickle.UnpicklingError:
-        raise MimoError(f"{path}: not loaded, because it holds more than tensors and plain values") from None
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MimoError(f"{path}: is not a checkpoint of training: {str(error).splitlines()[0]}") from None
+    except MimoError:
+        raise
+    except Exception as error:  # torch.load raises many kinds
+        refused = type(error).__name__ == "UnpicklingError"
+        reason = "not loaded, because it holds more than tensors and plain values"
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MimoError(f"{path}: {reason if refused else f'is not a checkpoint of training: {first_line}'}") from None
     require(isinstance(checkpoint, dict), f"{path}: is not a checkpoint of training")
     return checkpoint
 
@@ -154,7 +157,7 @@ def check_whole(path: Path) -> None:
     problem = damage(path)
     if problem is None:
         return
-    others = [p for p in path.parent.glob("*.ckpt") if p != path and damage(p) is None]
+    others = [p for p in _checkpoints(path.parent) if p != path and damage(p) is None]
     newest = max(others, key=lambda p: p.stat().st_mtime, default=None)
     advice = f"continue with --ckpt_path {newest}" if newest else "there is no other one: copy it again, or start anew"
     raise MimoError(f"{path}: this checkpoint is damaged, {problem}; {advice}")
@@ -175,7 +178,7 @@ def starting_point(asked: str | None, root: Path, folder: Path) -> str | None:
     kept = {"last": sorted(folder.glob("last*.ckpt"), key=os.path.getmtime, reverse=True)}
     kept["last"] += [path for path in [folder / PREVIOUS] if path.exists()]
     kept["best"] = [path for path in [folder / "best.ckpt"] if path.exists()]
-    earlier = [p for p in (*sorted(folder.glob("*.ckpt")), *(root / name for name in EXPORTS)) if p.exists()]
+    earlier = [p for p in (*_checkpoints(folder), *(root / name for name in EXPORTS)) if p.exists()]
     if asked in kept:
         if kept[asked]:
             return str(kept[asked][0])
@@ -198,6 +201,11 @@ def starting_point(asked: str | None, root: Path, folder: Path) -> str | None:
 
 
 _OTHER = "give this run a folder of its own with --trainer.default_root_dir"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, without what killed processes left of theirs."""
+    return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
 
 
 def _names(paths: list[Path], root: Path) -> str:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.common.processes import num_processes, process_rank
 from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.resuming import RunSchedule
@@ -20,6 +21,8 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.98),
+    factor: Callable[[str], float] = lambda name: 1.0,
+    bits: int = 32,
 ) -> torch.optim.Optimizer:
     """Make an optimizer for named parameters: Muon for the matrices inside `layers`, AdamW for the rest.
 
@@ -29,20 +32,31 @@ def make_optimizer(
         learning_rate: of AdamW.
         weight_decay: of tensors with more than one dimension.
         betas: of AdamW.
+        factor: name of a parameter -> what its learning rate is multiplied by.
+        bits: of AdamW's averages of gradients; 8: by torchao, for little memory.
     """
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    matrices: dict[float, list[nn.Parameter]] = {}
+    others: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
-        is_matrix = matrix_learning_rate > 0 and parameter.ndim == 2 and "layers." in name
-        (matrices if is_matrix else others).append(parameter)
+        if matrix_learning_rate > 0 and parameter.ndim == 2 and "layers." in name:
+            matrices.setdefault(factor(name), []).append(parameter)
+        else:
+            others.setdefault((factor(name), parameter.ndim > 1), []).append(parameter)
+    factors = sorted({by for by, _ in others}, reverse=True) or [1.0]
     groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": others.get((by, decays), []),
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": by * learning_rate,
+        }
+        for by in factors
+        for decays in (True, False)
     ]
-    adamw = torch.optim.AdamW(groups, learning_rate, betas=betas)
+    adamw = _adamw(bits)(groups, learning_rate, betas=betas)
     if not matrices:
         return adamw
-    return MuonAdamW(SharedMuon(matrices, matrix_learning_rate, weight_decay=weight_decay), adamw)
+    shares = [{"params": each, "lr": by * matrix_learning_rate} for by, each in sorted(matrices.items(), reverse=True)]
+    return MuonAdamW(SharedMuon(shares, matrix_learning_rate, weight_decay=weight_decay), adamw)
 
 
 def with_schedule(
@@ -54,6 +68,15 @@ def with_schedule(
         return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
 
     return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, factor)}
+
+
+def _adamw(bits: int) -> Any:
+    """Return the class of optimizers whose states have so many bits."""
+    if bits == 32:
+        return torch.optim.AdamW
+    with needs_extra("torchao", "quantize"):
+        from torchao.optim import AdamW8bit
+    return AdamW8bit
 
 
 class SharedMuon(torch.optim.Muon):

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ TAKEN_OVER = (
 MAX_YAML_BYTES, MAX_NODES = 2**20, 100_000
 """Of a recipe."""
 MAX_CPU_PROCESSES, MIN_ROWS = 4, 8
+
+
+Plan = Callable[[Any, Any, Any], str]
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -57,11 +61,12 @@ def cpu_processes(*batch_sizes: int) -> int:
     return max(n for n in range(1, most + 1) if all(size % n == 0 for size in batch_sizes))
 
 
-def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
+def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: Plan | None = None) -> None:
     """Train by a recipe; `arguments` override it, such as ["--data.root", "speech", "--trainer.max_steps", "100"].
 
     all_cores: without a GPU, and unless trainer.devices is given, start `cpu_processes` processes of the program that
     calls this, and share the recipe's batches among them.
+    plan: print what this makes of the model, the data and the trainer of the configuration, and train nothing.
 
     Leaves checkpoints and curves below trainer.default_root_dir and the codec, ready for `from_pretrained`, in its
     folder `export`. MimoError for unknown recipes, keys and values, and when the `train` extra is missing.
@@ -108,11 +113,15 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False) -> None:
                 unset = trainer[key] == neutral
                 require(unset, f"trainer.{key}: stages do this themselves, set model.init_args.{argument} instead")
             data = config.data.get("init_args", {}) if own_data else config.data
+            if plan:
+                print(plan(config.model, data, trainer))
+                raise SystemExit(0)
             sizes = {name: data[name] for name in ("batch_size", "text_batch_size") if name in data}
             is_shared = all_cores and trainer.devices == "auto" and "batch_size" in sizes
             if is_shared and _trains_on_cpu(trainer.accelerator):
                 trainer.devices = cpu_processes(*sizes.values())
-                data.update({name: size // trainer.devices for name, size in sizes.items()})
+                for name, size in sizes.items():
+                    data[name] = size // trainer.devices
             if trainer.overfit_batches and (not own_data or "distinct_batches" in data):
                 # Lightning would draw other batches in every epoch
                 data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)

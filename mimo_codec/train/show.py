@@ -30,3 +30,10 @@ def show_histogram(loggers: Iterable[Any], name: str, values: Tensor, step: int)
     for logger in loggers:
         if hasattr(logger.experiment, "add_histogram"):
             logger.experiment.add_histogram(name, values, step)
+
+
+def show_text(loggers: Iterable[Any], name: str, text: str, step: int) -> None:
+    """Log a text."""
+    for logger in loggers:
+        if hasattr(logger.experiment, "add_text"):
+            logger.experiment.add_text(name, text, step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +25,9 @@ from loading import attach, batches, equal, make_data
 from mimo_codec import MimoError
 from mimo_codec.data.dataset import Reader
 from mimo_codec.data.embedded import audio_file
-from mimo_codec.data.find import find_utterances
+from mimo_codec.data.find import SHARDS, find_utterances
 from mimo_codec.data.manifest import read_faults, read_manifest, write_manifest
-from mimo_codec.data.scan import Limits, scan
+from mimo_codec.data.scan import Limits, examine, scan
 from mimo_codec.data.shards import shard_utterances
 from mimo_codec.evaluation.codec.items import find_items
 
@@ -148,6 +149,28 @@ def test_utterances_are_the_bytes_of_the_files_and_come_back_from_manifests(
     assert len({u.identity for u in good}) == 4
     with pytest.raises(MimoError, match="lies in a shard"):
         find_items(tmp_path / "m.jsonl", None)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS.keys())
+def test_damaged_shards_raise_nothing_but_our_errors(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Bytes changed, cut out and cut off, in the headers above all; what is found can be examined."""
+    source = min(path for path in write(tmp_path / "shards").iterdir() if path.suffix in SHARDS)
+    data, target, draw = source.read_bytes(), tmp_path / f"damaged{source.suffix}", random.Random(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 6)):
+            place = draw.choice((draw.randrange(len(data)), draw.randrange(1024), len(data) - draw.randint(1, 2500)))
+            size = draw.choice((1, 1, 4))
+            damaged[place : place + size] = draw.choice((draw.randbytes(size), b"\xff" * size, b"\0" * size, b""))
+        target.write_bytes(damaged if draw.random() < 0.9 else damaged[: draw.randrange(1, len(data))])
+        try:
+            for utterance in find_utterances(target)[0]:
+                examine(utterance, Limits())
+        except MimoError as error:
+            assert str(target) in str(error)
+            refused += 1
+    assert 0 < refused < 150
 
 
 # ---- tar -------------------------------------------------------------------------------------------------------------

@@ -57,4 +57,7 @@ class CachedReader(AudioReader):
 
 def _hash(path: AnyPath) -> str:
     with wrap_errors(f"{path}: cannot be read", OSError), open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

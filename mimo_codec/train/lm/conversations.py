@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from mimo_codec.common.checks import check_type, error_prefix, require, wrap_errors
+from mimo_codec.common.checks import check_type, error_prefix, require
 from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.prompts import (
     ASSISTANT,
@@ -75,18 +73,10 @@ def _segments(turn: Turn, reader: AudioReader) -> list[Segment]:
     for i, part in enumerate(turn.parts):
         if isinstance(part, Sound):
             place = "audio" if turn.content is None else f"content[{i}]"
-            segments.append(Heard(reader.codes(as_codes(part.audio), place)))
+            segments.append(Heard(reader.codes(part.audio, place)))
         else:
             segments.append(part)
     return spoken(segments) if turn.role == ASSISTANT else segments
-
-
-def as_codes(audio: Any) -> Any:
-    """Codes in JSON are lists of lists."""
-    if not isinstance(audio, list):
-        return audio
-    with wrap_errors("codes", ValueError):
-        return np.asarray(audio)
 
 
 def spoken(segments: Sequence[Segment]) -> list[Segment]:

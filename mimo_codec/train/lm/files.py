@@ -1,4 +1,4 @@
-"""Files of rows: JSON, JSON lines, and folders of them."""
+"""Files of rows: JSON, JSON lines, Parquet shards of codes, and folders of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimo_codec.common.checks import require, wrap_errors
+from mimo_codec.codes import AudioCodes
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular, read_json
 
-SUFFIXES = (".json", ".jsonl")
+SUFFIXES = (".json", ".jsonl", ".parquet")
 MAX_LINE_BYTES = 2**24
 """Of a row; codes of an hour take 2 MB."""
+
+
+SHARD_ROWS = 256
+"""Of a Parquet file, that are in memory at once."""
 
 
 class Entry(NamedTuple):
@@ -38,18 +43,22 @@ def find_row_files(root: str | os.PathLike[str]) -> list[Path]:
     path = Path(root)
     if not path.is_dir():
         require(os.path.exists(path), f"{path}: there is no such file or folder")
-        require(path.suffix in SUFFIXES, f"{path}: rows are read from {' and '.join(SUFFIXES)} files")
+        require(path.suffix in SUFFIXES, f"{path}: rows are read from {', '.join(SUFFIXES)} files")
         return [path]
     found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith("."))
-    require(found, f"{path}: there is no {' or '.join(SUFFIXES)} file in this folder")
+    require(found, f"{path}: there is no {', '.join(SUFFIXES)} file in this folder")
     return found
 
 
 def read_rows(path: Path) -> Iterator[Entry]:
     """Yield the rows of a file, bad lines among them; MimoError when the file cannot be read at all.
 
-    A JSON file is one conversation or a list of rows; a file of JSON lines has a row on every line that is not empty.
+    A JSON file is one conversation or a list of rows; a file of JSON lines has a row on every line that is not empty. A
+    Parquet file has a row in every row: its column "codes" holds the content of a .mimo file, and stands for "audio".
     """
+    if path.suffix == ".parquet":
+        yield from _read_shard(path)
+        return
     if path.suffix == ".json":
         content = read_json(path)
         rows = content if isinstance(content, list) and not _is_conversation(content) else [content]
@@ -65,6 +74,31 @@ def read_rows(path: Path) -> Iterator[Entry]:
                     line = file.readline(MAX_LINE_BYTES)
             elif line.strip():
                 yield _entry(path, number, line)
+
+
+def _read_shard(path: Path) -> Iterator[Entry]:
+    """Yield the rows of a Parquet file, a few in memory at a time."""
+    with needs_extra("pyarrow", "datasets"):
+        import pyarrow.lib
+        import pyarrow.parquet
+    unreadable = wrap_errors(f"{path}: not a readable Parquet file", OSError, pyarrow.lib.ArrowException)
+    with unreadable, open_regular(path) as file:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(SHARD_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield _with_codes(path, number, {name: value for name, value in row.items() if value is not None})
+
+
+def _with_codes(path: Path, number: int, row: dict[str, Any]) -> Entry:
+    """Decode the column "codes" as "audio"."""
+    content = row.pop("codes", None)
+    if content is None:
+        return Entry(path, number, row)
+    try:
+        return Entry(path, number, {"audio": AudioCodes.from_bytes(bytes(content), "codes"), **row})
+    except (MimoError, TypeError) as error:
+        return Entry(path, number, None, " ".join(str(error).split()))
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:

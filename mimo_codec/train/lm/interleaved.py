@@ -58,6 +58,8 @@ def _proportional(text: str, num_frames: int) -> tuple[list[str], list[int]]:
 
 def _timed(words: object, num_frames: int) -> tuple[list[str], list[int]]:
     need = "words must be [[start, end, word], ...], times in seconds and in order"
+    if isinstance(words, list):  # as shards have them
+        words = [list(row.values()) if isinstance(row, dict) else row for row in words]
     rows: Sequence[Any] = words if isinstance(words, list) and words else []
     require(rows, need)
     spoken, starts, last = [], [], 0.0

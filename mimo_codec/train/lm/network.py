@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.lm.model import SpeechLanguageModel
@@ -19,15 +20,29 @@ class TrainedLanguageModel(nn.Module):
     processes have gradients of the same parameters.
     """
 
-    def __init__(self, model: SpeechLanguageModel, empty_weight: float = EMPTY_WEIGHT, chunk: int = CHUNK):
-        """Args: the model; what `<|empty|>` counts as a target; rows of text logits that are in memory at once."""
+    def __init__(
+        self,
+        model: SpeechLanguageModel,
+        empty_weight: float = EMPTY_WEIGHT,
+        chunk: int = CHUNK,
+        speaks: bool = True,
+    ):
+        """Wrap a model.
+
+        Args:
+            model: the networks.
+            empty_weight: what `<|empty|>` counts as a target.
+            chunk: rows of text logits that are in memory at once.
+            speaks: whether to predict codes; without, the patch decoder does not run and its losses are 0.
+        """
         super().__init__()
-        self.model, self.empty_weight, self.chunk = model, empty_weight, chunk
+        self.model, self.empty_weight, self.chunk, self.speaks = model, empty_weight, chunk, speaks
 
     def checkpoint_layers(self) -> None:
         """Keep only the inputs of layers, and compute the rest again in the backward pass."""
-        for stack in self._stacks():
-            stack.gradient_checkpointing_enable({"use_reentrant": False})
+        for stack in self._stacks():  # the first name is that of transformers since 5.24
+            enable = getattr(stack, "activation_checkpointing_enable", None) or stack.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     def set_attention_dropout(self, share: float) -> None:
         """Leave out this share of the attention weights in training."""
@@ -42,11 +57,38 @@ class TrainedLanguageModel(nn.Module):
         """Losses of a pack: sums and counts [1 + C]."""
         predicted = pack.trained.nonzero()[:, 0]
         hidden = self.model.run_packed(self._embed(pack), pack.lengths)
-        text, text_count = self._text_loss(hidden[predicted - 1], pack.tokens[predicted])
-        is_audio = pack.tokens[predicted] == self.model.empty_id
-        channels, num_codes = self._channel_losses(hidden, predicted[is_audio], pack.patches)
-        counts = torch.cat((text_count[None], num_codes.expand(len(channels))))
-        return Terms(torch.cat((text[None], channels)), counts)
+        sums = [self._text_loss(hidden[predicted - 1], pack.tokens[predicted])[None]]
+        if self.speaks:
+            sums.append(self._channel_losses(hidden, self._audio(pack), pack.patches))
+        counts = self.count(pack)
+        total = torch.cat(sums)
+        return Terms(F.pad(total, (0, len(counts) - len(total))), counts)
+
+    def count(self, pack: Pack) -> Tensor:
+        """What the predictions of a pack count [1 + C], as `forward` does."""
+        tokens = pack.tokens[pack.trained]
+        text = self._text_weights(tokens).sum()
+        codes = (tokens == self.model.empty_id).sum() * pack.patches.shape[2] * self.speaks
+        return torch.cat((text[None], codes.float().expand(pack.patches.shape[1])))
+
+    @torch.no_grad()
+    def right(self, pack: Pack) -> Tensor:
+        """How many codes of each channel are the likeliest ones [1 + C]; the text's place is 0."""
+        positions = self._audio(pack)
+        channels = pack.patches.shape[1]
+        if not self.speaks or not len(positions):
+            return torch.zeros(1 + channels, device=pack.tokens.device)
+        hidden = self.model.run_packed(self._embed(pack), pack.lengths)
+        logits = self.model.patch_logits(self.model.seeds(hidden[positions - 1]), pack.patches[positions])
+        hits = [(x.argmax(-1) == pack.patches[positions, r]).sum() for r, x in enumerate(logits)]
+        return F.pad(torch.stack(hits).float(), (1, 0))
+
+    def _audio(self, pack: Pack) -> Tensor:
+        """Positions of the patches that are predicted [N]."""
+        return (pack.trained & (pack.tokens == self.model.empty_id)).nonzero()[:, 0]
+
+    def _text_weights(self, targets: Tensor) -> Tensor:
+        return torch.where(targets == self.model.empty_id, self.empty_weight, 1.0)
 
     def _embed(self, pack: Pack) -> Tensor:
         """Embed a pack as [P, H]; see `SpeechLanguageModel.embed`."""
@@ -56,17 +98,17 @@ class TrainedLanguageModel(nn.Module):
         encoded = self.model.encode_patches(pack.patches[some]) * is_audio[some, None]
         return text.index_add(0, some, encoded.to(text.dtype))
 
-    def _text_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        weights = torch.where(targets == self.model.empty_id, self.empty_weight, 1.0)
-        return cross_entropy_in_chunks(hidden, self.model.lm_head, targets, weights, self.chunk), weights.sum()
+    def _text_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        weights = self._text_weights(targets)
+        return cross_entropy_in_chunks(hidden, self.model.lm_head, targets, weights, self.chunk)
 
-    def _channel_losses(self, hidden: Tensor, positions: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums [C] of the losses of the patches at `positions` [N], and how many codes of a channel they are []."""
+    def _channel_losses(self, hidden: Tensor, positions: Tensor, patches: Tensor) -> Tensor:
+        """Sums [C] of the losses of the patches at `positions` [N]."""
         some = _or_first(positions)
         weights = torch.full_like(some, len(positions) > 0, dtype=torch.float32)
         true = patches[some]
         logits = self.model.patch_logits(self.model.seeds(hidden[(some - 1).clamp(min=0)]), true)
-        return channel_losses(logits, true, weights), weights.sum() * patches.shape[2]
+        return channel_losses(logits, true, weights)
 
 
 def _or_first(positions: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class Pack(NamedTuple):
 
     def to(self, device: torch.device) -> Pack:
         """Move it to a device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in self[:3])
-        return Pack(*moved, self.lengths)
+        tokens, patches, trained = (tensor.to(device, non_blocking=True) for tensor in self[:3])
+        return Pack(tokens, patches, trained, self.lengths)
 
 
 def make_pack(items: Sequence[Item], layout: Layout) -> Pack:

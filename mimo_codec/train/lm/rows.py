@@ -16,7 +16,7 @@ from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, THINK, Heard, Markup, Segment, Spoken, check_text
 from mimo_codec.lm.tasks import TASKS, Task
-from mimo_codec.train.lm.conversations import THOUGHTS, THOUGHTS_END, TURN_END, as_codes, conversation_parts
+from mimo_codec.train.lm.conversations import THOUGHTS, THOUGHTS_END, TURN_END, conversation_parts
 from mimo_codec.train.lm.interleaved import interleaved_parts
 from mimo_codec.train.lm.item import Part
 
@@ -44,7 +44,7 @@ def row_parts(row: object, reader: AudioReader, instructions: Instructions, task
     """
     if isinstance(row, list):
         return conversation_parts(row, reader)
-    fields = dict(check_type("row", row, Mapping, "a conversation or an object with a task"))
+    fields: dict[str, Any] = dict(check_type("row", row, dict, "a conversation or an object with a task"))
     task = fields.pop("task", task)
     named = [name for name in TURNS if name in fields] if task is None else []
     if named:
@@ -60,10 +60,10 @@ def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructio
     """Return a prompt of a task, untrained, and the answer that it should get."""
     text, audio = _answer(task, row, reader)
     known = inspect.signature(task.segments).parameters
-    arguments = {name: as_codes(value) for name, value in row.items() if name in known and name != "words"}
+    arguments = {name: value for name, value in row.items() if name in known and name != "words"}
     prompt = task.prompt(instructions, reader, arguments)
     beginning, prompt = _without_speech(prompt)
-    thoughts = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
+    thoughts: list[Part] = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
     end = TURN_END if task.text_end == "" else EXAMPLE_END
     answer: Segment = text if audio is None else Spoken(text, audio)
     return [*((segment, False) for segment in prompt), *thoughts, (answer, True), (end, True)]
@@ -79,7 +79,7 @@ def _answer(task: Task, row: dict[str, Any], reader: AudioReader) -> tuple[str, 
     if not task.answers_in_speech(row):
         return text, None
     require(row.get(audio_key) is not None, f"{task.name}: {audio_key} is missing, for the answer is spoken")
-    return text, reader.codes(as_codes(row[audio_key]), audio_key)
+    return text, reader.codes(row[audio_key], audio_key)
 
 
 def _without_speech(prompt: list[Segment]) -> tuple[str, list[Segment]]:
@@ -116,7 +116,7 @@ def _interleaved(row: Row, reader: AudioReader) -> list[Part]:
 
 def _codes(row: Row, reader: AudioReader) -> Any:
     require(row.get("audio") is not None, "audio is missing")
-    return reader.codes(as_codes(row["audio"]), "audio")
+    return reader.codes(row["audio"], "audio")
 
 
 PLAIN: Mapping[str, Callable[[Row, AudioReader], list[Part]]] = {

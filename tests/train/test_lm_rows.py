@@ -1,0 +1,235 @@
+"""Rows of tasks: their prompt is that of generation, what is trained is the answer, and files of rows are read."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, make_speech
+
+pytest.importorskip("lightning", reason="needs the train extra")
+pytest.importorskip("tokenizers", reason="needs the lm extra")
+
+import soundfile as sf
+
+from mimo_codec import AudioCodes, MimoError
+from mimo_codec.lm.audio import AudioReader
+from mimo_codec.lm.config import LMConfig
+from mimo_codec.lm.instructions import INSTRUCTIONS
+from mimo_codec.lm.layout import Layout, Text
+from mimo_codec.lm.prompts import render
+from mimo_codec.lm.tasks import TASKS
+from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.train.lm.codes_cache import CachedReader
+from mimo_codec.train.lm.files import find_row_files, read_rows
+from mimo_codec.train.lm.item import Item, make_item
+from mimo_codec.train.lm.rows import row_parts
+from mimo_codec.train.lm.store import ItemStore, write_items
+
+FOLDER = GOLDEN / "lm_prompts"
+CODES = np.arange(8 * 8).reshape(8, 8) % 100
+
+
+@cache
+def tools() -> tuple[AudioReader, TextTokenizer, Layout]:
+    config, tokenizer = LMConfig.load(FOLDER / "config.json"), TextTokenizer.load(FOLDER)
+    layout = Layout(config.group_size, config.speech_zeroemb_idx, config.delay_pattern, tokenizer.special.empty)
+    return AudioReader(config, layout, None, "codec=NAME"), tokenizer, layout
+
+
+def make(row: Any, task: str | None = None) -> Item:
+    reader, tokenizer, layout = tools()
+    return make_item(row_parts(row, reader, INSTRUCTIONS["en"], task), tokenizer, layout, 1000)
+
+
+def text_of(item: Item, trained: bool) -> str:
+    """The text that is trained, or that is not, special tokens shown."""
+    _, tokenizer, layout = tools()
+    ids = layout.token_ids(item.grid)[item.trained == trained]
+    return tokenizer.tokenizer.decode(ids.tolist(), skip_special_tokens=False).replace("<|empty|>", "")
+
+
+AUDIO = CODES.tolist()
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "asr": ({"audio": AUDIO, "text": "So it is."}, {"audio": CODES}, "So it is.<|im_end|>\n"),
+    "tts": (
+        {"audio": AUDIO, "text": "So it is."},
+        {"text": "So it is."},
+        "<|sostm|>So it is.<|eot|><|eostm|><|im_end|>\n",
+    ),
+    "tts_instruct": (
+        {"audio": AUDIO, "text": "Go!", "style": "angry", "Chain-of-thought": "Loud."},
+        {"text": "Go!", "style": "angry"},
+        "Loud.\n</think>\n<|sostm|>Go!<|eot|><|eostm|><|im_end|>\n",
+    ),
+    "tts_natural": (
+        {"text": "Say no, please.", "answer": "No.", "answer_audio": AUDIO},
+        {"text": "Say no, please."},
+        "\n</think>\n<|sostm|>No.<|eot|><|eostm|><|im_end|>\n",
+    ),
+    "understanding": (
+        {"audio": AUDIO, "text": "Who speaks?", "answer": "A man."},
+        {"audio": CODES, "text": "Who speaks?"},
+        "A man.<|im_end|>\n",
+    ),
+    "dialogue_speech": (
+        {"turns": [{"role": "user", "audio": AUDIO}], "answer": "Yes.", "answer_audio": AUDIO},
+        {"turns": [{"role": "user", "audio": CODES}]},
+        "<|sostm|>Yes.<|eot|><|eostm|><|im_end|>\n",
+    ),
+    "dialogue_text": (
+        {"turns": [{"role": "user", "text": "Hm?"}], "answer": "Yes."},
+        {"turns": [{"role": "user", "text": "Hm?"}]},
+        "Yes.<|im_end|>\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_row_is_the_prompt_of_generation_and_the_answer(task: str) -> None:
+    row, arguments, answer = ROWS[task]
+    reader, tokenizer, layout = tools()
+    item = make({"task": task, **row})
+    prompt = layout.build(render(TASKS[task].prompt(INSTRUCTIONS["en"], reader, arguments), tokenizer, layout))
+    np.testing.assert_array_equal(item.grid[:, : prompt.shape[1]], prompt)
+    assert text_of(item, trained=True) == answer
+    if task in ("asr", "tts"):  # a row that names no task
+        np.testing.assert_array_equal(make(row, task).grid, item.grid)
+
+
+def test_examples_end_as_in_their_format() -> None:
+    shown = {"input_audio": CODES.tolist(), "output_audio": CODES.tolist(), "output_text": "One."}
+    row = {"examples": [shown], "audio": AUDIO, "answer": "Two.", "answer_audio": AUDIO}
+    assert text_of(make({"task": "few_shot", **row}), trained=True) == "<|sostm|>Two.<|eot|><|eostm|> \n\n"
+
+
+def test_speech_and_text_in_turn_say_everything_once() -> None:
+    words = " ".join(f"word{i}" for i in range(60))
+    codes = (np.arange(8 * 300).reshape(8, 300) % 100).tolist()
+    item = make({"task": "interleaved", "audio": codes, "text": words})
+    spoken = text_of(item, trained=True).replace("<|endoftext|>", "")
+    spans = [span for span in spoken.replace("<|eosp|>", "<|sosp|>").split("<|sosp|>") if span]
+    assert item.trained.all() and len(spans) >= 2
+    assert set(" ".join(spans).split()) < set(words.split())  # the others are spoken
+    times = [[i * 0.2, i * 0.2 + 0.1, f"word{i}"] for i in range(60)]
+    timed = make({"task": "interleaved", "audio": codes, "text": words, "words": times})
+    heard = int((tools()[2].token_ids(timed.grid) == tools()[1].special.empty).sum())
+    said = len(set(words.split()) - set(text_of(timed, True).replace("<|sosp|>", " ").replace("<|eosp|>", " ").split()))
+    assert heard * 0.16 == pytest.approx(said * 0.2, abs=0.2 + 0.16 * len(spans))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        7,
+        "text",
+        {},
+        {"task": 3},
+        {"task": "asr", "audio": AUDIO},
+        {"task": "asr", "audio": AUDIO, "text": " "},
+        {"task": "tts", "text": "a"},
+        {"task": "text"},
+        {"task": "speech"},
+        {"task": "speech", "audio": "nowhere.wav"},
+        {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[0, 1, "a"], [0.5, 0.2, "b"]]},
+        {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[9, 9, "a"]]},
+        {"task": "understanding", "audio": AUDIO, "text": "Who?"},
+        {"turns": "a"},
+    ],
+)
+def test_rows_of_no_use_are_refused_in_a_sentence(row: Any) -> None:
+    with pytest.raises(MimoError) as caught:
+        make(row)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_files_of_rows(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "one.json").write_text(json.dumps(turns))
+    (tmp_path / "several.json").write_text(json.dumps([turns, turns]))
+    (tmp_path / "lines.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(turns).encode() + b"\n\n[1\n\xff\n")
+    (tmp_path / "other.txt").write_text("not read")
+    entries = {path.name: list(read_rows(path)) for path in find_row_files(tmp_path)}
+    assert [entry.row for entry in entries["one.json"]] == [turns]
+    assert [entry.row for entry in entries["several.json"]] == [turns, turns]
+    assert [(e.line, e.fault is None) for e in entries["lines.jsonl"]] == [(1, True), (3, False), (4, False)]
+    for root in ("nowhere", "other.txt"):
+        with pytest.raises(MimoError):
+            find_row_files(tmp_path / root)
+
+
+class CountingCodec:
+    """Stands for a codec, and counts the files that it encodes."""
+
+    sample_rate, frame_rate, codebook_sizes, model_id = 24000, 25.0, (1024, 1024, *[128] * 6), "counting@12345678"
+    count = 0
+
+    def encode(self, audio: Any, sample_rate: int | None = None, num_quantizers: int = 8) -> AudioCodes:
+        self.count += 1
+        num_samples = CODES.shape[1] * 960
+        return AudioCodes(CODES, num_samples, self.sample_rate, self.frame_rate, self.codebook_sizes, self.model_id)
+
+
+def test_audio_is_encoded_once(tmp_path: Path) -> None:
+    for name, seed in (("a.wav", 0), ("copy.wav", 0), ("b.wav", 1)):
+        sf.write(tmp_path / name, make_speech(0.5, seed=seed).numpy(), 24000)
+    reader, codec = tools()[0], CountingCodec()
+    for _ in range(2):
+        cached = CachedReader(reader.config, reader.layout, codec, "", cache=tmp_path / "cache")
+        cached.base = tmp_path
+        for name in ("a.wav", "copy.wav", "b.wav"):
+            np.testing.assert_array_equal(cached.codes(name), CODES)
+    assert codec.count == 2
+    for kept in (tmp_path / "cache").rglob("*.mimo"):
+        kept.write_bytes(b"damaged")
+    np.testing.assert_array_equal(cached.codes("a.wav"), CODES)
+    assert codec.count == 3
+
+
+def test_a_store_gives_back_what_was_written(tmp_path: Path) -> None:
+    items = [make({"task": task, **ROWS[task][0]})._replace(name=task) for task in ROWS]
+    layout = tools()[2]
+    write_items(tmp_path, enumerate(items), layout)
+    store = ItemStore(tmp_path, layout)
+    assert len(store) == len(items)
+    for number, item in enumerate(items):
+        np.testing.assert_array_equal(store[number].grid, item.grid)
+        np.testing.assert_array_equal(store[number].trained, item.trained)
+        assert store[number].name == item.name and store.sources[number] == number
+    (tmp_path / "codes.bin").write_bytes(b"cut short")
+    with pytest.raises(MimoError, match="codes.bin"):
+        ItemStore(tmp_path, layout)
+
+
+def test_text_runs_are_not_joined_across_parts() -> None:
+    """As prompts are rendered: a full stop and the line break of the next segment stay two tokens."""
+    item = make([{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes."}])
+    runs = tools()[2].parse(item.grid)
+    assert len(runs) == 1 and isinstance(runs[0], Text)
+
+
+def test_shards_of_codes_are_rows(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs the datasets extra")
+    from pyarrow import Table, parquet
+
+    content = CountingCodec().encode(None).to_bytes()
+    words = [{"start": 0.0, "end": 0.1, "word": "So"}, {"start": 0.1, "end": 0.2, "word": "it"}]
+    rows = [
+        {"codes": content, "text": "So it is.", "words": words, "speaker": "a"},
+        {"codes": content[:-3], "text": "cut", "words": None, "speaker": None},
+        {"codes": content, "text": "Yes.", "words": None, "speaker": None},
+    ]
+    path = tmp_path / "shard-0.parquet"
+    parquet.write_table(Table.from_pylist(rows), path)
+    entries = list(read_rows(path))
+    assert [entry.fault is None for entry in entries] == [True, False, True]
+    item = make(entries[0].row, "asr")
+    np.testing.assert_array_equal(item.grid, make({"audio": CODES, "text": "So it is."}, "asr").grid)
+    assert make(entries[0].row, "interleaved").trained.all()
+    path.write_bytes(b"PAR1 and nothing")
+    with pytest.raises(MimoError, match="shard-0"):
+        list(read_rows(path))
