@@ -91,3 +91,27 @@ def test_hostile_recipes_are_refused_at_once(tmp_path, monkeypatch, text):
             train("nano_stage1", arguments)
     (tmp_path / "good.yaml").write_text("a: &a {b: 1}\nc: *a\nd: *a\n")
     check_yaml(tmp_path / "good.yaml")
+
+
+def test_a_run_is_carried_whole_but_for_averages_of_gradients():
+    """Exactly, but for 16 bits of what is large and averages that begin anew."""
+    pytest.importorskip("lightning", reason="needs the train extra")
+    carry = recipe("carry_run")
+    weights, squares = torch.randn(100, 100), torch.rand(100, 100) * 1e-12
+    checkpoint = {
+        "global_step": 7,
+        "state_dict": {"w": weights, "codes": torch.arange(9), "small": torch.randn(3)},
+        "optimizer_states": [{"state": {0: {"exp_avg": weights, "exp_avg_sq": squares, "step": torch.tensor(7.0)}}}],
+        "loops": (None, True, [1.5, "text"]),
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    packed = json.loads(json.dumps(carry["pack"](checkpoint, "", tensors)))
+    found = carry["unpack"](packed, tensors)
+    assert found["loops"] == checkpoint["loops"] and found["global_step"] == 7
+    assert torch.equal(found["state_dict"]["codes"], torch.arange(9))
+    assert torch.equal(found["state_dict"]["small"], checkpoint["state_dict"]["small"])
+    torch.testing.assert_close(found["state_dict"]["w"], weights, rtol=1e-3, atol=1e-6)
+    state = found["optimizer_states"][0]["state"][0]
+    assert not state["exp_avg"].any() and state["step"] == 7
+    torch.testing.assert_close(state["exp_avg_sq"], squares, rtol=1e-2, atol=0)
+    assert sum(tensor.nbytes for tensor in tensors.values()) < 2.1 * 2 * weights.numel()

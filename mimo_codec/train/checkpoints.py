@@ -68,7 +68,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises MimoError when it is damaged, with the one to use instead, or holds other objects.
         """
-        return read_checkpoint(Path(path), map_location)
+        # Lightning's function leaves everything in memory, as "cpu" does, which states of 8 bits understand too
+        return read_checkpoint(Path(path), "cpu" if callable(map_location) else map_location)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -156,7 +157,7 @@ def check_whole(path: Path) -> None:
     problem = damage(path)
     if problem is None:
         return
-    others = [p for p in path.parent.glob("*.ckpt") if p != path and damage(p) is None]
+    others = [p for p in _checkpoints(path.parent) if p != path and damage(p) is None]
     newest = max(others, key=lambda p: p.stat().st_mtime, default=None)
     advice = f"continue with --ckpt_path {newest}" if newest else "there is no other one: copy it again, or start anew"
     raise MimoError(f"{path}: this checkpoint is damaged, {problem}; {advice}")
@@ -177,7 +178,7 @@ def starting_point(asked: str | None, root: Path, folder: Path) -> str | None:
     kept = {"last": sorted(folder.glob("last*.ckpt"), key=os.path.getmtime, reverse=True)}
     kept["last"] += [path for path in [folder / PREVIOUS] if path.exists()]
     kept["best"] = [path for path in [folder / "best.ckpt"] if path.exists()]
-    earlier = [p for p in (*sorted(folder.glob("*.ckpt")), *(root / name for name in EXPORTS)) if p.exists()]
+    earlier = [p for p in (*_checkpoints(folder), *(root / name for name in EXPORTS)) if p.exists()]
     if asked in kept:
         if kept[asked]:
             return str(kept[asked][0])
@@ -200,6 +201,11 @@ def starting_point(asked: str | None, root: Path, folder: Path) -> str | None:
 
 
 _OTHER = "give this run a folder of its own with --trainer.default_root_dir"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, without what killed processes left of theirs."""
+    return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
 
 
 def _names(paths: list[Path], root: Path) -> str:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 
+from mimo_codec.common.checks import needs_extra
 from mimo_codec.common.processes import num_processes, process_rank
 from mimo_codec.train.loop import warm_up_and_decay
 from mimo_codec.train.resuming import RunSchedule
@@ -21,6 +22,7 @@ def make_optimizer(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.98),
     factor: Callable[[str], float] = lambda name: 1.0,
+    bits: int = 32,
 ) -> torch.optim.Optimizer:
     """Make an optimizer for named parameters: Muon for the matrices inside `layers`, AdamW for the rest.
 
@@ -31,6 +33,7 @@ def make_optimizer(
         weight_decay: of tensors with more than one dimension.
         betas: of AdamW.
         factor: name of a parameter -> what its learning rate is multiplied by.
+        bits: of AdamW's averages of gradients; 8: by torchao, for little memory.
     """
     matrices: dict[float, list[nn.Parameter]] = {}
     others: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -49,7 +52,7 @@ def make_optimizer(
         for by in factors
         for decays in (True, False)
     ]
-    adamw = torch.optim.AdamW(groups, learning_rate, betas=betas)
+    adamw = _adamw(bits)(groups, learning_rate, betas=betas)
     if not matrices:
         return adamw
     shares = [{"params": each, "lr": by * matrix_learning_rate} for by, each in sorted(matrices.items(), reverse=True)]
@@ -65,6 +68,15 @@ def with_schedule(
         return warm_up_and_decay(step, num_steps, warmup_steps, decay_share)
 
     return {"optimizer": optimizer, "lr_scheduler": RunSchedule(optimizer, factor)}
+
+
+def _adamw(bits: int) -> Any:
+    """Return the class of optimizers whose states have so many bits."""
+    if bits == 32:
+        return torch.optim.AdamW
+    with needs_extra("torchao", "quantize"):
+        from torchao.optim import AdamW8bit
+    return AdamW8bit
 
 
 class SharedMuon(torch.optim.Muon):

@@ -167,6 +167,7 @@ def test_a_run_that_would_write_over_another_is_refused(names, tmp_path):
 
 def test_where_a_run_starts(tmp_path):
     folder = tmp_path / "checkpoints"
+    earlier_run(tmp_path, "checkpoints/.mimo-codec-01234567-1-0123456789abcdef.ckpt")  # of a killed process
     assert starting_point(None, tmp_path, folder) is None
     assert starting_point("last", tmp_path, folder) is None  # for scripts that always say it
     with pytest.raises(MimoError, match=r"other\.ckpt: there is no such checkpoint"):

@@ -182,3 +182,15 @@ def test_what_users_would_hear_is_logged(tmp_path: Path) -> None:
         Listen(str(rows))
     with pytest.raises(MimoError, match="loudness"):
         Listen(str(held), metrics=["loudness"])
+
+
+def test_averages_of_8_bits_learn_and_resume(tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="needs the quantize extra")
+    options = dict(optimizer_bits=8, matrix_learning_rate=0.0, learning_rate=1e-3)
+    rows = write_rows(tmp_path / "rows.jsonl", make_utterances(8))
+    whole, _ = fit_language_model(make_stage(**options), tmp_path / "a", rows, 6)
+    first, runner = fit_language_model(make_stage(**options), tmp_path / "b", rows, 6, stop=3)
+    runner.save_checkpoint(tmp_path / "three.ckpt")
+    rest, _ = fit_language_model(make_stage(**options), tmp_path / "c", rows, 6, checkpoint=tmp_path / "three.ckpt")
+    np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)
+    assert whole[-1] < whole[0]

@@ -19,6 +19,7 @@ from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.loop import Stage
 from mimo_codec.train.monitoring import ValidationOptions, find_metric, monitored
+from mimo_codec.train.outlook import no_validation, seen_validation, warn_of
 from mimo_codec.train.show import show_histogram, show_sound
 
 SHOWN_FILES = 2
@@ -92,6 +93,10 @@ class CodecStage(Stage):
         rate = getattr(self.trainer.datamodule, "sample_rate", expected)  # type: ignore[attr-defined]
         require(rate == expected, f"data.sample_rate is {rate} Hz, but the codec works at {expected} Hz: set it")
         super().on_fit_start()
+
+    def on_train_start(self) -> None:
+        """Warn of what can be known of validation."""
+        warn_of([no_validation(self), seen_validation(self)])
 
     def seconds_of(self, batch: Mapping[str, Batch]) -> float:
         """Return the duration of the audio in a batch in seconds, without padding."""

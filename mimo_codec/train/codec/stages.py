@@ -38,6 +38,7 @@ from mimo_codec.train.codec.options import AdversarialOptions, UnifiedOptions
 from mimo_codec.train.codec.reconstruction import ReconstructionStage
 from mimo_codec.train.codec.text import TextModel, make_tokenizer, unigram_entropy
 from mimo_codec.train.optimizer import make_optimizer, with_schedule
+from mimo_codec.train.outlook import late_codebooks, warn_of
 from mimo_codec.train.resuming import NEEDS_SAME, check_same_start
 
 KEPT_VECTORS, KEPT_VECTORS_PER_ENTRY = 20_000, 4
@@ -123,7 +124,9 @@ class UnifiedStage(ReconstructionStage):
         return [TEXT_METRIC] if self._reads_text else []
 
     def on_train_start(self) -> None:
-        """Print what the transcripts are like, for comparison with the loss of the text model."""
+        """Print what the transcripts are like, for comparison with the text model, and warn of late codebooks."""
+        super().on_train_start()
+        warn_of([late_codebooks(self)])
         if self._reads_text:
             texts = self.trainer.datamodule.texts()  # type: ignore[attr-defined]
             self.entropy = unigram_entropy(texts, self.tokenizer)

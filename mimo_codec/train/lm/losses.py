@@ -20,7 +20,7 @@ CHANNEL_WEIGHTS = (12.0, 8.0, 6.0, 4.0, 2.0, 2.0, 1.0, 1.0)
 """Weights of the text and of the channels in the loss of the released models (table 3)."""
 EMPTY_WEIGHT = 0.01
 """What the text token `<|empty|>`, under which audio stands, counts as a target."""
-CHUNK = 512
+CHUNK = 256
 """Predictions whose logits are in memory at once."""
 
 

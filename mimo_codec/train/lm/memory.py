@@ -100,7 +100,7 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
         * weights
         / shares,  # and a narrow copy
         gradients=each * trained * ddp / shares,
-        optimizer=each * trained * moments / shares,
+        optimizer=(each if h.optimizer_bits == 32 else 1) * trained * moments / shares,
         activations=_activations(config, setup),
         logits=_logits(config, setup),
     )
@@ -198,6 +198,7 @@ def _others(setup: Setup) -> Iterator[tuple[str, Setup]]:
     saving = replace(setup, options=replace(h, checkpoint_layers=True))
     adapted = replace(saving, options=replace(saving.options, lora_rank=h.lora_rank or 16, matrix_learning_rate=0.0))
     yield "model.init_args.checkpoint_layers true", saving
+    yield "  and model.init_args.optimizer_bits 8", replace(saving, options=replace(saving.options, optimizer_bits=8))
     yield "  and trainer.precision bf16-true", replace(saving, narrow_weights=True)
     yield "  and trainer.strategy fsdp, 8 devices", replace(saving, sharded=True, num_devices=8)
     yield "  and model.init_args.lora_rank 16", adapted

@@ -99,6 +99,7 @@ class MemoryOptions:
         checkpoint_layers: compute layers again in the backward pass instead of keeping what they hold.
         attention_dropout: share of the attention weights that is left out in training.
         chunk: text predictions whose logits are in memory at once.
+        optimizer_bits: of AdamW's averages of gradients: 32, or 8 by torchao (extra quantize).
         clip_norm: largest norm of the gradients; 0: no limit.
         max_non_finite: after so many steps in a row whose loss or gradients are not finite, training stops.
         compile: let torch.compile make the networks faster; the first steps then take minutes.
@@ -106,7 +107,8 @@ class MemoryOptions:
 
     checkpoint_layers: bool = False
     attention_dropout: float = 0.0
-    chunk: int = 512
+    chunk: int = 256
+    optimizer_bits: int = 32
     clip_norm: float = 1.0
     max_non_finite: int = 10
     compile: bool = False
@@ -114,6 +116,7 @@ class MemoryOptions:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_integer("chunk", self.chunk, 1)
+        check_choice("optimizer_bits", self.optimizer_bits, (8, 32))
         check_number("attention_dropout", self.attention_dropout, 0, 0.99)
 
 

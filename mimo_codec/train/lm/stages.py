@@ -227,6 +227,7 @@ class LanguageModelStage(Stage):
             h.weight_decay,
             h.betas,
             self._factor,
+            h.optimizer_bits,
         )
         steps = self.trainer.max_steps
         factor = partial(schedule_factor, num_steps=steps, options=h)
@@ -237,6 +238,17 @@ class LanguageModelStage(Stage):
 
     def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.language_model.named_parameters() if p.requires_grad)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates of the parts."""
+        names = {id(p): name for name, p in self._trained_parameters()}
+        groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups if g["params"]]
+        kind = {True: "_matrices", False: ""}
+        return {
+            part_of(names[id(g["params"][0])]) + kind["momentum" in g]: float(g["lr"])
+            for g in groups
+            if id(g["params"][0]) in names
+        }
 
     def _factor(self, name: str) -> float:
         """Return the learning rate of a parameter's part, as a multiple of the backbone's."""
