@@ -15,7 +15,6 @@ from mimo_codec.cli.console import printable
 from mimo_codec.cli.options import AsJson, Revision
 from mimo_codec.cli.pipes import PIPE, standard_input
 from mimo_codec.cli.plan import CODES, Source
-from mimo_codec.codes import begins_as_codes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +46,8 @@ def describe(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     otherwise. Raises MimoError as `AudioCodes.load`, `audio_info` and `load_codec` do.
     """
     if name_or_path == PIPE:
+        from mimo_codec.codes import begins_as_codes
+
         source = standard_input()
         return _describe_codes(source) if begins_as_codes(source) else _describe_audio(source)
     path = Path(name_or_path)
