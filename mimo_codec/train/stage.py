@@ -145,12 +145,8 @@ class CodecStage(Stage):
 
         Where processes share the files, some validate one again, so that all do the same number; that is not counted.
         """
-        loader: Any = self.trainer.val_dataloaders
-        counts = True
-        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-            counts = index * self.trainer.world_size + self.global_rank < len(loader.dataset)
         scores, codes = self.score(batch, index)
-        if counts:
+        if not self.is_repeated(index):
             self._scores.append(scores)
             self._codes += codes
 
