@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
