@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DistributedSampler
 
 from mimo_codec.common.checks import check_integer, check_type, require
 from mimo_codec.common.errors import MimoError
@@ -217,6 +218,13 @@ class Stage(lightning.LightningModule):
         about = {"reason": reason, "names": names}
         path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return path
+
+    def is_repeated(self, index: int) -> bool:
+        """Whether this process validates batch `index` again only so that all processes have the same number."""
+        loader: Any = self.trainer.val_dataloaders
+        if not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            return False
+        return index * self.trainer.world_size + self.global_rank >= len(loader.dataset)
 
     # ---- several devices -----------------------------------------------------------------------------------------
 

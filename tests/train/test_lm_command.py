@@ -57,11 +57,11 @@ def run(words: list[str], code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def losses(root: Path) -> list[float]:
+def losses(root: Path, name: str = "train/loss") -> list[float]:
     found: dict[int, float] = {}
     for path in sorted(root.glob("lightning_logs/*/metrics.csv"), key=os.path.getmtime):
         with open(path) as file:
-            found |= {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+            found |= {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
     return [found[step] for step in sorted(found)]
 
 
@@ -74,12 +74,14 @@ def rows(tmp_path: Path) -> Path:
 def test_two_processes_are_one(rows: Path, tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
-    rate = ["--model.init_args.learning_rate", "1e-3"]
+    held_out = ["--data.init_args.validation_root", str(rows), "--data.init_args.num_validation_items", "5"]
+    rate = ["--model.init_args.learning_rate", "1e-3", *held_out, "--trainer.val_check_interval", "10"]
     run(command("lm_sft", tmp_path / "one", rows, 10, *rate))
     two = ["--trainer.devices", "2", "--data.init_args.batch_size", "2", "--data.init_args.max_positions", "60"]
     run(command("lm_sft", tmp_path / "two", rows, 10, *rate, *two))
     assert len(losses(tmp_path / "one")) == 10
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "two", "val/loss"), losses(tmp_path / "one", "val/loss"), rtol=1e-5)
     run(command("lm_sft", tmp_path / "shards", rows, 10, *rate, *two[:4], "--trainer.strategy", "fsdp"))
     np.testing.assert_allclose(losses(tmp_path / "shards"), losses(tmp_path / "one"), rtol=1e-5)
     assert MimoAudioLM.from_pretrained(tmp_path / "shards" / "export", device="cpu").config.hidden_size == 64

@@ -97,7 +97,7 @@ def test_every_term_is_that_of_the_logits() -> None:
     torch.testing.assert_close(together.sums, torch.stack([t.sums for t in alone]).sum(0), rtol=1e-6, atol=1e-4)
     torch.testing.assert_close(together.counts, torch.stack([t.counts for t in alone]).sum(0))
     expected = sum(w * s / n for w, s, n in zip(WEIGHTS, together.sums, together.counts, strict=True)) / 136
-    torch.testing.assert_close(total_loss(*together, WEIGHTS), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(total_loss(together.sums, together.counts, WEIGHTS), expected, rtol=1e-6, atol=0)
 
 
 def test_packed_is_unpacked_in_losses_and_gradients() -> None:
@@ -115,7 +115,9 @@ def test_without_audio_every_parameter_still_has_a_gradient() -> None:
     assert found.keys() == dict(network.named_parameters()).keys()
     assert not any(g.any() for name, g in found.items() if "local" in name or "speech_embeddings" in name)
     terms = terms_of(network, [make_items(audio=False)])
-    torch.testing.assert_close(total_loss(*terms, WEIGHTS), terms.sums[0] / terms.counts[0] * 100 / 136)
+    torch.testing.assert_close(
+        total_loss(terms.sums, terms.counts, WEIGHTS), terms.sums[0] / terms.counts[0] * 100 / 136
+    )
 
 
 def test_an_item_does_not_see_the_one_before_it() -> None:
@@ -173,3 +175,21 @@ def test_logits_of_a_large_vocabulary_are_never_whole() -> None:
     loss.backward()
     assert hidden.grad is not None and hidden.grad.shape == hidden.shape
     assert 3 * largest < 10**9  # logits, their float32 copy or softmax, and the gradient
+
+
+def test_evaluation_counts_the_likeliest_codes() -> None:
+    model, _, layout = golden_model()
+    items = make_items(3)
+    with torch.no_grad():
+        terms = TrainedLanguageModel(model).eval()(make_pack(items, layout))
+        right = torch.zeros(1 + layout.num_channels)
+        for item in items:
+            output = model(torch.from_numpy(item.grid)[None])
+            patches = layout.patches(item.grid)
+            for row, (_, position) in enumerate(output.audio_positions.tolist()):
+                for channel, logits in enumerate(output.audio_logits):
+                    true = torch.from_numpy(patches[position, channel])
+                    right[1 + channel] += (logits[row].argmax(-1) == true).sum() * bool(item.trained[position])
+    assert terms.right is not None
+    torch.testing.assert_close(terms.right, right)
+    assert TrainedLanguageModel(copy.deepcopy(model)).train()(make_pack(items, layout)).right is None

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data.distributed import DistributedSampler
 
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
@@ -145,12 +144,8 @@ class CodecStage(Stage):
 
         Where processes share the files, some validate one again, so that all do the same number; that is not counted.
         """
-        loader: Any = self.trainer.val_dataloaders
-        counts = True
-        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-            counts = index * self.trainer.world_size + self.global_rank < len(loader.dataset)
         scores, codes = self.score(batch, index)
-        if counts:
+        if not self.is_repeated(index):
             self._scores.append(scores)
             self._codes += codes
 

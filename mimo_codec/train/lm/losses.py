@@ -31,6 +31,8 @@ class Terms(NamedTuple):
     """Nats [1 + C], summed over the predictions."""
     counts: Tensor
     """What the predictions count together [1 + C], without gradient."""
+    right: Tensor | None = None
+    """In evaluation: codes of each channel that are the likeliest ones [1 + C]; the text's place is 0."""
 
 
 def cross_entropy_in_chunks(
@@ -80,6 +82,14 @@ def channel_losses(logits: Sequence[Tensor], patches: Tensor, weights: Tensor) -
         )
     ]
     return torch.stack(losses)
+
+
+def right_codes(logits: Sequence[Tensor], patches: Tensor, weights: Tensor) -> Tensor:
+    """Count the codes of each channel that are the likeliest ones [C]; arguments as of `channel_losses`."""
+    hits = [
+        ((row.argmax(-1) == codes).sum(1) * weights).sum() for row, codes in zip(logits, patches.unbind(1), strict=True)
+    ]
+    return torch.stack(hits)
 
 
 def total_loss(sums: Tensor, counts: Tensor, weights: Sequence[float]) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.lm.model import SpeechLanguageModel
-from mimo_codec.train.lm.losses import CHUNK, EMPTY_WEIGHT, Terms, channel_losses, cross_entropy_in_chunks
+from mimo_codec.train.lm.losses import CHUNK, EMPTY_WEIGHT, Terms, channel_losses, cross_entropy_in_chunks, right_codes
 from mimo_codec.train.lm.pack import Pack
 
 
@@ -57,12 +57,12 @@ class TrainedLanguageModel(nn.Module):
         """Losses of a pack: sums and counts [1 + C]."""
         predicted = pack.trained.nonzero()[:, 0]
         hidden = self.model.run_packed(self._embed(pack), pack.lengths)
-        sums = [self._text_loss(hidden[predicted - 1], pack.tokens[predicted])[None]]
-        if self.speaks:
-            sums.append(self._channel_losses(hidden, self._audio(pack), pack.patches))
+        text = self._text_loss(hidden[predicted - 1], pack.tokens[predicted])[None]
         counts = self.count(pack)
-        total = torch.cat(sums)
-        return Terms(F.pad(total, (0, len(counts) - len(total))), counts)
+        if not self.speaks:
+            return Terms(F.pad(text, (0, len(counts) - 1)), counts, torch.zeros_like(counts))
+        channels, right = self._channel_losses(hidden, self._audio(pack), pack.patches)
+        return Terms(torch.cat((text, channels)), counts, right if right is None else F.pad(right, (1, 0)))
 
     def count(self, pack: Pack) -> Tensor:
         """What the predictions of a pack count [1 + C], as `forward` does."""
@@ -70,18 +70,6 @@ class TrainedLanguageModel(nn.Module):
         text = self._text_weights(tokens).sum()
         codes = (tokens == self.model.empty_id).sum() * pack.patches.shape[2] * self.speaks
         return torch.cat((text[None], codes.float().expand(pack.patches.shape[1])))
-
-    @torch.no_grad()
-    def right(self, pack: Pack) -> Tensor:
-        """How many codes of each channel are the likeliest ones [1 + C]; the text's place is 0."""
-        positions = self._audio(pack)
-        channels = pack.patches.shape[1]
-        if not self.speaks or not len(positions):
-            return torch.zeros(1 + channels, device=pack.tokens.device)
-        hidden = self.model.run_packed(self._embed(pack), pack.lengths)
-        logits = self.model.patch_logits(self.model.seeds(hidden[positions - 1]), pack.patches[positions])
-        hits = [(x.argmax(-1) == pack.patches[positions, r]).sum() for r, x in enumerate(logits)]
-        return F.pad(torch.stack(hits).float(), (1, 0))
 
     def _audio(self, pack: Pack) -> Tensor:
         """Positions of the patches that are predicted [N]."""
@@ -102,13 +90,14 @@ class TrainedLanguageModel(nn.Module):
         weights = self._text_weights(targets)
         return cross_entropy_in_chunks(hidden, self.model.lm_head, targets, weights, self.chunk)
 
-    def _channel_losses(self, hidden: Tensor, positions: Tensor, patches: Tensor) -> Tensor:
-        """Sums [C] of the losses of the patches at `positions` [N]."""
+    def _channel_losses(self, hidden: Tensor, positions: Tensor, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sums [C] of the losses of the patches at `positions` [N]; in evaluation also how many codes are right [C]."""
         some = _or_first(positions)
         weights = torch.full_like(some, len(positions) > 0, dtype=torch.float32)
         true = patches[some]
         logits = self.model.patch_logits(self.model.seeds(hidden[(some - 1).clamp(min=0)]), true)
-        return channel_losses(logits, true, weights)
+        right = None if self.training else right_codes(logits, true, weights)
+        return channel_losses(logits, true, weights), right
 
 
 def _or_first(positions: Tensor) -> Tensor:

@@ -195,10 +195,11 @@ class LanguageModelStage(Stage):
     def validation_step(self, batch: Sequence[Pack], index: int) -> None:
         """Add up the losses of an item, and how often the likeliest is the true one."""
         for pack in batch:
-            terms = self.network(pack)
-            self._sums += terms.sums
-            self._counts += terms.counts
-            self._right += self.network.right(pack)
+            terms: Terms = self.network(pack)
+            if not self.is_repeated(index):
+                self._sums += terms.sums
+                self._counts += terms.counts
+                self._right += terms.right
 
     def on_validation_epoch_end(self) -> None:
         """Log losses and accuracies of all processes."""
