@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mimo_codec.audio.files import audio_info
 from mimo_codec.audio.sources import AnyPath
 from mimo_codec.codes import AudioCodes, begins_as_codes
@@ -29,7 +31,7 @@ class CachedReader(AudioReader):
         self.base = Path()
         self.cache = cache_folder() / "codes" if cache is None else cache
 
-    def encode(self, audio: Audio, where: str = "audio") -> Any:
+    def encode(self, audio: Audio, where: str = "audio") -> AudioCodes | NDArray[Any]:
         """Return codes; those of a file come from the cache where they are in it."""
         if not isinstance(audio, (str, os.PathLike)):
             return super().encode(audio, where)

@@ -21,6 +21,7 @@ from mimo_codec.lm.adapters import add_adapter
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Layout
+from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.loading import load_codec
 from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.losses import Terms, total_loss
@@ -84,7 +85,7 @@ class LanguageModelStage(Stage):
             self.network.set_attention_dropout(h.attention_dropout)
 
     @property
-    def language_model(self) -> Any:
+    def language_model(self) -> SpeechLanguageModel:
         """The networks that are trained."""
         return self.network.model
 
@@ -100,7 +101,7 @@ class LanguageModelStage(Stage):
         config = self.language_model.config
         return CachedReader(config, self.layout, self.find_codec(), "--model.init_args.codec NAME", cache=cache)
 
-    def exported_model(self) -> Any:
+    def exported_model(self) -> SpeechLanguageModel:
         """Return the networks with the name of the codec in their configuration, for whoever loads them."""
         codec = self.find_codec()
         if codec is None or self.language_model.config.codec is not None:
@@ -199,7 +200,7 @@ class LanguageModelStage(Stage):
             if not self.is_repeated(index):
                 self._sums += terms.sums
                 self._counts += terms.counts
-                self._right += terms.right
+                self._right += 0 if terms.right is None else terms.right
 
     def on_validation_epoch_end(self) -> None:
         """Log losses and accuracies of all processes."""
