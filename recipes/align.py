@@ -56,9 +56,9 @@ def main() -> None:
     for row in rows:
         try:
             row["words"] = aligner.words(options.rows.parent / row["audio"], row["text"])
-        except MimoError as error:
+        except (MimoError, KeyError, TypeError) as error:  # the last two: no row of audio and text
             failed += 1
-            print(f"{row['audio']}: {error}")
+            print(f"skipped: {error}")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     options.output.write_text("".join(lines), encoding="utf-8")
     print(f"{len(rows) - failed} of {len(rows)} rows have times in {options.output}")

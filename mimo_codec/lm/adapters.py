@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,11 @@ def adapter_weights(model: SpeechLanguageModel) -> dict[str, Tensor]:
 
 
 def save_adapter(
-    folder: str | Path, model: SpeechLanguageModel, name: str, weights: dict[str, Tensor] | None = None
+    folder: str | Path,
+    model: SpeechLanguageModel,
+    name: str,
+    weights: dict[str, Tensor] | None = None,
+    base: str | None = None,
 ) -> None:
     """Write the adapters of a model.
 
@@ -114,6 +118,7 @@ def save_adapter(
         model: has adapters.
         name: of the model they are for, which errors and peft's own file mention.
         weights: as `adapter_weights` gives them, where they are not those in the model.
+        base: the model's `fingerprint`, where its weights are not whole.
     """
     folder = Path(folder)
     require(has_adapter(model), f"{folder}: this model has no adapter")
@@ -124,7 +129,7 @@ def save_adapter(
     config: Any = model.adapter_config
     content = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     _write_json(folder / ADAPTER_CONFIG, {**content, "base_model_name_or_path": name, "inference_mode": True})
-    _write_json(folder / BASE, {"name": name, "fingerprint": fingerprint(model)})
+    _write_json(folder / BASE, {"name": name, "fingerprint": base or fingerprint(model)})
 
 
 def load_adapter(folder: str | Path, model: SpeechLanguageModel, name: str) -> None:
@@ -211,8 +216,23 @@ def merge_adapter(model: SpeechLanguageModel) -> None:
 def fingerprint(model: SpeechLanguageModel) -> str:
     """Name a model by its shape and some of its weights, whatever type they have; adapters do not count."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([p for p in model.config.to_dict().items() if "dtype" not in p[0]], default=str).encode())
-    for weight in (model.hidden_states_downcast.weight, model.speech_group_downcast.weight):
-        whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-        digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    shape = [(name, value) for name, value in model.config.to_dict().items() if name not in _NO_SHAPE]
+    digest.update(json.dumps(sorted(shape, key=lambda item: item[0]), default=str).encode())
+    for weight in _telling_weights(model):
+        digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+_NO_SHAPE = ("codec", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+"""Keys of a config.json that do not make another model."""
+_ROWS = 16
+
+
+def _telling_weights(model: SpeechLanguageModel) -> Iterator[Tensor]:
+    """Yield weights that every kind of training changes, and merging too: of the first and the last layers."""
+    yield model.lm_head.weight[:_ROWS]
+    stacks: Any = [getattr(model, name) for name in STACKS.values()]
+    for stack in stacks:
+        for layer in (stack.layers[0], stack.layers[-1]):
+            for projection in (layer.self_attn.q_proj, layer.self_attn.o_proj):
+                yield getattr(projection, "base_layer", projection).weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def _adamw(bits: int) -> Any:
         return torch.optim.AdamW
     with needs_extra("torchao", "quantize"):
         from torchao.optim import AdamW8bit
-    return AdamW8bit
+    return partial(AdamW8bit, bf16_stochastic_round=True)
 
 
 class SharedMuon(torch.optim.Muon):

@@ -79,10 +79,18 @@ def test_an_adapter_for_another_model_is_refused_by_name(adapter: Path, tmp_path
     other = tmp_path / "other"
     shutil.copytree(BASE, other)
     weights = load_file(other / "model.safetensors")
-    weights["hidden_states_downcast.weight"] += 1
+    weights["local_transformer.layers.2.self_attn.q_proj.weight"] += 1
     save_file(weights, other / "model.safetensors")
     with pytest.raises(MimoError, match="is for 'lm_base'.*not for .*other"):
         MimoAudioLM.from_pretrained(other, device="cpu", adapter=adapter)
+
+
+def test_an_adapter_is_not_put_on_twice(adapter: Path, tmp_path: Path) -> None:
+    lm = MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=adapter)
+    lm.merge_adapter()
+    lm.save_pretrained(tmp_path / "merged")
+    with pytest.raises(MimoError, match="is for 'lm_base'"):
+        MimoAudioLM.from_pretrained(tmp_path / "merged", device="cpu", adapter=adapter)
 
 
 def test_the_type_of_the_weights_does_not_change_whose_adapter_it_is(adapter: Path) -> None:

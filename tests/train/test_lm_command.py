@@ -88,6 +88,16 @@ def test_two_processes_are_one(rows: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_adapters_are_trained_in_shards(rows: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs the lora extra")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    run(command("lm_lora", tmp_path, rows, 2, "--trainer.devices", "2", "--trainer.strategy", "fsdp"))
+    lm = MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=tmp_path / "export")
+    assert lm.model.config.hidden_size == 64
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(rows: Path, tmp_path: Path) -> None:
     every = json.dumps(
         [

@@ -93,7 +93,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "codes out of range": ([said("user", [{"type": "audio", "audio": [[5000]] * 8}]), ANSWER], "out of range"),
     "ragged codes": ([said("user", [{"type": "audio", "audio": [[1], [1, 2]]}]), ANSWER], r"turns\[0\]"),
     "thinks maybe": ([QUESTION, said("assistant", "Yes.", thinking="maybe")], "true, false or null"),
-    "thoughts unannounced": ([QUESTION, said("assistant", "Yes.", **{"Chain-of-thought": "Hm."})], "is not true"),
+    "thinks as text": ([QUESTION, said("assistant", "Yes.", thinking="false")], "true, false or null"),
+    "thinks without thoughts": ([QUESTION, said("assistant", "Yes.", thinking=True)], "is not given"),
+    "thoughts unannounced": (
+        [QUESTION, said("assistant", "Yes.", **{"Chain-of-thought": "Hm."})],
+        "is given, but thinking is False",
+    ),
     "thoughts a list": ([QUESTION, said("assistant", "Yes.", thinking=True, **{"Chain-of-thought": [1]})], "text"),
     "too long": ([said("user", "word " * 10_000), ANSWER], "the context has 1000"),
     "unknown key": ([said("user", "Hm?", mood="good"), ANSWER], "mood"),

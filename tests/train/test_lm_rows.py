@@ -27,7 +27,7 @@ from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import find_row_files, read_rows
 from mimo_codec.train.lm.item import Item, make_item
-from mimo_codec.train.lm.rows import row_parts
+from mimo_codec.train.lm.rows import ignored_keys, row_parts
 from mimo_codec.train.lm.store import ItemStore, write_items
 
 FOLDER = GOLDEN / "lm_prompts"
@@ -139,6 +139,11 @@ def test_speech_and_text_in_turn_say_everything_once() -> None:
         {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[9, 9, "a"]]},
         {"task": "understanding", "audio": AUDIO, "text": "Who?"},
         {"turns": "a"},
+        {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[0, 0, "a"], [1e308, 1e308, "b"]]},
+        {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[0, 10**400, "a"]]},
+        {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[0, float("inf"), "a"]]},
+        {"task": "understanding", "audio": AUDIO, "text": "Who?", "answer": "I.", "thinking": "false"},
+        {"task": "text", "text": "a" * 10**6},
     ],
 )
 def test_rows_of_no_use_are_refused_in_a_sentence(row: Any) -> None:
@@ -200,9 +205,12 @@ def test_a_store_gives_back_what_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store[number].grid, item.grid)
         np.testing.assert_array_equal(store[number].trained, item.trained)
         assert store[number].name == item.name and store.sources[number] == number
-    (tmp_path / "codes.bin").write_bytes(b"cut short")
-    with pytest.raises(MimoError, match="codes.bin"):
-        ItemStore(tmp_path, layout)
+    for name in ("codes", "lengths"):
+        whole = (tmp_path / f"{name}.bin").read_bytes()
+        (tmp_path / f"{name}.bin").write_bytes(b"cut short")
+        with pytest.raises(MimoError, match=f"{name}.bin"):
+            ItemStore(tmp_path, layout)
+        (tmp_path / f"{name}.bin").write_bytes(whole)
 
 
 def test_text_runs_are_not_joined_across_parts() -> None:
@@ -210,6 +218,12 @@ def test_text_runs_are_not_joined_across_parts() -> None:
     item = make([{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes."}])
     runs = tools()[2].parse(item.grid)
     assert len(runs) == 1 and isinstance(runs[0], Text)
+
+
+def test_keys_without_a_meaning_are_named() -> None:
+    assert ignored_keys({"task": "tts", "text": "a", "audio": AUDIO, "vioce": AUDIO, "id": 3}) == ["id", "vioce"]
+    assert ignored_keys({"text": "a", "audio": AUDIO}, "asr") == []
+    assert ignored_keys({"turns": [], "system": "a"}) == ["system"] and ignored_keys([]) == []
 
 
 def test_shards_of_codes_are_rows(tmp_path: Path) -> None:

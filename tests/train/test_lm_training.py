@@ -18,7 +18,9 @@ from lm_training import fit_language_model, make_stage, make_utterances, write_r
 
 from mimo_codec import MimoError
 from mimo_codec.lm.pipeline import MimoAudioLM
+from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.parts import PARTS, part_of
+from mimo_codec.train.lm.stages import schedule_factor
 
 
 @pytest.mark.slow
@@ -102,11 +104,52 @@ def test_rows_that_cannot_be_used_are_listed_by_line(tmp_path: Path) -> None:
         {"task": "tts", "text": "x" * 3000, "audio": good[0]["audio"]},
     ]
     path = write_rows(tmp_path / "rows.jsonl", [good[0], *bad, *good[1:]])
-    path.write_text(path.read_text() + "{broken\n")
+    path.write_text(path.read_text() + "{broken\n" + '{"task": "asr", "audio": "x\\ud800.wav", "text": "a"}\n')
     fit_language_model(make_stage(), tmp_path, path, 1)
     skipped = [json.loads(line) for line in (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in skipped] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6, 9)]
+    assert [row["row"] for row in skipped] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6, 9, 10)]
     assert "context" in skipped[4]["reason"] and all(row["reason"] for row in skipped)
+
+
+def test_a_file_that_cannot_be_read_is_listed_and_others_are_used(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_rows(folder / "good.jsonl", make_utterances(2))
+    (folder / "bad.json").write_text("{")
+    (folder / "folder.json").mkdir()
+    fit_language_model(make_stage(), tmp_path, folder, 1)
+    skipped = [json.loads(line) for line in (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in skipped] == [str(folder / "bad.json")]
+
+
+def test_validation_has_items_of_all_tasks(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", make_utterances(20))
+    data = dict(validation_root=str(rows), num_validation_items=20)
+    _, runner = fit_language_model(make_stage(), tmp_path, rows, 1, **data)
+    empty = runner.lightning_module.layout.empty_id
+    trained = [pack.tokens[pack.trained] for packs in runner.datamodule.val_dataloader() for pack in packs]
+    spoken = [bool((tokens == empty).any()) for tokens in trained]
+    assert len(spoken) == 20 and 5 <= sum(spoken) <= 15
+
+
+def test_a_checkpoint_is_trained_as_such(tmp_path: Path) -> None:
+    """Not in evaluation mode, in which layers are not checkpointed and nothing is left out."""
+    stage = make_stage(model=str(GOLDEN / "lm_base"), attention_dropout=0.5, checkpoint_layers=True)
+    assert all(module.training for module in stage.modules())
+    calls = []
+    stage.language_model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    rows = write_rows(tmp_path / "rows.jsonl", make_utterances(4))
+    fit_language_model(stage, tmp_path, rows, 1, batch_size=2)
+    assert len(calls) == 2  # once more in the backward pass
+
+
+@pytest.mark.parametrize("steps", [100, 101, 150, 1000, 3])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_rates_never_exceed_their_peak(steps: int, schedule: str) -> None:
+    options = LanguageOptions(schedule=schedule, warmup_share=0.01)
+    factors = [schedule_factor(step, steps, options) for step in range(steps + 1)]
+    assert max(factors) == 1.0 and min(factors) >= 0.0
+    assert schedule == "constant" or factors[-1] <= 0.11
 
 
 def test_roots_are_drawn_from_by_weight(tmp_path: Path) -> None:
@@ -138,6 +181,11 @@ def test_a_root_without_a_row_of_use_is_an_error(tmp_path: Path) -> None:
         {"model": "no-such-preset"},
         {"config": {"wings": 2}},
         {"tokenizer": "/nowhere"},
+        {"lora_rank": 2},  # of random weights, which are kept nowhere
+        {"clip_norm": -1.0},
+        {"weight_decay": -1.0},
+        {"max_non_finite": 0},
+        {"patch_encoder_learning_rate": -1.0},
     ],
 )
 def test_options_of_no_use_are_refused(changes: dict) -> None:

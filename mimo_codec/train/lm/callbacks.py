@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from torch import Tensor
 
 from mimo_codec.lm.adapters import adapter_weights, save_adapter
@@ -49,12 +48,16 @@ class ExportLanguageModel(ExportCodec):
         folder, model = Path(trainer.default_root_dir) / name, stage.language_model
         adapts = bool(stage.options.lora_rank)
         state = adapter_weights(model) if adapts else model.state_dict()
-        state = {key: self._stored(_whole(value), True) for key, value in state.items()}  # in all processes
+        whole: dict[str, Tensor] = {}
+        for key, value in state.items():
+            put_together = _whole(value)  # in all processes, of which one keeps it
+            if trainer.is_global_zero:
+                whole[key] = self._stored(put_together.to("cpu"), True)
         if trainer.is_global_zero:
             if adapts:
-                save_adapter(folder, model, str(stage.hparams["model"]), state)
+                save_adapter(folder, model, str(stage.hparams["model"]), whole, stage.base)
             else:
-                save_language_model(folder, stage.exported_model(), stage.tokenizer, state)
+                save_language_model(folder, stage.exported_model(), stage.tokenizer, whole)
         return folder
 
 
@@ -62,4 +65,4 @@ def _whole(value: Tensor) -> Tensor:
     """A tensor that FSDP has sharded, put together."""
     whole: Any = value.full_tensor() if hasattr(value, "full_tensor") else value
     found: Tensor = whole.detach()
-    return found.to(torch.device("cpu"))
+    return found

@@ -8,6 +8,7 @@ from after the header of its thoughts to the end of its turn.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,9 +97,11 @@ def _thoughts(turn: object, answer: Sequence[Segment]) -> tuple[bool | None, str
     given: Mapping[str, Any] = turn if isinstance(turn, Mapping) else {}
     default = None if any(isinstance(segment, Spoken) for segment in answer) else False
     thinks = given.get(THINKING, default)
-    require(thinks in (True, False, None), f"{THINKING} must be true, false or null, not {thinks!r}")
+    is_flag = thinks is None or isinstance(thinks, bool)
+    require(is_flag, f"{THINKING} must be true, false or null, not {reprlib.repr(thinks)}")
     text = check_type(THOUGHTS, given.get(THOUGHTS) or "", str, "text")
-    require(thinks or not text.strip(), f"{THOUGHTS} is given, but {THINKING} is not true")
+    said = bool(text.strip())
+    require(said == bool(thinks), f"{THOUGHTS} {'is' if said else 'is not'} given, but {THINKING} is {thinks!r}")
     return thinks, text
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,12 +33,12 @@ from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import Entry, find_row_files, read_rows
 from mimo_codec.train.lm.item import Item, make_item
 from mimo_codec.train.lm.pack import Pack, deal, make_pack
-from mimo_codec.train.lm.rows import TURNS, row_parts
+from mimo_codec.train.lm.rows import TURNS, ignored_keys, row_parts
 from mimo_codec.train.lm.store import ItemStore, draw_weights, write_items
 
 Roots = str | dict[str, float]
 SKIPPED = "skipped.jsonl"
-SHOWN_FAULTS = 20
+SHOWN_FAULTS, MAX_REASON = 20, 300
 MESSAGE_SECONDS = 60.0
 """Time between two messages while rows are prepared."""
 
@@ -69,11 +71,11 @@ class Preparation:
                 parts = row_parts(entry.row, self.reader, self.instructions, task)
                 yield make_item(parts, self.tokenizer, self.layout, self.max_positions, entry.name)
             except MimoError as error:
-                yield entry.name, " ".join(str(error).split())
+                yield entry.name, _short(error)
 
 
 class DrawnItems(Dataset[Item]):
-    """Items drawn at random: item `number` is a pure function of (seed, number)."""
+    """Items drawn at random, with replacement: item `number` is a pure function of (seed, number)."""
 
     def __init__(self, store: ItemStore, weights: Sequence[float], seed: int):
         """weights: of the sources; see `draw_weights`."""
@@ -90,7 +92,7 @@ class LanguageData(lightning.LightningDataModule):
     """Conversations and rows of tasks, packed.
 
     Their tokens and codes are written to `trainer.default_root_dir`/data before training, and the rows that cannot be
-    used to skipped.jsonl there, by file and line with the reason. Formats of rows: docs/training-lm.md.
+    used to skipped.jsonl there, by file and line with the reason. Formats of rows: docs/training-language-models.md.
 
     Args:
         root: file of rows (.json, .jsonl) or folder of them, or several with their weights, e.g. {"speech": 3, "text":
@@ -106,7 +108,7 @@ class LanguageData(lightning.LightningDataModule):
             heart; 0: all are different. trainer.overfit_batches sets it.
         num_workers: processes that prepare packs; 0: the training process prepares them.
         cache_dir: folder that keeps the codes of audio files for later runs; null: one in the user's cache.
-        num_validation_items: held-out items to use, spread evenly; 0: all.
+        num_validation_items: held-out items to use, drawn once; 0: all.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class LanguageData(lightning.LightningDataModule):
         self.roots = {"train": _weighted("root", root)}
         if validation_root is not None:
             self.roots["validation"] = _weighted("validation_root", validation_root)
+            alike = len(set(self.roots["validation"].values())) == 1
+            require(alike, "validation_root: every row is used once, so weights have no meaning")
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.max_positions = None if max_positions is None else check_integer("max_positions", max_positions, 2)
         self.tasks = list(tasks) if tasks else [None]
@@ -168,8 +172,9 @@ class LanguageData(lightning.LightningDataModule):
         for source, root in enumerate(roots):
             count, start = 0, time.monotonic()
             message, first_fault = start, len(faults)
+            ignored: Counter[str] = Counter()
             for path in find_row_files(root):
-                for made in (made for entry in read_rows(path) for made in preparation.items(entry)):
+                for made in self._items_of(path, preparation, ignored):
                     if isinstance(made, Item):
                         count += 1
                         yield source, made
@@ -185,8 +190,22 @@ class LanguageData(lightning.LightningDataModule):
             rank_zero_info(
                 f"{root}: {count} items, {len(skipped)} skipped, prepared in {time.monotonic() - start:.1f} s"
             )
+            if ignored:
+                keys = ", ".join(f"{reprlib.repr(key)} ({times})" for key, times in ignored.most_common(SHOWN_FAULTS))
+                rank_zero_info(f"{root}: keys that mean nothing here, and how often they occur: {keys}")
             for name, reason in skipped[:SHOWN_FAULTS]:
                 rank_zero_warn(f"skipped {name}: {reason}")
+
+    def _items_of(
+        self, path: Path, preparation: Preparation, ignored: Counter[str]
+    ) -> Iterator[Item | tuple[str, str]]:
+        """Yield the items of a file, and what cannot be used, be it a row or the rest of the file."""
+        try:
+            for entry in read_rows(path):
+                ignored.update(ignored_keys(entry.row, next(iter(self.tasks))))
+                yield from preparation.items(entry)
+        except MimoError as error:
+            yield str(path), _short(error)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the items that `prepare_data` wrote."""
@@ -236,7 +255,7 @@ class LanguageData(lightning.LightningDataModule):
         if store is None:
             return []
         count = min(self.num_validation_items or len(store), len(store))
-        chosen = [i * len(store) // count for i in range(count)]
+        chosen = sorted(np.random.default_rng(0).permutation(len(store))[:count].tolist())
         subset: Dataset[Item] = torch.utils.data.Subset(store, chosen)  # type: ignore[arg-type]
         return DataLoader(subset, 1, collate_fn=self._collate())
 
@@ -258,7 +277,13 @@ def _weighted(name: str, roots: object) -> dict[str, float]:
     return {str(path): check_number(f"{name}: weight of {path}", w, 0, 1e9) for path, w in mapping.items()}
 
 
+def _short(error: MimoError) -> str:
+    """Return the reason in one line of at most MAX_REASON characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+
+
 def _write_faults(path: Path, faults: Sequence[tuple[str, str]]) -> None:
     with atomic_path(path) as temporary:
         lines = [json.dumps({"row": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in faults]
-        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

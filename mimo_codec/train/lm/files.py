@@ -14,6 +14,8 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular, read_json
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+WRITTEN = ("skipped.jsonl", "names.jsonl")
+"""Files that training itself writes."""
 MAX_LINE_BYTES = 2**24
 """Of a row; codes of an hour take 2 MB."""
 
@@ -45,7 +47,8 @@ def find_row_files(root: str | os.PathLike[str]) -> list[Path]:
         require(os.path.exists(path), f"{path}: there is no such file or folder")
         require(path.suffix in SUFFIXES, f"{path}: rows are read from {', '.join(SUFFIXES)} files")
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith("."))
+    read = (p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name not in WRITTEN and p.is_file())
+    found = sorted(p for p in read if not p.name.startswith("."))
     require(found, f"{path}: there is no {', '.join(SUFFIXES)} file in this folder")
     return found
 
@@ -95,9 +98,11 @@ def _with_codes(path: Path, number: int, row: dict[str, Any]) -> Entry:
     content = row.pop("codes", None)
     if content is None:
         return Entry(path, number, row)
+    if not isinstance(content, bytes):
+        return Entry(path, number, None, f"codes must be bytes, not {type(content).__name__}")
     try:
-        return Entry(path, number, {"audio": AudioCodes.from_bytes(bytes(content), "codes"), **row})
-    except (MimoError, TypeError) as error:
+        return Entry(path, number, {"audio": AudioCodes.from_bytes(content, "codes"), **row})
+    except MimoError as error:
         return Entry(path, number, None, " ".join(str(error).split()))
 
 

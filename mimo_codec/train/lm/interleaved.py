@@ -57,7 +57,7 @@ def _proportional(text: str, num_frames: int) -> tuple[list[str], list[int]]:
 
 
 def _timed(words: object, num_frames: int) -> tuple[list[str], list[int]]:
-    need = "words must be [[start, end, word], ...], times in seconds and in order"
+    need = "words must be [[start, end, word], ...], times in seconds, in order and within the speech"
     if isinstance(words, list):  # as shards have them
         words = [list(row.values()) if isinstance(row, dict) else row for row in words]
     rows: Sequence[Any] = words if isinstance(words, list) and words else []
@@ -66,7 +66,7 @@ def _timed(words: object, num_frames: int) -> tuple[list[str], list[int]]:
     for row in rows:
         fits = isinstance(row, list) and len(row) == 3 and isinstance(row[2], str)
         require(fits and all(is_number(time) for time in row[:2]), need)
-        require(last <= row[0] <= row[1], need)
+        require(last <= row[0] <= row[1] <= num_frames / FRAME_RATE + 1, need)
         last = row[0]
         spoken.append(row[2])
         starts.append(round(row[0] * FRAME_RATE))

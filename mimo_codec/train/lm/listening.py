@@ -23,6 +23,8 @@ from mimo_codec.train.show import show_sound, show_text
 
 LONGER = 2.0
 """An answer ends after so many times the length of the recording."""
+TOKENS_PER_SECOND, MIN_TOKENS = 25, 50
+"""Most text tokens of a second of speech, letters if need be."""
 SHOWN = 4
 
 
@@ -84,7 +86,8 @@ class Listen(lightning.Callback):
         scores: dict[str, list[float]] = {"transcribe_wer": [], **{name: [] for name in self.metrics}}
         for i, (path, text) in enumerate(self.rows):
             waveform, rate = load_audio(path)
-            heard = lm.transcribe(path).text or ""
+            limit = math.ceil(LONGER * len(waveform) / rate * TOKENS_PER_SECOND) + MIN_TOKENS
+            heard = lm.transcribe(path, max_new_patches=limit).text or ""
             scores["transcribe_wer"].append(word_error_rate(text, heard))
             if i < SHOWN:
                 show_text(trainer.loggers, f"transcript/{i}", f"{text} -> {heard}", trainer.global_step)
@@ -109,6 +112,8 @@ def _read(root: str, count: int) -> list[tuple[str, str]]:
             row = entry.row if isinstance(entry.row, dict) else {}
             audio, text = row.get("audio"), row.get("text")
             if isinstance(audio, str) and isinstance(text, str) and text.strip() and len(found) < count:
-                found.append((str(path.parent / audio), text))
+                recording = path.parent / audio
+                require(recording.is_file(), f"Listen: {entry.name}: there is no file {recording}")
+                found.append((str(recording), text))
     require(found, f'Listen: {root} has no row with "audio", a path, and "text"')
     return found

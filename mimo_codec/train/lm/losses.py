@@ -52,7 +52,7 @@ def cross_entropy_in_chunks(
     Returns:
         The sum [] in float32.
     """
-    total = torch.zeros((), device=hidden.device)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), chunk):
         rows = slice(start, start + chunk)
         part = checkpoint(_cross_entropy, hidden[rows], head, targets[rows], weights[rows], use_reentrant=False)
@@ -98,5 +98,5 @@ def total_loss(sums: Tensor, counts: Tensor, weights: Sequence[float]) -> Tensor
     A term of which nothing was predicted adds nothing; the weights are divided by the sum of all all the same, so the
     loss of a step without audio has the scale of others.
     """
-    shares = torch.tensor(weights, device=sums.device) / sum(weights)
+    shares = torch.tensor(weights, dtype=torch.float32, device=sums.device) / sum(weights)
     return (shares * sums / counts.clamp(min=1e-9)).sum()

@@ -60,12 +60,14 @@ class Memory:
 
 
 def count_parameters(config: LMConfig) -> dict[str, int]:
-    """Count the parameters of each part of a model."""
+    """Count the parameters of each part of a model; NAME_matrices are those of them that Muon would train."""
     with torch.device("meta"):
         model = SpeechLanguageModel(config, 0)
-    counts = dict.fromkeys(PARTS, 0)
+    counts = dict.fromkeys((*PARTS, *(f"{part}_matrices" for part in PARTS)), 0)
     for name, parameter in model.named_parameters():
         counts[part_of(name)] += parameter.numel()
+        if parameter.ndim == 2 and "layers." in name:
+            counts[f"{part_of(name)}_matrices"] += parameter.numel()
     return counts
 
 
@@ -88,19 +90,20 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
     """Estimate what training takes on each device."""
     h = setup.options
     counts = counts or count_parameters(config)
-    whole = sum(counts.values())
+    whole = sum(counts[part] for part in PARTS)
     trained = adapter_parameters(config, h.lora_rank) if h.lora_rank else sum(counts[part] for part in h.trained)
     weights = whole + (trained if h.lora_rank else 0)
     shares = setup.num_devices if setup.sharded else 1
     each = 2 if setup.narrow_weights else 4
-    moments = 1 if h.matrix_learning_rate else 2  # Muon keeps one
+    uses_muon = h.matrix_learning_rate > 0 and not h.lora_rank  # which keeps one average, not two
+    averages = 2 * trained - uses_muon * sum(counts[f"{part}_matrices"] for part in h.trained)
     ddp = 1 if setup.sharded or setup.num_devices == 1 else 2  # buckets hold the gradients again
     return Memory(
         weights=(each + (2 if setup.narrow and not setup.narrow_weights else 0))
         * weights
         / shares,  # and a narrow copy
         gradients=each * trained * ddp / shares,
-        optimizer=(each if h.optimizer_bits == 32 else 1) * trained * moments / shares,
+        optimizer=(each if h.optimizer_bits == 32 else 1) * averages / shares,
         activations=_activations(config, setup),
         logits=_logits(config, setup),
     )
@@ -161,11 +164,11 @@ def setup_of(
     options = LanguageOptions(**{name: value for name, value in arguments.items() if name in own})
     config = planned_shape(arguments["model"], arguments.get("tokenizer"), arguments.get("config"))
     context, precision = config.max_position_embeddings, str(trainer["precision"])
-    devices = trainer["devices"]
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
     return config, Setup(
         options,
         min(data.get("max_positions") or context, context),
-        devices if isinstance(devices, int) and devices > 0 else 1,
+        nodes * (devices if isinstance(devices, int) and devices > 0 else 1),
         "fsdp" in str(trainer["strategy"]).lower() or "Sharded" in str(trainer["strategy"]),
         precision.startswith("bf16"),
         precision == "bf16-true",
@@ -179,9 +182,9 @@ def describe(config: LMConfig, setup: Setup) -> str:
     """Say what a recipe needs, and what less would need."""
     counts = count_parameters(config)
     memory = estimate(config, setup, counts)
-    parts = ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in counts.items())
+    parts = ", ".join(f"{part} {counts[part] / 1e6:,.1f} M" for part in PARTS)
     names = ("weights", "gradients", "optimizer", "activations", "logits")
-    lines = [f"parameters: {sum(counts.values()) / 1e6:,.1f} M ({parts})", "memory per device:"]
+    lines = [f"parameters: {sum(counts[part] for part in PARTS) / 1e6:,.1f} M ({parts})", "memory per device:"]
     lines += [f"  {name:<12}{_shown(getattr(memory, name))}" for name in names]
     lines += [f"  {'in all':<12}{_shown(memory.total)} (a tenth added)", "with other settings:"]
     for setting, other in _others(setup):
@@ -199,7 +202,8 @@ def _others(setup: Setup) -> Iterator[tuple[str, Setup]]:
     adapted = replace(saving, options=replace(saving.options, lora_rank=h.lora_rank or 16, matrix_learning_rate=0.0))
     yield "model.init_args.checkpoint_layers true", saving
     yield "  and model.init_args.optimizer_bits 8", replace(saving, options=replace(saving.options, optimizer_bits=8))
-    yield "  and trainer.precision bf16-true", replace(saving, narrow_weights=True)
+    small = replace(saving, options=replace(saving.options, optimizer_bits=8), narrow_weights=True)
+    yield "  and both optimizer_bits 8 and trainer.precision bf16-true", small
     yield "  and trainer.strategy fsdp, 8 devices", replace(saving, sharded=True, num_devices=8)
     yield "  and model.init_args.lora_rank 16", adapted
     yield "  and both lora_rank 16 and trainer.precision bf16-true", replace(adapted, narrow_weights=True)

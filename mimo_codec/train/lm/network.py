@@ -40,9 +40,14 @@ class TrainedLanguageModel(nn.Module):
 
     def checkpoint_layers(self) -> None:
         """Keep only the inputs of layers, and compute the rest again in the backward pass."""
+        from transformers.utils import logging
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # it warns of stacks without token embeddings
         for stack in self._stacks():  # the first name is that of transformers since 5.24
             enable = getattr(stack, "activation_checkpointing_enable", None) or stack.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+        logging.set_verbosity(verbosity)
 
     def set_attention_dropout(self, share: float) -> None:
         """Leave out this share of the attention weights in training."""
@@ -76,7 +81,7 @@ class TrainedLanguageModel(nn.Module):
         return (pack.trained & (pack.tokens == self.model.empty_id)).nonzero()[:, 0]
 
     def _text_weights(self, targets: Tensor) -> Tensor:
-        return torch.where(targets == self.model.empty_id, self.empty_weight, 1.0)
+        return torch.where(targets == self.model.empty_id, self.empty_weight, 1.0).float()
 
     def _embed(self, pack: Pack) -> Tensor:
         """Embed a pack as [P, H]; see `SpeechLanguageModel.embed`."""

@@ -66,6 +66,13 @@ class RateOptions:
         """Check what only some values make sense for."""
         check_choice("schedule", self.schedule, SCHEDULES)
         check_number("learning_rate", self.learning_rate, 1e-12, 10)
+        for rate in (self.patch_encoder_learning_rate, self.patch_decoder_learning_rate):
+            check_number("a learning rate of a part", self.learning_rate if rate is None else rate, 0, 10)
+        check_number("matrix_learning_rate", self.matrix_learning_rate, 0, 10)
+        check_number("weight_decay", self.weight_decay, 0, 10)
+        for part in self.trained:
+            check_choice("trained", part, PARTS)
+        require(self.trained, f"trained: at least one of {', '.join(PARTS)} is needed")
         check_number("warmup_share", self.warmup_share, 0, 1)
         check_number("decay_share", self.decay_share, 0, 1)
 
@@ -102,7 +109,6 @@ class MemoryOptions:
         optimizer_bits: of AdamW's averages of gradients: 32, or 8 by torchao (extra quantize).
         clip_norm: largest norm of the gradients; 0: no limit.
         max_non_finite: after so many steps in a row whose loss or gradients are not finite, training stops.
-        compile: let torch.compile make the networks faster; the first steps then take minutes.
     """
 
     checkpoint_layers: bool = False
@@ -111,12 +117,13 @@ class MemoryOptions:
     optimizer_bits: int = 32
     clip_norm: float = 1.0
     max_non_finite: int = 10
-    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_integer("chunk", self.chunk, 1)
         check_choice("optimizer_bits", self.optimizer_bits, (8, 32))
+        check_number("clip_norm", self.clip_norm, 0, 1e12)
+        check_integer("max_non_finite", self.max_non_finite, 1)
         check_number("attention_dropout", self.attention_dropout, 0, 0.99)
 
 

@@ -24,11 +24,13 @@ class Pack(NamedTuple):
     """Which positions are to be predicted, bool [P]; never the first of an item."""
     lengths: tuple[int, ...]
     """Positions of each item."""
+    names: tuple[str, ...] = ()
+    """Of the items."""
 
     def to(self, device: torch.device) -> Pack:
         """Move it to a device."""
         tokens, patches, trained = (tensor.to(device, non_blocking=True) for tensor in self[:3])
-        return Pack(tokens, patches, trained, self.lengths)
+        return Pack(tokens, patches, trained, self.lengths, self.names)
 
 
 def make_pack(items: Sequence[Item], layout: Layout) -> Pack:
@@ -40,6 +42,7 @@ def make_pack(items: Sequence[Item], layout: Layout) -> Pack:
         torch.from_numpy(layout.patches(grid).copy()),
         torch.from_numpy(np.concatenate(trained)),
         tuple(item.num_positions for item in items),
+        tuple(item.name for item in items),
     )
 
 

@@ -8,6 +8,7 @@ and text that have no prompt.
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,7 +45,8 @@ def row_parts(row: object, reader: AudioReader, instructions: Instructions, task
     """
     if isinstance(row, list):
         return conversation_parts(row, reader)
-    fields: dict[str, Any] = dict(check_type("row", row, dict, "a conversation or an object with a task"))
+    given = check_type("row", row, dict, "a conversation or an object with a task")
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     task = fields.pop("task", task)
     named = [name for name in TURNS if name in fields] if task is None else []
     if named:
@@ -56,11 +58,28 @@ def row_parts(row: object, reader: AudioReader, instructions: Instructions, task
     return _task_parts(TASKS[name], fields, reader, instructions)
 
 
+def ignored_keys(row: object, task: str | None = None) -> list[str]:
+    """Keys of a row that mean nothing for its task, such as what else is known of a recording, or a typing mistake."""
+    if not isinstance(row, dict):
+        return []
+    name = row.get("task", task)
+    if name in TASKS:
+        known = {*inspect.signature(TASKS[name].segments).parameters, *SAID.get(name, ())}
+    elif name in PLAIN:
+        known = {"text", "audio", "words"}
+    else:
+        known = set(TURNS)
+    return sorted(str(key) for key in row if key not in known | {"task", "answer", "answer_audio", THOUGHTS})
+
+
 def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructions: Instructions) -> list[Part]:
     """Return a prompt of a task, untrained, and the answer that it should get."""
     text, audio = _answer(task, row, reader)
     known = inspect.signature(task.segments).parameters
     arguments = {name: value for name, value in row.items() if name in known and name != "words"}
+    for name, value in arguments.items():
+        is_flag = isinstance(known[name].default, bool)
+        require(not is_flag or isinstance(value, bool), f"{name} must be true or false, not {reprlib.repr(value)}")
     prompt = task.prompt(instructions, reader, arguments)
     beginning, prompt = _without_speech(prompt)
     thoughts: list[Part] = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []

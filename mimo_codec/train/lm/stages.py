@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mimo_codec.common.checks import require
 from mimo_codec.common.processes import num_processes, sum_over_processes
-from mimo_codec.lm.adapters import add_adapter
+from mimo_codec.lm.adapters import add_adapter, fingerprint
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.layout import Layout
@@ -29,7 +29,7 @@ from mimo_codec.train.lm.network import TrainedLanguageModel
 from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.pack import Pack
 from mimo_codec.train.lm.parts import PATCH_DECODER, PATCH_ENCODER, part_of, train_only
-from mimo_codec.train.lm.start import start_language_model
+from mimo_codec.train.lm.start import is_language_model, start_language_model
 from mimo_codec.train.loop import Stage
 from mimo_codec.train.monitoring import ValidationOptions
 from mimo_codec.train.optimizer import make_optimizer
@@ -61,15 +61,19 @@ class LanguageModelStage(Stage):
     ):
         """See the class for the arguments; MimoError for values that are not supported."""
         h = LanguageOptions(**options)
-        super().__init__(1, h.clip_norm, h.max_non_finite, h.compile)
+        super().__init__(1, h.clip_norm, h.max_non_finite, False)
         self.save_hyperparameters()
         self.options = h
         self.validation = ValidationOptions(best_metric="loss", best_mode="min")
+        whole = not h.lora_rank or is_language_model(model)
+        require(whole, f"lora_rank: adapters are kept without their model, so {model} must be a language model")
         networks, self.tokenizer = start_language_model(model, tokenizer, config)
+        networks.train()
         c = networks.config
         channels = len(h.channel_weights)
         require(channels == c.audio_channels, f"channel_weights: {channels} for {c.audio_channels} channels")
         train_only(networks, h.trained)
+        self.base = fingerprint(networks)
         if h.lora_rank:
             add_adapter(networks, h.lora_rank, h.lora_alpha, h.lora_dropout, h.trained)
         self.network = TrainedLanguageModel(networks, h.empty_weight, h.chunk, sum(h.channel_weights) > 0)
@@ -125,10 +129,34 @@ class LanguageModelStage(Stage):
         trained = {f"network.model.{name}" for name, _ in self._trained_parameters()}
         return {name: value for name, value in state.items() if name in trained}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which model adapters are for."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["base"] = self.base
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """MimoError when the checkpoint holds adapters for another model."""
+        super().on_load_checkpoint(checkpoint)
+        same = not self.options.lora_rank or checkpoint.get("base") == self.base
+        require(same, f"model.init_args.model: {self.hparams['model']} is not the model that the run began with")
+
+    def on_fit_start(self) -> None:
+        """Refuse precisions in which small steps are lost."""
+        super().on_fit_start()
+        rounds = self.trainer.precision != "bf16-true" or self.options.lora_rank or self.options.optimizer_bits == 8
+        require(
+            rounds,
+            "trainer.precision = bf16-true: weights of 8 significant bits lose most small steps; set"
+            " model.init_args.optimizer_bits to 8, which rounds at random, or train adapters (lora_rank)",
+        )
+
     # ---- one step ------------------------------------------------------------------------------------------------
 
     def learn(self, batch: Sequence[Pack]) -> dict[str, Tensor]:
         """Make a step of all packs of all processes: backward passes one by one, each a share of one loss."""
+        torch.manual_seed(
+            self.run_seed + self.batches_seen + (self.global_rank << 40)
+        )  # processes drop out other inputs
         weights = (self.options.text_weight, *self.options.channel_weights)
         counts = sum_of([self.network.count(pack) for pack in batch])
         sum_over_processes(counts)
@@ -177,13 +205,13 @@ class LanguageModelStage(Stage):
         return patches * self.layout.group_size / FRAME_RATE
 
     def describe_batch(self, batch: Sequence[Pack]) -> tuple[dict[str, Tensor], Any]:
-        """Return tokens, codes and what is trained of every pack, and its lengths."""
+        """Return tokens, codes and what is trained of every pack, and the names and lengths of its items."""
         tensors = {
             f"{i}.{name}": getattr(pack, name)
             for i, pack in enumerate(batch)
             for name in ("tokens", "patches", "trained")
         }
-        return tensors, [list(pack.lengths) for pack in batch]
+        return tensors, [list(zip(pack.names, pack.lengths, strict=True)) for pack in batch]
 
     # ---- validation ----------------------------------------------------------------------------------------------
 
@@ -269,7 +297,7 @@ def schedule_factor(step: int, num_steps: int, options: LanguageOptions) -> floa
     """Compute the factor on the learning rates: linear warm-up, then constant, cosine or linear."""
     warmup = options.warmup_share * num_steps
     if step < warmup:
-        return (step + 1) / max(warmup, 1.0) if warmup >= 1 else 1.0
+        return min((step + 1) / max(warmup, 1.0), 1.0)
     if options.schedule == "cosine":
         share = (step - warmup) / max(num_steps - warmup, 1)
         return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -60,6 +60,11 @@ def start_language_model(
     return load_language_model(find_language_model(model), torch.device("cpu"), torch.float32)
 
 
+def is_language_model(model: str) -> bool:
+    """Whether this names a language model, rather than a preset or a text model."""
+    return model not in PRESETS and not _is_text_model(Path(model))
+
+
 def planned_shape(model: str, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> LMConfig:
     """Return the configuration that `start_language_model` would give its model, without the weights."""
     changes = dict(config or {})

@@ -17,7 +17,9 @@ from mimo_codec.lm.layout import Layout
 from mimo_codec.train.lm.item import Item
 
 ARRAYS = {"tokens": np.int32, "codes": np.int32, "trained": np.bool_}
-INDEX = "index.json"
+INDEX = {"sources": np.int64, "lengths": np.int64, "patches": np.int64}
+"""Of every item: its source, positions, and patches among these."""
+COUNT, NAMES = "count.json", "names.jsonl"
 
 
 class ItemStore:
@@ -26,12 +28,12 @@ class ItemStore:
     def __init__(self, folder: Path, layout: Layout):
         """Open what `write_items` wrote; MimoError when it is not whole."""
         self.layout = layout
-        index = read_json(folder / INDEX)
-        self.names: list[str] = index["names"]
-        self.sources = np.array(index["sources"], np.int64)
-        self.lengths = np.array(index["lengths"], np.int64)
+        count = int(read_json(folder / COUNT)["items"])
+        self.sources, self.lengths, patches = (_opened(folder / f"{n}.bin", INDEX[n], count) for n in INDEX)
+        with wrap_errors(f"{folder / NAMES}: cannot be read", OSError, ValueError):
+            lines = (folder / NAMES).read_text(encoding="utf-8").splitlines()
+            self.names: list[str] = [json.loads(line) for line in lines]
         self._starts = np.concatenate(([0], np.cumsum(self.lengths)))
-        patches = np.array(index["patches"], np.int64)
         self._patch_starts = np.concatenate(([0], np.cumsum(patches)))
         sizes = {"tokens": self._starts[-1], "trained": self._starts[-1]}
         sizes["codes"] = self._patch_starts[-1] * layout.num_channels * layout.group_size
@@ -54,23 +56,25 @@ class ItemStore:
 
 
 def write_items(folder: Path, items: Iterable[tuple[int, Item]], layout: Layout) -> None:
-    """Write (number of the source, item) into a folder; the index comes last, so a folder with one is whole."""
-    index: dict[str, list[Any]] = {"names": [], "sources": [], "lengths": [], "patches": []}
+    """Write (number of the source, item) into a folder; their count comes last, so a folder with one is whole."""
+    count = 0
     with ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
-        for name in ARRAYS:
+        names = stack.enter_context(open(stack.enter_context(atomic_path(folder / NAMES)), "w", encoding="utf-8"))
+        for name in (*ARRAYS, *INDEX):
             path = stack.enter_context(atomic_path(folder / f"{name}.bin"))
             files[name] = stack.enter_context(open(path, "wb"))
         for source, item in items:
             tokens = layout.token_ids(item.grid)
             is_audio = tokens == layout.empty_id
-            written = {"tokens": tokens, "trained": item.trained, "codes": layout.patches(item.grid)[is_audio]}
-            for name, array in written.items():
-                files[name].write(np.ascontiguousarray(array, ARRAYS[name]).tobytes())
-            for name, value in zip(index, (item.name, source, len(tokens), int(is_audio.sum())), strict=True):
-                index[name].append(value)
-    with atomic_path(folder / INDEX) as path:
-        path.write_text(json.dumps(index), encoding="utf-8")
+            arrays = {"tokens": tokens, "trained": item.trained, "codes": layout.patches(item.grid)[is_audio]}
+            facts = {"sources": source, "lengths": len(tokens), "patches": is_audio.sum()}
+            for name, dtype in {**ARRAYS, **INDEX}.items():
+                files[name].write(np.ascontiguousarray({**arrays, **facts}[name], dtype).tobytes())
+            names.write(json.dumps(item.name) + "\n")
+            count += 1
+    with atomic_path(folder / COUNT) as path:
+        path.write_text(json.dumps({"items": count}), encoding="utf-8")
 
 
 def _opened(path: Path, dtype: Any, size: int) -> NDArray[Any]:
