@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,8 @@ def test_home_folders(tiny_onnx, monkeypatch):
 )
 def test_devices_are_providers(tiny_onnx, monkeypatch, device, providers):
     asked = []
+    both = SimpleNamespace(get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("mimo_codec.onnx.session.import_runtime", lambda: both)
     monkeypatch.setattr(runtime, "OnnxCodec", lambda folder, providers=None: asked.append(providers))
     load_codec(tiny_onnx, device=device)
     assert asked == [providers]
@@ -57,7 +60,7 @@ def test_devices_are_providers(tiny_onnx, monkeypatch, device, providers):
 
 def test_what_is_refused(tiny_onnx, tmp_path):
     for options in ({"dtype": "float16"}, {"revision": "main"}):
-        with pytest.raises(MimoError, match="chosen when a model is tiny_onnx"):
+        with pytest.raises(MimoError, match="chosen when a model is exported"):
             load_codec(tiny_onnx, **options)
     with pytest.raises(MimoError, match="abacus"):
         load_codec(tiny_onnx, device="abacus")

@@ -207,7 +207,7 @@ def test_models_lists_shipped_cached_and_presets(run, tiny_folder, monkeypatch):
 def test_train_hands_its_arguments_over(run, monkeypatch):
     calls = []
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # and what the user chose stays
-    monkeypatch.setattr("mimo_codec.train.run.train", lambda *words, all_cores: calls.append((*words, all_cores)))
+    monkeypatch.setattr("mimo_codec.train.run.train", lambda *words, all_cores, plan: calls.append((*words, all_cores)))
     assert run("train", "recipe.yaml", "--data.root", "x", "--trainer.max_steps", "10").code == 0
     assert run("train", "recipe.yaml", "--help", "-q").code == 0
     assert calls == [

@@ -79,7 +79,8 @@ BAD_CODES = [
     (torch.zeros(1, 8, 3, dtype=torch.int64), "shape"),
     (torch.zeros(9, 3, dtype=torch.int64), "this model has 8"),
     ([[0, 1]], "is a list"),
-    ("speech.mimo", "is a str"),
+    (3, "is a int"),
+    ("speech.mimo", "cannot be read"),  # codes are a file too
     (None, "is a NoneType"),
 ]
 

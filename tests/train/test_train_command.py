@@ -14,9 +14,13 @@ from mimo_codec.train.run import find_recipe, shipped_recipes, train
 
 OTHER_RATES = sorted(RECIPES.glob("nano_*k*.yaml"))
 """Recipes at other sample rates, which test_sample_rates.py runs."""
+LANGUAGE_MODELS = sorted(RECIPES.glob("lm_*.yaml"))
+"""Of which test_lm_command.py makes the stages."""
 
 
-@pytest.mark.parametrize("recipe", sorted({*RECIPES.glob("*.yaml")} - {*OTHER_RATES}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted({*RECIPES.glob("*.yaml")} - {*OTHER_RATES, *LANGUAGE_MODELS}), ids=lambda path: path.stem
+)
 def test_every_recipe_runs_for_two_steps(recipe, speech_folder, small_codec, tmp_path):
     root = tmp_path / "run"
     train(

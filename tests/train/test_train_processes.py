@@ -320,6 +320,7 @@ def test_projections_of_a_quantizer_are_shared_out_too(speech_folder, tmp_path):
     codec = tmp_path / "codec"
     more = [*SAME_RUN, "--model.init_args.codec", str(codec), "--trainer.val_check_interval", "2"]
     more += ["--data.validation_root", str(speech_folder), "--data.num_validation_files", "2"]
+    more += ["--model.init_args.config", "null"]
     one = run_processes(tmp_path / "one", speech_folder, codec, 1, 4, "nano_stage1", *more)
     two = run_processes(
         tmp_path / "two", speech_folder, codec, 2, 2, "nano_stage1", *more, "--trainer.strategy", "fsdp"
