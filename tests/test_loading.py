@@ -71,7 +71,7 @@ def test_what_is_refused(tiny_onnx, tmp_path):
     for name in ("", None):
         with pytest.raises(MimoError, match="a name, a folder or a hub id is needed"):
             load_codec(name)
-    with pytest.raises(MimoError, match="holds an tiny_onnx model, and a model in PyTorch is needed"):
+    with pytest.raises(MimoError, match="holds an exported model, and a model in PyTorch is needed"):
         MimoCodec.from_pretrained(tiny_onnx)
 
 
