@@ -8,7 +8,7 @@ Symbols: N predictions, H width, C channels, G frames of a patch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,8 @@ def cross_entropy_in_chunks(
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), chunk):
         rows = slice(start, start + chunk)
-        part = checkpoint(_cross_entropy, hidden[rows], head, targets[rows], weights[rows], use_reentrant=False)
-        total = total + cast(Tensor, part)
+        part: Tensor = checkpoint(_cross_entropy, hidden[rows], head, targets[rows], weights[rows], use_reentrant=False)
+        total = total + part
     return total
 
 
