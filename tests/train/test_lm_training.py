@@ -108,6 +108,7 @@ def test_rows_that_cannot_be_used_are_listed_by_line(tmp_path: Path) -> None:
     fit_language_model(make_stage(), tmp_path, path, 1)
     skipped = [json.loads(line) for line in (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()]
     assert [row["row"] for row in skipped] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6, 9, 10)]
+    "".join(row["reason"] for row in skipped).encode("utf-8")  # what is logged can be printed
     assert "context" in skipped[4]["reason"] and all(row["reason"] for row in skipped)
 
 

@@ -278,8 +278,8 @@ def _weighted(name: str, roots: object) -> dict[str, float]:
 
 
 def _short(error: MimoError) -> str:
-    """Return the reason in one line of at most MAX_REASON characters."""
-    text = " ".join(str(error).split())
+    """Return the reason in one line of at most MAX_REASON characters that can be printed."""
+    text = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
