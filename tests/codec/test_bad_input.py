@@ -57,6 +57,15 @@ def test_bad_files(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_file_of_codes_that_is_not_there():
+    """`decode` takes files; a stream of chunks has none."""
+    codec = streaming_codec()
+    with pytest.raises(MimoError, match=r"speech\.mimo: cannot be read"):
+        codec.decode("speech.mimo")
+    with pytest.raises(MimoError, match="is a str"):
+        codec.decode_chunk("speech.mimo")
+
+
 @pytest.mark.parametrize("count", [0, -1, 9, 2.0, "8"])
 def test_bad_numbers_of_codebooks(count):
     codec = streaming_codec()
@@ -80,7 +89,6 @@ BAD_CODES = [
     (torch.zeros(9, 3, dtype=torch.int64), "this model has 8"),
     ([[0, 1]], "is a list"),
     (3, "is a int"),
-    ("speech.mimo", "cannot be read"),  # codes are a file too
     (None, "is a NoneType"),
 ]
 
