@@ -1,7 +1,7 @@
 """A checkpoint of a run in a quarter of its size, to go on with the run on another machine.
 
-    python recipes/carry_run.py pack runs/nano_stage1/checkpoints/last.ckpt carried/
-    python recipes/carry_run.py unpack carried/ runs/nano_stage1/checkpoints/last.ckpt
+    python recipes/carry_run.py pack runs/nano_stage1/checkpoints/last.ckpt carried
+    python recipes/carry_run.py unpack carried runs/nano_stage1/checkpoints/last.ckpt
 
 Weights are stored with 16 bits, and averages of squared gradients too; averages of gradients begin anew at zero, which
 they forget within some fifty steps. Everything else, such as the order of the data and the schedule, is kept exactly.
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mimo_codec.common.files import write_json
+from mimo_codec.common.weights import write_weights
 from mimo_codec.train.checkpoints import WholeCheckpoints, read_checkpoint
 
 FORGOTTEN = ("momentum_buffer", "exp_avg")
@@ -68,8 +70,8 @@ def main() -> None:
         tensors: dict[str, Tensor] = {}
         packed = pack(read_checkpoint(options.source), "", tensors)
         options.target.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.clone() for name, value in tensors.items()}, options.target / "run.safetensors")
-        (options.target / "run.json").write_text(json.dumps(packed) + "\n", encoding="utf-8")
+        write_weights(options.target / "run.safetensors", {name: value.clone() for name, value in tensors.items()})
+        write_json(options.target / "run.json", packed)
     else:
         packed = json.loads((options.source / "run.json").read_text(encoding="utf-8"))
         options.target.parent.mkdir(parents=True, exist_ok=True)

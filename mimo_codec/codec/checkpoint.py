@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -11,14 +10,14 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimo_codec.codec.config import CodecConfig
 from mimo_codec.codec.fields import MODEL_TYPE
 from mimo_codec.common.arrays import is_finite
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path, read_json
+from mimo_codec.common.files import read_json, write_json
+from mimo_codec.common.weights import write_weights
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, TensorHeader, download, listed, weight_files
 
 NESTED = "audio_tokenizer"
@@ -229,13 +228,5 @@ def save_checkpoint(folder: str | Path, config: CodecConfig, state: Mapping[str,
     except OSError as error:
         raise MimoError(f"{folder}: cannot make this folder ({error.strerror})") from None
     tensors = dict(_to_released(name, value.detach().cpu()) for name, value in state.items())
-    with atomic_path(folder / WEIGHTS) as temporary:
-        mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
-        try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise MimoError(f"{folder / WEIGHTS}: cannot be written ({error})") from None
-        temporary.chmod(mode)
-    flat = {"model_type": MODEL_TYPE, **config.to_dict()}
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(flat, indent=1) + "\n", encoding="utf-8")
+    write_weights(folder / WEIGHTS, tensors)
+    write_json(folder / CONFIG, {"model_type": MODEL_TYPE, **config.to_dict()})

@@ -108,3 +108,9 @@ def read_json(path: str | os.PathLike[str]) -> JSON:
         data = file.read()
     with wrap_errors(f"{path}: not valid JSON", ValueError, RecursionError):
         return json.loads(data.decode("utf-8"))
+
+
+def write_json(path: Path, content: JSON) -> None:
+    """Write a JSON file, whole or not at all; MimoError, which names it, when it cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

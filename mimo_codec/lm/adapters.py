@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mimo_codec.common.checks import (
@@ -28,7 +28,8 @@ from mimo_codec.common.checks import (
     wrap_errors,
 )
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path, make_folder, open_regular, read_json
+from mimo_codec.common.files import make_folder, open_regular, read_json, write_json
+from mimo_codec.common.weights import write_weights
 from mimo_codec.lm.model import SpeechLanguageModel
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -69,16 +70,15 @@ def _targets(parts: Collection[str]) -> str:
     return rf"({stacks})\.layers\.\d+\.self_attn\.({'|'.join(PROJECTIONS)})"
 
 
-def _inject(model: SpeechLanguageModel, rank: int, alpha: float, dropout: float, targets: str) -> Any:
+def _inject(model: SpeechLanguageModel, rank: int, alpha: float, dropout: float, targets: str) -> None:
     with needs_extra("peft", "lora"):
         from peft import LoraConfig, inject_adapter_in_model
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
     model.requires_grad_(False)
     inject_adapter_in_model(config, model)
-    model.adapter_config = config  # type: ignore[assignment]
+    model.adapter_config = config
     for module in adapters_of(model):
         module.to(model.device)
-    return config
 
 
 def adapters_of(model: nn.Module) -> list[Any]:
@@ -88,9 +88,9 @@ def adapters_of(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def has_adapter(model: nn.Module) -> bool:
+def has_adapter(model: SpeechLanguageModel) -> bool:
     """Whether adapters have been put on a model and not merged."""
-    return getattr(model, "adapter_config", None) is not None
+    return model.adapter_config is not None
 
 
 def adapter_weights(model: SpeechLanguageModel) -> dict[str, Tensor]:
@@ -124,12 +124,11 @@ def save_adapter(
     require(has_adapter(model), f"{folder}: this model has no adapter")
     make_folder(folder)
     weights = adapter_weights(model) if weights is None else weights
-    with atomic_path(folder / ADAPTER) as path, wrap_errors(f"{path}: cannot be written", SafetensorError):
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path, {"format": "pt"})
-    config: Any = model.adapter_config
-    content = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    _write_json(folder / ADAPTER_CONFIG, {**content, "base_model_name_or_path": name, "inference_mode": True})
-    _write_json(folder / BASE, {"name": name, "fingerprint": base or fingerprint(model)})
+    write_weights(folder / ADAPTER, weights)
+    settings = model.adapter_config.to_dict().items()
+    content = {k: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for k, v in settings}
+    write_json(folder / ADAPTER_CONFIG, {**content, "base_model_name_or_path": name, "inference_mode": True})
+    write_json(folder / BASE, {"name": name, "fingerprint": base or fingerprint(model)})
 
 
 def load_adapter(folder: str | Path, model: SpeechLanguageModel, name: str) -> None:
@@ -192,11 +191,6 @@ def _shape(weights: dict[str, Tensor], name: str) -> list[int] | None:
     return list(weights[name].shape) if name in weights else None
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-
-
 # ---- merging ---------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +204,7 @@ def merge_adapter(model: SpeechLanguageModel) -> None:
             if hasattr(child, "base_layer") and hasattr(child, "merge"):
                 adapted.merge()
                 setattr(parent, name, adapted.get_base_layer())
-    model.adapter_config = None  # type: ignore[assignment]
+    model.adapter_config = None
 
 
 def fingerprint(model: SpeechLanguageModel) -> str:

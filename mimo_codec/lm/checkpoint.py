@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +12,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mimo_codec.common.arrays import is_finite
 from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import atomic_path, make_folder
+from mimo_codec.common.files import atomic_path, make_folder, write_json
+from mimo_codec.common.weights import write_weights
 from mimo_codec.hub import CONFIG, INDEX, WEIGHTS, download, listed, weight_files
+from mimo_codec.lm.adapters import has_adapter
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel, rebuild_rotary
 from mimo_codec.lm.quantize import STACKS, find_quantizer
@@ -264,8 +264,7 @@ def save_language_model(
     """
     folder = Path(folder)
     require(not model.is_quantized, f"{folder}: a quantized model cannot be saved; load it without quantize")
-    is_plain = getattr(model, "adapter_config", None) is None
-    require(is_plain, f"{folder}: a model with an adapter cannot be saved whole; merge the adapter first")
+    require(not has_adapter(model), f"{folder}: a model with an adapter cannot be saved whole; merge the adapter first")
     make_folder(folder)
     state = dict(model.state_dict() if state is None else state)
     is_whole = not any(value.is_meta for value in state.values())
@@ -277,7 +276,7 @@ def save_language_model(
     for name in ("torch_dtype", "dtype"):
         if name in config:
             config[name] = str(state["speech_group_downcast.weight"].dtype).removeprefix("torch.")
-    _write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, config)
     _write_tokenizer(folder, tokenizer)
 
 
@@ -289,12 +288,12 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
         else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     )
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / name, {key: state[key] for key in shard})
+        write_weights(folder / name, {key: state[key] for key in shard})
     _remove_others(folder, names)
     if len(shards) > 1:
         total = sum(value.nbytes for value in state.values())
         placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
 
 
 def _write_tokenizer(folder: Path, tokenizer: TextTokenizer) -> None:
@@ -326,16 +325,3 @@ def _shards(state: Mapping[str, Tensor]) -> list[list[str]]:
         shards[-1].append(name)
         size += value.nbytes
     return shards
-
-
-def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with atomic_path(path) as temporary:
-        mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
-        with wrap_errors(f"{path}: cannot be written", SafetensorError):
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt"})
-        temporary.chmod(mode)
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

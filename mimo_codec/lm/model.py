@@ -52,6 +52,7 @@ class SpeechLanguageModel(nn.Module):
         super().__init__()
         self.config, self.empty_id = config, empty_id
         self.is_quantized = False
+        self.adapter_config: Any = None
         c = config
         self.model: Any = _qwen2(
             c,

@@ -165,7 +165,7 @@ class Stage(lightning.LightningModule):
             norm = clip_grad_norm_(parameters, self.clip_norm or math.inf)
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
             self.log(f"train/gradient_{name}", norm)
-            for of, rate in _rates(name, optimizer).items():
+            for of, rate in self.rates(name, optimizer).items():
                 self.log(f"learning_rate/{of}", rate)
             is_finite = self.all_finite(norm)
             if is_finite:
@@ -182,7 +182,11 @@ class Stage(lightning.LightningModule):
         names = (
             self.optimizer_names if len(self.optimizer_names) == len(optimizers) else map(str, range(len(optimizers)))
         )
-        return {of: rate for name, o in zip(names, optimizers, strict=True) for of, rate in _rates(name, o).items()}
+        return {of: rate for name, o in zip(names, optimizers, strict=True) for of, rate in self.rates(name, o).items()}
+
+    def rates(self, name: str, optimizer: Any) -> dict[str, float]:
+        """Return the learning rates of the optimizer of this name; that of Muon is the one of `NAME_matrices`."""
+        return {f"{name}_matrices" if "momentum" in group else name: group["lr"] for group in optimizer.param_groups}
 
     def all_finite(self, value: Tensor) -> bool:
         """Whether a value is finite in every process."""
@@ -249,11 +253,6 @@ class Stage(lightning.LightningModule):
             self.device_mesh is None or matrix_learning_rate <= 0,
             "strategy fsdp: Muon needs whole matrices; set model.init_args.matrix_learning_rate to 0",
         )
-
-
-def _rates(name: str, optimizer: Any) -> dict[str, float]:
-    """Return the learning rates of an optimizer; that of Muon is the one of `NAME_matrices`."""
-    return {f"{name}_matrices" if "momentum" in group else name: group["lr"] for group in optimizer.param_groups}
 
 
 def warm_up_and_decay(step: int, num_steps: int, warmup_steps: int, decay_share: float) -> float:

@@ -125,3 +125,9 @@ def test_damaged_adapters_are_refused_in_a_sentence(adapter: Path, tmp_path: Pat
     with pytest.raises(MimoError) as caught:
         MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_files_of_an_adapter_are_for_whoever_may_read_others(adapter: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert all(path.stat().st_mode == plain.stat().st_mode for path in adapter.iterdir())

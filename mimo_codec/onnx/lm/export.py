@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mimo_codec import __version__
 from mimo_codec.common.checks import check_choice, check_integer, require
-from mimo_codec.common.files import atomic_path
+from mimo_codec.common.files import atomic_path, write_json
 from mimo_codec.hub import CONFIG
 from mimo_codec.lm.instructions import PROMPTS
 from mimo_codec.lm.pipeline import MimoAudioLM
@@ -77,7 +77,7 @@ def export_lm(
                 fill = partial(_fill, weights=weights, packed=packed)
                 write_graph(graph, path, {"graph": name, **metadata}, opset, fill)
             del graph, weights, fill
-        _write_json(temporary / CONFIG, lm.config.to_dict())
+        write_json(temporary / CONFIG, lm.config.to_dict())
         lm.instructions.save(temporary / PROMPTS)
         with atomic_path(temporary / "tokenizer.json") as file:
             file.write_text(lm.tokenizer.tokenizer.to_str(), encoding="utf-8")
@@ -175,8 +175,3 @@ def _fill(model: Any, weights: Mapping[str, Tensor], packed: str | None) -> None
             return onnx_ir.tensor(source.to("cpu", dtype).contiguous().numpy())
 
         value.const_value = onnx_ir.LazyTensor(converted, dtype=kind, shape=shape, name=name)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

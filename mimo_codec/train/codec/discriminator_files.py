@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimo_codec.common.checks import require, wrap_errors
-from mimo_codec.common.files import atomic_path, read_json
+from mimo_codec.common.files import read_json, write_json
+from mimo_codec.common.weights import write_weights
 from mimo_codec.train.codec.discriminators import Discriminators
 
 WEIGHTS, ABOUT = "discriminators.safetensors", "discriminators.json"
@@ -34,12 +33,8 @@ def save_discriminators(folder: Path, discriminators: nn.Module, write: bool = T
     state = {name: _whole(value) for name, value in discriminators.state_dict().items()}
     if not write:
         return
-    with atomic_path(folder / WEIGHTS) as temporary:
-        mode = temporary.stat().st_mode  # safetensors replaces the file by one that only its owner may read
-        save_file(state, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)
-    with atomic_path(folder / ABOUT) as temporary:
-        temporary.write_text(json.dumps(describe(discriminators), indent=1) + "\n", encoding="utf-8")
+    write_weights(folder / WEIGHTS, state)
+    write_json(folder / ABOUT, describe(discriminators))
 
 
 def load_discriminators(folder: str | Path, discriminators: nn.Module) -> None:

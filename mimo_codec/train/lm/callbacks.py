@@ -50,19 +50,12 @@ class ExportLanguageModel(ExportCodec):
         state = adapter_weights(model) if adapts else model.state_dict()
         whole: dict[str, Tensor] = {}
         for key, value in state.items():
-            put_together = _whole(value)  # in all processes, of which one keeps it
+            stored = self._stored(value, True)  # shards are put together in all processes, of which one keeps it
             if trainer.is_global_zero:
-                whole[key] = self._stored(put_together.to("cpu"), True)
+                whole[key] = stored.cpu()
         if trainer.is_global_zero:
             if adapts:
                 save_adapter(folder, model, str(stage.hparams["model"]), whole, stage.base)
             else:
                 save_language_model(folder, stage.exported_model(), stage.tokenizer, whole)
         return folder
-
-
-def _whole(value: Tensor) -> Tensor:
-    """A tensor that FSDP has sharded, put together."""
-    whole: Any = value.full_tensor() if hasattr(value, "full_tensor") else value
-    found: Tensor = whole.detach()
-    return found

@@ -29,10 +29,11 @@ from mimo_codec.lm.prompts import (
     assistant,
     message,
 )
+from mimo_codec.lm.tasks import THOUGHTS as HIDDEN_KEYS
 from mimo_codec.lm.tasks import as_items
 from mimo_codec.train.lm.item import Part
 
-THINKING, THOUGHTS = "thinking", "Chain-of-thought"
+THINKING, THOUGHTS = HIDDEN_KEYS
 THOUGHTS_END = Markup("</think>\n")
 TURN_END = Markup("<|im_end|>\n")
 
@@ -105,10 +106,15 @@ def _thoughts(turn: object, answer: Sequence[Segment]) -> tuple[bool | None, str
     return thinks, text
 
 
+def thoughts_segments(thoughts: str) -> list[Segment]:
+    """Return thoughts and their end, which stands on a line of its own."""
+    return [thoughts if thoughts.endswith("\n") else f"{thoughts}\n", THOUGHTS_END]
+
+
 def answer_parts(answer: Sequence[Segment], thinks: bool | None, thoughts: str = "") -> list[Part]:
     """Return a turn of the assistant: its head untrained, thoughts, answer and end trained."""
     beginning = "" if thinks is None else THINK if thinks else NO_THINK
     said: list[Segment] = [*answer, TURN_END]
     if thinks:
-        said = [thoughts if thoughts.endswith("\n") else f"{thoughts}\n", THOUGHTS_END, *said]
+        said = [*thoughts_segments(thoughts), *said]
     return [*((segment, False) for segment in assistant(beginning)), *((segment, True) for segment in said)]

@@ -26,6 +26,7 @@ from mimo_codec.common.checks import check_integer, check_number, check_type, re
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, make_folder
 from mimo_codec.data.batch import RunSampler, leave_interrupts_to_training
+from mimo_codec.data.skipped import SKIPPED
 from mimo_codec.lm.instructions import Instructions, find_instructions
 from mimo_codec.lm.layout import Layout
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -37,7 +38,6 @@ from mimo_codec.train.lm.rows import TURNS, ignored_keys, row_parts
 from mimo_codec.train.lm.store import ItemStore, draw_weights, write_items
 
 Roots = str | dict[str, float]
-SKIPPED = "skipped.jsonl"
 SHOWN_FAULTS, MAX_REASON = 20, 300
 MESSAGE_SECONDS = 60.0
 """Time between two messages while rows are prepared."""
@@ -62,7 +62,7 @@ class Preparation:
     def items(self, entry: Entry) -> Iterator[Item | tuple[str, str]]:
         """Yield the items of a row, and (name, reason) for what cannot be learnt."""
         if entry.fault is not None:
-            yield entry.name, entry.fault
+            yield entry.name, _short(entry.fault)
             return
         named = not isinstance(entry.row, dict) or not entry.row.keys().isdisjoint(("task", *TURNS))
         self.reader.base = entry.path.parent
@@ -138,10 +138,8 @@ class LanguageData(lightning.LightningDataModule):
         self.tasks = list(tasks) if tasks else [None]
         self.instructions = find_instructions(instructions)
         self.distinct_batches = check_integer("distinct_batches", distinct_batches, 0)
-        self.seed, self.num_workers = (
-            check_integer("seed", seed, 0, 2**63),
-            check_integer("num_workers", num_workers, 0),
-        )
+        self.seed = check_integer("seed", seed, 0, 2**63)
+        self.num_workers = check_integer("num_workers", num_workers, 0)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.num_validation_items = check_integer("num_validation_items", num_validation_items, 0)
         self.stores: dict[str, ItemStore] = {}
@@ -160,12 +158,11 @@ class LanguageData(lightning.LightningDataModule):
     def _items(self, roots: Sequence[str], faults: list[tuple[str, str]]) -> Iterator[tuple[int, Item]]:
         """Yield the number of the root and the item, for every item; add what cannot be used to `faults`."""
         stage = self._stage
-        context = stage.language_model.config.max_position_embeddings
         preparation = Preparation(
             stage.make_reader(self.cache_dir),
             stage.tokenizer,
             stage.layout,
-            min(self.max_positions or context, context),
+            self._pack_positions(),
             self.instructions,
             self.tasks,
         )
@@ -202,7 +199,7 @@ class LanguageData(lightning.LightningDataModule):
         """Yield the items of a file, and what cannot be used, be it a row or the rest of the file."""
         try:
             for entry in read_rows(path):
-                ignored.update(ignored_keys(entry.row, next(iter(self.tasks))))
+                ignored.update(ignored_keys(entry.row, self.tasks[0]))
                 yield from preparation.items(entry)
         except MimoError as error:
             yield str(path), _short(error)
@@ -260,8 +257,12 @@ class LanguageData(lightning.LightningDataModule):
         return DataLoader(subset, 1, collate_fn=self._collate())
 
     def _collate(self) -> Callable[[list[Item]], list[Pack]]:
-        context = self._stage.language_model.config.max_position_embeddings
-        return partial(make_packs, layout=self._stage.layout, max_positions=min(self.max_positions or context, context))
+        return partial(make_packs, layout=self._stage.layout, max_positions=self._pack_positions())
+
+    def _pack_positions(self) -> int:
+        """Return the most positions of a pack, no more than the context of the model."""
+        context: int = self._stage.language_model.config.max_position_embeddings
+        return min(self.max_positions or context, context)
 
 
 def make_packs(items: Sequence[Item], layout: Layout, max_positions: int) -> list[Pack]:
@@ -277,7 +278,7 @@ def _weighted(name: str, roots: object) -> dict[str, float]:
     return {str(path): check_number(f"{name}: weight of {path}", w, 0, 1e9) for path, w in mapping.items()}
 
 
-def _short(error: MimoError) -> str:
+def _short(error: MimoError | str) -> str:
     """Return the reason in one line of at most MAX_REASON characters that can be printed."""
     text = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."

@@ -103,7 +103,7 @@ def _with_codes(path: Path, number: int, row: dict[str, Any]) -> Entry:
     try:
         return Entry(path, number, {"audio": AudioCodes.from_bytes(content, "codes"), **row})
     except MimoError as error:
-        return Entry(path, number, None, " ".join(str(error).split()))
+        return Entry(path, number, None, str(error))
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:

@@ -1,7 +1,7 @@
 """How much memory a recipe needs on each device, told before anything is loaded.
 
-Weights, gradients and optimizer are counted exactly. Activations are what the layers keep for the backward pass, by
-their formulas; what libraries and fragmentation take comes on top, about a tenth.
+Weights, gradients and optimizer follow from the numbers of parameters. Activations are what the layers keep for the
+backward pass, by their formulas; what libraries and fragmentation take comes on top, about a tenth.
 """
 
 from __future__ import annotations
@@ -95,13 +95,12 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
     weights = whole + (trained if h.lora_rank else 0)
     shares = setup.num_devices if setup.sharded else 1
     each = 2 if setup.narrow_weights else 4
+    copy = 2 if setup.narrow and not setup.narrow_weights else 0  # that autocast makes
     uses_muon = h.matrix_learning_rate > 0 and not h.lora_rank  # which keeps one average, not two
     averages = 2 * trained - uses_muon * sum(counts[f"{part}_matrices"] for part in h.trained)
     ddp = 1 if setup.sharded or setup.num_devices == 1 else 2  # buckets hold the gradients again
     return Memory(
-        weights=(each + (2 if setup.narrow and not setup.narrow_weights else 0))
-        * weights
-        / shares,  # and a narrow copy
+        weights=(each + copy) * weights / shares,
         gradients=each * trained * ddp / shares,
         optimizer=(each if h.optimizer_bits == 32 else 1) * averages / shares,
         activations=_activations(config, setup),

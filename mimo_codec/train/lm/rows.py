@@ -17,7 +17,7 @@ from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, THINK, Heard, Markup, Segment, Spoken, check_text
 from mimo_codec.lm.tasks import TASKS, Task
-from mimo_codec.train.lm.conversations import THOUGHTS, THOUGHTS_END, TURN_END, conversation_parts
+from mimo_codec.train.lm.conversations import THOUGHTS, TURN_END, conversation_parts, thoughts_segments
 from mimo_codec.train.lm.interleaved import interleaved_parts
 from mimo_codec.train.lm.item import Part
 
@@ -82,17 +82,17 @@ def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructio
         require(not is_flag or isinstance(value, bool), f"{name} must be true or false, not {reprlib.repr(value)}")
     prompt = task.prompt(instructions, reader, arguments)
     beginning, prompt = _without_speech(prompt)
-    thoughts: list[Part] = [(_thoughts(row), True), (THOUGHTS_END, True)] if beginning.endswith(THINK) else []
-    end = TURN_END if task.text_end == "" else EXAMPLE_END
+    thoughts = check_type(THOUGHTS, row.get(THOUGHTS, ""), str, "text")
+    thought = thoughts_segments(thoughts) if beginning.endswith(THINK) else []
+    end: Segment = TURN_END if task.text_end == "" else EXAMPLE_END
     answer: Segment = text if audio is None else Spoken(text, audio)
-    return [*((segment, False) for segment in prompt), *thoughts, (answer, True), (end, True)]
+    return [*((segment, False) for segment in prompt), *((segment, True) for segment in (*thought, answer, end))]
 
 
 def _answer(task: Task, row: dict[str, Any], reader: AudioReader) -> tuple[str, Any]:
     """Return text and codes of the answer, None where it is in text."""
-    text_key, audio_key = (
-        ("answer", "answer_audio") if "answer" in row else SAID.get(task.name, ("answer", "answer_audio"))
-    )
+    plain = ("answer", "answer_audio")
+    text_key, audio_key = plain if "answer" in row else SAID.get(task.name, plain)
     require(text_key in row, f"{task.name}: {text_key} is missing")
     text = check_text(text_key, row[text_key])
     if not task.answers_in_speech(row):
@@ -107,11 +107,6 @@ def _without_speech(prompt: list[Segment]) -> tuple[str, list[Segment]]:
     if not isinstance(last, Markup):
         return "", prompt
     return last.text, [*prompt[:-1], Markup(last.text.removesuffix(SPEECH))]
-
-
-def _thoughts(row: Row) -> str:
-    text = check_type(THOUGHTS, row.get(THOUGHTS) or "", str, "text")
-    return text if text.endswith("\n") else f"{text}\n"
 
 
 # ---- forms without a prompt ------------------------------------------------------------------------------------------

@@ -154,11 +154,10 @@ class LanguageModelStage(Stage):
 
     def learn(self, batch: Sequence[Pack]) -> dict[str, Tensor]:
         """Make a step of all packs of all processes: backward passes one by one, each a share of one loss."""
-        torch.manual_seed(
-            self.run_seed + self.batches_seen + (self.global_rank << 40)
-        )  # processes drop out other inputs
+        # every process leaves out inputs of its own
+        torch.manual_seed(self.run_seed + self.batches_seen + (self.global_rank << 40))
         weights = (self.options.text_weight, *self.options.channel_weights)
-        counts = sum_of([self.network.count(pack) for pack in batch])
+        counts = torch.stack([self.network.count(pack) for pack in batch]).sum(0)
         sum_over_processes(counts)
         passes = self._num_passes(len(batch))
         sums, finite = torch.zeros_like(counts), True
@@ -269,16 +268,14 @@ class LanguageModelStage(Stage):
     def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.language_model.named_parameters() if p.requires_grad)
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the learning rates of the parts."""
+    def rates(self, name: str, optimizer: Any) -> dict[str, float]:
+        """Return the learning rates by the part that they are of; those of Muon as PART_matrices."""
         names = {id(p): name for name, p in self._trained_parameters()}
-        groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups if g["params"]]
-        kind = {True: "_matrices", False: ""}
-        return {
-            part_of(names[id(g["params"][0])]) + kind["momentum" in g]: float(g["lr"])
-            for g in groups
-            if id(g["params"][0]) in names
-        }
+        found: dict[str, float] = {}
+        for group in (group for group in optimizer.param_groups if group["params"]):
+            part = part_of(names[id(group["params"][0])])
+            found[f"{part}_matrices" if "momentum" in group else part] = float(group["lr"])
+        return found
 
     def _factor(self, name: str) -> float:
         """Return the learning rate of a parameter's part, as a multiple of the backbone's."""
@@ -286,11 +283,6 @@ class LanguageModelStage(Stage):
         rates = {PATCH_ENCODER: h.patch_encoder_learning_rate, PATCH_DECODER: h.patch_decoder_learning_rate}
         rate = rates.get(part_of(name))
         return 1.0 if rate is None else rate / h.learning_rate
-
-
-def sum_of(terms: Sequence[Tensor]) -> Tensor:
-    """Sum of tensors of one shape."""
-    return torch.stack(list(terms)).sum(0)
 
 
 def schedule_factor(step: int, num_steps: int, options: LanguageOptions) -> float:

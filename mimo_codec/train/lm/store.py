@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.common.checks import require, wrap_errors
-from mimo_codec.common.files import atomic_path, read_json
+from mimo_codec.common.files import atomic_path, read_json, write_json
 from mimo_codec.lm.layout import Layout
 from mimo_codec.train.lm.item import Item
 
@@ -73,8 +73,7 @@ def write_items(folder: Path, items: Iterable[tuple[int, Item]], layout: Layout)
                 files[name].write(np.ascontiguousarray({**arrays, **facts}[name], dtype).tobytes())
             names.write(json.dumps(item.name) + "\n")
             count += 1
-    with atomic_path(folder / COUNT) as path:
-        path.write_text(json.dumps({"items": count}), encoding="utf-8")
+    write_json(folder / COUNT, {"items": count})
 
 
 def _opened(path: Path, dtype: Any, size: int) -> NDArray[Any]:
