@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.choices import ConvNeXtVocoderConfig
 from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.linear import Linear
 from mimo_codec.codec.streaming import State
 from mimo_codec.codec.transformer import ACTIVATIONS, Position, length_mask, make_norm
 from mimo_codec.codec.vocoder import SpectrumHead, Vocoder
@@ -48,9 +49,9 @@ class ConvNeXtLayer(nn.Module):
         c = config.vocoder
         self.dwconv = StreamingConv(c.dim, c.dim, right, groups=c.dim)
         self.norm = make_norm(config.norm, c.dim)
-        self.pwconv1 = nn.Linear(c.dim, c.ffn_dim)
+        self.pwconv1 = Linear(c.dim, c.ffn_dim)
         self.activation = ACTIVATIONS[config.activation]
-        self.pwconv2 = nn.Linear(c.ffn_dim, c.dim)
+        self.pwconv2 = Linear(c.ffn_dim, c.dim)
         self.gamma = nn.Parameter(torch.full((c.dim,), 1 / c.num_layers))
 
     def forward(self, padded: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ State: TypeAlias = "dict[str, Tensor]"
 Value = TypeVar("Value")
 MODEL, ENDED = "model", "ended"
 """Values of a stream's state that belong to no layer: which model made it, and 1 after the last chunk."""
+SLACK = 1.25
+"""Memory that a value of a state may hold, as a multiple of what it needs; copies in every call would cost more."""
 MEL_CONTEXT = 2
 """Mel frames before the first of a code frame that the encoder's two convolutions, of three frames each, read."""
 
@@ -36,9 +38,9 @@ def scope(state: Mapping[str, Value], name: str) -> dict[str, Value]:
 
 
 def compact(state: Mapping[str, Tensor]) -> State:
-    """A state whose tensors hold their own values only, where some were views of whole chunks."""
+    """A state whose tensors hold little more memory than their values need, where some were views of whole chunks."""
     return {
-        name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        name: value if value.untyped_storage().nbytes() <= SLACK * value.nbytes else value.clone()
         for name, value in state.items()
     }
 

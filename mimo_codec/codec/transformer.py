@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_codec.codec.fields import Window
+from mimo_codec.codec.linear import Linear
 from mimo_codec.codec.streaming import State, scope, scoped
 
 QUERY_BLOCK = 512
@@ -21,6 +22,9 @@ Position = int | Tensor
 
 Shared = dict[tuple[object, ...], tuple[Tensor, ...]]
 """Rotations and masks by what they depend on: the layers of a stack share those of one call."""
+_OF_STREAMS: Shared = {}
+"""Those of streams with small chunks and windows, whose calls need the same ones again."""
+MAX_OF_STREAMS = 64
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
@@ -29,9 +33,14 @@ def _find(shared: Shared | None, make: Callable[[], tuple[Tensor, ...]], *key: o
     """What `make` gives; made once for all layers that share."""
     if shared is None:  # as where a graph is traced, whose sizes are no keys
         return make()
-    if key not in shared:
-        shared[key] = make()
-    return shared[key]
+    found = shared.get(key)  # one look, for another thread may clear it
+    if found is None:
+        with torch.inference_mode(False):  # the next caller may need gradients
+            found = make()
+        if len(shared) >= MAX_OF_STREAMS:
+            shared.clear()
+        shared[key] = found
+    return found
 
 
 def make_norm(kind: str, dim: int) -> nn.Module:
@@ -50,8 +59,10 @@ def rotate(x: Tensor, theta: float, offset: int = 0, shared: Shared | None = Non
     Angles are computed in float32 whatever the dtype of x.
     """
     half = x.shape[-1] // 2
-    cos, sin = _find(shared, lambda: _rotation(x, theta, offset), "rotation", theta, offset, x.shape[-2])
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+    kind = ("rotation", theta, offset, *x.shape[-2:], x.dtype, x.device)
+    cos, sin = _find(shared, lambda: _rotation(x, theta, offset), *kind)
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return (x * cos).add_(turned.mul_(sin))  # in place, for new memory costs more than the arithmetic
 
 
 def _rotation(x: Tensor, theta: float, offset: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +107,7 @@ def attend(
         mask, diagonal = _find(
             shared,
             lambda: _window_mask((start + offset, stop + offset), (first, last), window, q.device),  # noqa: B023
-            *("mask", window, offset, start, stop, first, last),
+            *("mask", window, offset, start, stop, first, last, q.device),
         )
         if valid is not None:
             mask = (mask & valid[:, None, None, first:last]) | diagonal
@@ -144,10 +155,10 @@ class Attention(nn.Module):
         """Width, heads, frames that each frame sees, and base of the rotary positions."""
         super().__init__()
         self.num_heads, self.window, self.rope_theta = num_heads, window, rope_theta
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames x [B, T, D] -> q, k, v, each [B, H, T, D / H], without positions."""
@@ -184,8 +195,8 @@ class TransformerLayer(nn.Module):
         self.self_attn = Attention(dim, num_heads, window, rope_theta)
         self.self_attn_layer_norm = make_norm(norm, dim)
         self.activation = ACTIVATIONS[activation]
-        self.fc1 = nn.Linear(dim, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.fc1 = Linear(dim, ffn_dim)
+        self.fc2 = Linear(ffn_dim, dim)
         self.final_layer_norm = make_norm(norm, dim)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -208,10 +219,10 @@ class TransformerLayer(nn.Module):
         right context. Returns [B, n, D] for positions start - right .. start - right + n, and the new cache.
         """
         left, right = self.self_attn.window
-        q, k, v = self.self_attn.project(self.self_attn_layer_norm(torch.cat((cache["x"], x), dim=1)))
+        waiting = torch.cat((cache["x"], x), dim=1)
+        q, k, v = self.self_attn.project(self.self_attn_layer_norm(waiting))
         k = torch.cat((cache["k"], k[:, :, right:]), dim=2)
         v = torch.cat((cache["v"], v[:, :, right:]), dim=2)
-        waiting = torch.cat((cache["x"], x), dim=1)
         num_new, num_keys = x.shape[1], k.shape[2]
         first = start + num_new - num_keys
         valid = None
@@ -270,6 +281,12 @@ class Transformer(nn.ModuleList):
                 skipped = x
         return x if skipped is None else x + skipped
 
+    def _repeats_sizes(self, x: Tensor) -> bool:
+        """Whether chunks like x [B, n, D] are small, see few frames, and are not traced for a graph."""
+        windows = [layer.self_attn.window for layer in self.layers]
+        is_small = max(x.shape[1], *(sum(window) for window in windows)) <= QUERY_BLOCK
+        return type(x) is Tensor and is_small and all(left >= 0 for left, _ in windows)
+
     def initial_state(self, batch: int, like: Tensor) -> State:
         """State before the first frame: caches of the windows' size (empty where the window is unlimited)."""
         state: State = {}
@@ -292,7 +309,7 @@ class Transformer(nn.ModuleList):
             return x, dict(state)
         new_state: State = {}
         skipped = None
-        shared: Shared = {}
+        shared = _OF_STREAMS if self._repeats_sizes(x) else {}
         for i, layer in enumerate(self.layers):
             x, cache = layer.step(x, scoped(state, str(i)), start, end, shared)
             new_state |= scope(cache, str(i))

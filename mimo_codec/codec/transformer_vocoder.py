@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimo_codec.codec.choices import TransformerVocoderConfig
 from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.linear import Linear
 from mimo_codec.codec.streaming import State
 from mimo_codec.codec.transformer import Position, Transformer, make_norm
 from mimo_codec.codec.vocoder import SpectrumHead, Vocoder
@@ -21,7 +22,7 @@ class TransformerVocoder(Vocoder):
         super().__init__()
         c = config.vocoder
         assert isinstance(c, TransformerVocoderConfig)
-        self.embeddings = nn.Linear(config.mel.n_mels, c.dim, bias=False)
+        self.embeddings = Linear(config.mel.n_mels, c.dim, bias=False)
         self.layers = Transformer(
             c.dim, c.num_heads, c.ffn_dim, (c.window,) * c.num_layers, config.norm, config.activation, config.rope_theta
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mimo_codec.codec.choices import VOCODERS, find_class
 from mimo_codec.codec.config import CodecConfig
+from mimo_codec.codec.linear import Linear
 from mimo_codec.codec.streaming import State, scope, scoped
 from mimo_codec.codec.transformer import Position, length_mask
 from mimo_codec.common.rounding import ceil_div
@@ -70,7 +71,7 @@ class SpectrumHead(nn.Module):
     def __init__(self, dim: int, n_fft: int, hop_length: int):
         """Width of the hidden frames, and sizes of the inverse STFT."""
         super().__init__()
-        self.out = nn.Linear(dim, n_fft + 2)
+        self.out = Linear(dim, n_fft + 2)
         self.istft = InverseSTFT(n_fft, hop_length)
 
     def spectrum(self, x: Tensor) -> Tensor:

@@ -169,3 +169,26 @@ def test_layers_in_chunks(left, right, num_layers, norm, skip, sizes):
     output = torch.cat(outputs, dim=1)[:, layers.look_ahead :]
     if length:
         torch.testing.assert_close(output, layers(x), atol=1e-5, rtol=0)
+
+
+def test_what_streams_share_is_small_and_serves_training_too():
+    """Tables made in inference mode are used where gradients are needed; windows without limit leave none behind."""
+    torch.manual_seed(0)
+    limited, unlimited = (
+        Transformer(16, 2, 32, (window,) * 2, "LayerNorm", "gelu", 1e4) for window in [(6, 1), (-1, 0)]
+    )
+    transformer._OF_STREAMS.clear()
+    x = torch.randn(1, 3, 16)
+    with torch.inference_mode():
+        expected, _ = limited.step(x, limited.initial_state(1, x), 0)
+    kept = len(transformer._OF_STREAMS)
+    assert kept > 0
+    output, _ = limited.step(x, limited.initial_state(1, x), 0)
+    output.sum().backward()
+    torch.testing.assert_close(output, expected, atol=1e-6, rtol=1e-6)
+    unlimited.step(x, unlimited.initial_state(1, x), 0)
+    assert len(transformer._OF_STREAMS) == kept
+    for size in range(1, transformer.MAX_OF_STREAMS + 2):
+        chunk = torch.randn(1, size, 16)
+        limited.step(chunk, limited.initial_state(1, chunk), 0)
+        assert len(transformer._OF_STREAMS) <= transformer.MAX_OF_STREAMS
