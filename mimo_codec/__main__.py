@@ -1,6 +1,6 @@
 """`python -m mimo_codec` is the command line `mimo-codec`."""
 
-from mimo_codec.cli.main import main
+from mimo_codec.cli.start import main
 
 if __name__ == "__main__":
     main()

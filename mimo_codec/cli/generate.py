@@ -80,7 +80,10 @@ AudioFiles = Annotated[
     list[str],
     typer.Argument(metavar="AUDIO", help="Audio or .mimo files; - for standard input.", callback=_all_readable),
 ]
-SpokenOutput = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write.")]
+SpokenOutput = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="OUT", help="Audio or .mimo file to write; - for WAV on standard output."),
+]
 WrittenOutput = Annotated[
     str | None, typer.Option("--output", "-o", metavar="OUT", help="Text file to write.  [default: print]")
 ]
@@ -91,7 +94,13 @@ WrittenOutputs = Annotated[
     ),
 ]
 AnyOutput = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="Audio, .mimo or text file.  [default: print]")
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Audio, .mimo or text file; - for WAV on standard output.  [default: print]",
+    ),
 ]
 Voice = Annotated[
     str | None,

@@ -44,6 +44,12 @@ def standard_input() -> StandardInput:
     return StandardInput()
 
 
+def check_standard_output() -> None:
+    """Raise MimoError when bytes cannot go to standard output."""
+    require(sys.stdout is not None, "standard output: is closed")
+    require(not sys.stdout.isatty(), "standard output: is a terminal; send it to a program or a file, or name a file")
+
+
 @contextmanager
 def output_file(output: str, suffix: str, inputs: Sequence[str]) -> Iterator[str]:
     """Yield the name of a file to write: `output`, or a temporary one that goes to standard output in the end.
@@ -56,8 +62,7 @@ def output_file(output: str, suffix: str, inputs: Sequence[str]) -> Iterator[str
         return
     is_one = len(inputs) == 1 and not os.path.isdir(inputs[0])
     require(is_one, "standard output: takes what becomes of one file; name a folder for the outputs of several")
-    require(sys.stdout is not None, "standard output: is closed")
-    require(not sys.stdout.isatty(), "standard output: is a terminal; send it to a program or a file, or name a file")
+    check_standard_output()
     path = temporary_name(Path(tempfile.gettempdir()), suffix)
     try:
         yield str(path)

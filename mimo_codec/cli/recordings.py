@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mimo_codec.cli.console import FilesFailed, counter, print_error
+from mimo_codec.cli.pipes import PIPE
 from mimo_codec.cli.plan import make_folders, plan_jobs
 from mimo_codec.cli.session import Session, Target
 from mimo_codec.common.checks import error_prefix
@@ -38,7 +39,7 @@ def answer_files(
         session: which model.
         task: name in `TASKS` of one that hears `audio`.
         files: audio and .mimo files.
-        output: folder for one text file each; None prints each text after the name of its file.
+        output: folder for one text file each; None or - prints each text after the name of its file.
         arguments: of the task, the same for all files.
         batch_size: how many files are answered at once.
         options: of every answer.
@@ -47,7 +48,7 @@ def answer_files(
         MimoError: for outputs that cannot be written, before anything is loaded; at the end, when files have failed.
     """
     targets = [Target(None, session.overwrite)] * len(files)
-    if output is not None:
+    if output not in (None, PIPE):
         plan = plan_jobs(files, output, (), WRITTEN, overwrite=session.overwrite)
         make_folders(plan)
         targets = [Target(str(job.target), session.overwrite) for job in plan.jobs]

@@ -14,6 +14,7 @@ import typer
 
 from mimo_codec.audio.formats import WRITABLE
 from mimo_codec.cli.console import counter, print_line
+from mimo_codec.cli.pipes import PIPE, check_standard_output, output_file
 from mimo_codec.cli.plan import CODES
 from mimo_codec.common.checks import require
 from mimo_codec.common.files import atomic_path, check_target
@@ -186,7 +187,7 @@ def with_session(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class Target:
-    """The file that an answer is written to, or the terminal."""
+    """The file that an answer is written to, or standard output: text, or with - speech where a command speaks."""
 
     output: str | None
     overwrite: bool
@@ -199,7 +200,11 @@ class Target:
 
         inputs: files that the command reads, none of which may be the output.
         """
-        if output is not None:
+        if output == PIPE and suffixes == WRITTEN:
+            output = None
+        if output == PIPE:
+            check_standard_output()
+        elif output is not None:
             known = Path(output).suffix.lower() in suffixes
             require(known, f"{output}: an output file ends in {' '.join(suffixes)}")
             check_target(Path(output), overwrite)
@@ -211,7 +216,7 @@ class Target:
     @property
     def is_spoken(self) -> bool:
         """Whether the file holds speech."""
-        return self.output is not None and Path(self.output).suffix.lower() in SPOKEN
+        return self.output is not None and (self.output == PIPE or Path(self.output).suffix.lower() in SPOKEN)
 
     def save(self, found: Answer, expected_end: str = "") -> None:
         """Write an answer, and say when it was cut at a limit other than `expected_end`."""
@@ -224,19 +229,20 @@ class Target:
             if found.stop_reason != expected_end:
                 warn_if_cut(found)
             if self.is_spoken and found.text:
-                print(found.text)
+                print(found.text, file=sys.stderr if self.output == PIPE else sys.stdout)
 
     def _save_spoken(self, found: Answer) -> None:
         from mimo_codec.audio.writer import save_audio
 
-        output, codes = str(self.output), found.codes
+        name, codes = "standard output" if self.output == PIPE else str(self.output), found.codes
         spoke = codes is not None and found.waveform is not None
-        require(spoke, f"{output}: the model answered without speech, which ended with {found.stop_reason}")
+        require(spoke, f"{name}: the model answered without speech, which ended with {found.stop_reason}")
         assert codes is not None and found.waveform is not None
-        if Path(output).suffix.lower() in CODES:
-            codes.save(output, self.overwrite)
-        else:
-            save_audio(output, found.waveform, codes.sample_rate, self.overwrite)
+        with output_file(str(self.output), ".wav", ["answer"]) as output:
+            if Path(output).suffix.lower() in CODES:
+                codes.save(output, self.overwrite)
+            else:
+                save_audio(output, found.waveform, codes.sample_rate, self.overwrite)
 
     def _save_written(self, found: Answer) -> None:
         if found.thoughts:

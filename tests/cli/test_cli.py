@@ -67,6 +67,22 @@ def test_usage_errors_are_one_line(run):
     assert_one_line_error(run("train"), "RECIPE")
 
 
+@pytest.mark.parametrize("module", ["typer", "mimo_codec.cli.coding"])
+def test_interrupted_while_it_is_imported(module, tmp_path):
+    """Ctrl-C in the first moments, before any command runs."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    process = start("info", env={**os.environ, "PYTHONPATH": path})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "mimo-codec: error: interrupted\n")
+
+
 def test_closed_stdout_is_quiet():
     reader, writer = os.pipe()
     os.close(reader)

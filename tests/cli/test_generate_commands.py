@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -130,14 +129,22 @@ def test_a_model_says_whose_codes_it_reads(run, folder: Path, model: Path, tmp_p
         assert outcome.code == 0 if not error else error in outcome.err, outcome
 
 
-def test_in_a_shell(folder: Path, model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.wav"
-    call = [sys.executable, "-m", "mimo_codec", *arguments(SPOKEN["speak"], folder, model), "-o", str(out)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and out.is_file(), done
-    assert re.fullmatch(r"(mimo-codec: the answer was cut at its limit \(\w+\)\n)?", done.stderr), done
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr, done
+def test_in_a_shell(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "a.wav", arguments(SPOKEN["speak"], folder, model)
+    call = [sys.executable, "-m", "mimo_codec", *map(str, words), "-o", "-"]
+    done = subprocess.run(call, capture_output=True, timeout=120)
+    assert done.returncode == 0, done
+    assert b"Traceback" not in done.stderr, "what is said with it, and that it was cut, goes to standard error"
+    assert run(*words, "-o", out).code == 0
+    assert done.stdout == out.read_bytes(), "- gives what a file gets, and nothing else"
+    assert_one_line_error(run(*words, "-o", out), "--overwrite")
+
+
+def test_text_goes_to_standard_output_by_either_name(run, folder: Path, model: Path) -> None:
+    words = arguments(WRITTEN["transcribe"], folder, model)
+    assert run(*words).out == run(*words, "-o", "-").out != ""
+    both = arguments(["transcribe", "a.wav", "b.wav"], folder, model)
+    assert run(*both).out == run(*both, "-o", "-").out != ""
 
 
 Chat = Callable[..., Outcome]
