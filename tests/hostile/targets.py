@@ -9,14 +9,13 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile as sf
 import torch
-from conftest import SMALL
+from data_targets import DATA_TARGETS
 from mutations import (
     ODD_VALUES,
     mutate_bytes,
@@ -25,39 +24,16 @@ from mutations import (
     mutate_safetensors,
     odd_weights,
 )
+from target import RATE, Target, make_codec, waveform
 
-from mimo_codec import AudioCodes, CodecConfig, MimoCodec, load_audio
+from mimo_codec import AudioCodes, MimoCodec, load_audio
 from mimo_codec.audio.files import audio_info, iter_audio
 from mimo_codec.audio.writer import save_audio
 from mimo_codec.cli.main import main
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-RATE = 16000
-SECONDS = 0.3
 EXPORTED = "EXPORTED_CODEC"
 """Variable that names the folder of an exported codec to attack; without it one is exported, which takes a minute."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One kind of input: `prepare` works once in a folder of its own, `spoil` and `attempt` for every input."""
-
-    prepare: Callable[[Path], Any]
-    spoil: Callable[[Path, Any, random.Random], Any]
-    attempt: Callable[[Path, Any], None]
-    share: int
-    """Parts of a campaign that this target gets."""
-
-
-def waveform(seconds: float = SECONDS) -> np.ndarray:
-    time = np.arange(round(seconds * RATE)) / RATE
-    noise = np.random.default_rng(0).standard_normal(len(time))
-    return (0.2 * np.sin(2 * np.pi * 150 * time) + 0.02 * noise).astype(np.float32)
-
-
-def make_codec() -> MimoCodec:
-    torch.manual_seed(0)
-    return MimoCodec(CodecConfig.preset("tiny").replace(**SMALL)).eval()
 
 
 # ---- codes and sound -------------------------------------------------------------------------------------------------
@@ -245,29 +221,7 @@ def _use_language_model(folder: Path, model: Path) -> None:
     MimoAudioLM.from_pretrained(model, codec=make_codec())
 
 
-# ---- data and commands -----------------------------------------------------------------------------------------------
-
-
-def _make_manifest(folder: Path) -> str:
-    save_audio(folder / "a.wav", waveform(), RATE)
-    rows = [
-        {"path": "a.wav", "seconds": SECONDS, "sample_rate": RATE, "text": "a", "speaker": "s", "language": "en"},
-        {"path": "a.wav", "seconds": 0.1, "start": 0.1, "sample_rate": RATE},
-    ]
-    return "\n".join(map(json.dumps, rows))
-
-
-def _spoil_manifest(folder: Path, good: str, rng: random.Random) -> Path:
-    lines = [mutate_json_text(line, rng) if rng.random() < 0.7 else line.encode() for line in good.splitlines()]
-    path = folder / "spoilt.jsonl"
-    path.write_bytes(mutate_bytes(b"\n".join(lines), rng) if rng.random() < 0.2 else b"\n".join(lines))
-    return path
-
-
-def _use_manifest(folder: Path, path: Path) -> None:
-    from mimo_codec.data.find import find_utterances
-
-    find_utterances(path)
+# ---- commands --------------------------------------------------------------------------------------------------------
 
 
 COMMANDS = {
@@ -405,6 +359,6 @@ TARGETS = {
     "index": Target(_make_shards, _spoil_index, _use_model, 5),
     "metadata": Target(_make_graphs, _spoil_metadata, _use_graphs, 2),
     "language_model": Target(_make_language_model, _spoil_language_model, _use_language_model, 2),
-    "manifest": Target(_make_manifest, _spoil_manifest, _use_manifest, 10),
+    **DATA_TARGETS,
     "command": Target(_make_files, _make_command, _use_command, 3),
 }

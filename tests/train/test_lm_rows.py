@@ -221,6 +221,7 @@ def test_text_runs_are_not_joined_across_parts() -> None:
 
 
 def test_keys_without_a_meaning_are_named() -> None:
+    assert ignored_keys({"task": ["tts"], "text": "a"}) == ["text"], "which row_parts refuses"
     assert ignored_keys({"task": "tts", "text": "a", "audio": AUDIO, "vioce": AUDIO, "id": 3}) == ["id", "vioce"]
     assert ignored_keys({"text": "a", "audio": AUDIO}, "asr") == []
     assert ignored_keys({"turns": [], "system": "a"}) == ["system"] and ignored_keys([]) == []

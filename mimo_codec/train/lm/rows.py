@@ -62,7 +62,7 @@ def ignored_keys(row: object, task: str | None = None) -> list[str]:
     """Keys of a row that mean nothing for its task, such as what else is known of a recording, or a typing mistake."""
     if not isinstance(row, dict):
         return []
-    name = row.get("task", task)
+    name = str(row.get("task", task))
     if name in TASKS:
         known = {*inspect.signature(TASKS[name].segments).parameters, *SAID.get(name, ())}
     elif name in PLAIN:
