@@ -106,7 +106,7 @@ def _make_rows(folder: Path) -> list[tuple[str, Any]]:
             "content": [{"type": "text", "text": "What is this?"}, {"type": "audio", "audio": path}],
             "thinking": True,
         },
-        {"role": "assistant", "content": "A voice.", "reasoning": "Someone speaks."},
+        {"role": "assistant", "content": "A voice.", "thinking": True, "Chain-of-thought": "So."},
     ]
     rows = [
         turns,
