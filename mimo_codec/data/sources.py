@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,9 +45,14 @@ def sources_of(name: str, root: Sequence[Source] | str, split: str | None) -> li
 
 
 def paths_of(root: Any) -> list[str]:
-    """Return the paths in the value of an argument, as a recipe gives it: a path, or a list of sources or mappings."""
+    """Return the paths in the value of an argument, as a recipe gives it.
+
+    It is a path, a list of sources or of mappings, or a mapping of paths to their weights.
+    """
     if root is None or isinstance(root, str):
         return [] if root is None else [root]
+    if isinstance(root, Mapping):
+        return [str(path) for path in root]
     return [source["path"] if isinstance(source, dict) else source.path for source in root]
 
 

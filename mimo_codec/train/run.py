@@ -132,8 +132,9 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: Plan
                 data.distinct_batches = check_integer("trainer.overfit_batches", trainer.overfit_batches, 1)
                 trainer.overfit_batches = 0
             # before other processes start, which would have to be told
-            for name in () if own_data else ("root", "validation_root"):
-                for source in paths_of(data[name]):
+            is_ours = not own_data or config.data.class_path.startswith("mimo_codec.")
+            for name in ("root", "validation_root") if is_ours else ():
+                for source in paths_of(data.get(name)):
                     require(os.path.exists(source), f"data.{name}: there is no {source}")
             if trainer.enable_progress_bar is None:  # without a terminal `Progress` prints lines
                 trainer.enable_progress_bar = sys.stdout.isatty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ pytest.importorskip("tokenizers", reason="needs the lm extra")
 import soundfile as sf
 
 from mimo_codec import AudioCodes, MimoError
+from mimo_codec.audio.files import audio_info
 from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.instructions import INSTRUCTIONS
@@ -24,6 +26,7 @@ from mimo_codec.lm.layout import Layout, Text
 from mimo_codec.lm.prompts import render
 from mimo_codec.lm.tasks import TASKS
 from mimo_codec.lm.tokenizer import TextTokenizer
+from mimo_codec.train.lm import codes_cache
 from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import find_row_files, read_rows
 from mimo_codec.train.lm.item import Item, make_item
@@ -171,28 +174,86 @@ class CountingCodec:
     """Stands for a codec, and counts the files that it encodes."""
 
     sample_rate, frame_rate, codebook_sizes, model_id = 24000, 25.0, (1024, 1024, *[128] * 6), "counting@12345678"
-    count = 0
+    count = batches = 0
 
     def encode(self, audio: Any, sample_rate: int | None = None, num_quantizers: int = 8) -> AudioCodes:
         self.count += 1
+        if audio is not None:
+            audio_info(audio)  # refuses what is no sound
         num_samples = CODES.shape[1] * 960
         return AudioCodes(CODES, num_samples, self.sample_rate, self.frame_rate, self.codebook_sizes, self.model_id)
 
+    def encode_batch(self, audio: list[Any], num_quantizers: int = 8) -> list[AudioCodes]:
+        self.batches += 1
+        return [self.encode(path, None, num_quantizers) for path in audio]
 
-def test_audio_is_encoded_once(tmp_path: Path) -> None:
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
     for name, seed in (("a.wav", 0), ("copy.wav", 0), ("b.wav", 1)):
         sf.write(tmp_path / name, make_speech(0.5, seed=seed).numpy(), 24000)
-    reader, codec = tools()[0], CountingCodec()
+    return tmp_path
+
+
+def cached_reader(folder: Path, codec: CountingCodec) -> CachedReader:
+    reader = tools()[0]
+    cached = CachedReader(reader.config, reader.layout, codec, "", cache=folder / "cache")
+    cached.base = folder
+    return cached
+
+
+def test_audio_is_encoded_once(sounds: Path) -> None:
+    codec = CountingCodec()
     for _ in range(2):
-        cached = CachedReader(reader.config, reader.layout, codec, "", cache=tmp_path / "cache")
-        cached.base = tmp_path
-        for name in ("a.wav", "copy.wav", "b.wav"):
-            np.testing.assert_array_equal(cached.codes(name), CODES)
+        cached = cached_reader(sounds, codec)
+        for audio in ("a.wav", "copy.wav", "b.wav", {"path": "a.wav"}):
+            np.testing.assert_array_equal(cached.codes(audio), CODES)
     assert codec.count == 2
-    for kept in (tmp_path / "cache").rglob("*.mimo"):
+    for kept in (sounds / "cache").rglob("*.mimo"):
         kept.write_bytes(b"damaged")
     np.testing.assert_array_equal(cached.codes("a.wav"), CODES)
     assert codec.count == 3
+
+
+def test_files_are_hashed_again_only_when_they_have_changed(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    hashed = codes_cache._read_hash
+    monkeypatch.setattr(codes_cache, "_read_hash", lambda path: (read.append(path.name), hashed(path))[1])
+    path, codec = sounds / "a.wav", CountingCodec()
+    old = path.stat().st_mtime - 100
+    os.utime(path, (old, old))
+    for _ in range(2):
+        cached_reader(sounds, codec).codes("a.wav")
+    assert read == ["a.wav"]
+    noted = next((sounds / "cache" / "hashes").rglob("*.json"))
+    for damage in (b"", b"[1]", b"{}", b"\xff"):
+        noted.write_bytes(damage)
+        cached_reader(sounds, codec).codes("a.wav")
+    assert len(read) == 5 and codec.count == 1
+    path.write_bytes((sounds / "b.wav").read_bytes())  # as long as before, and just written
+    for _ in range(2):
+        cached_reader(sounds, codec).codes("a.wav")
+    assert len(read) == 7 and codec.count == 2
+
+
+def test_files_that_rows_name_are_encoded_together(sounds: Path) -> None:
+    codec = CountingCodec()
+    cached = cached_reader(sounds, codec)
+    rows = [
+        {"task": "tts", "text": "a.wav is a name", "audio": "a.wav", "codes": [[1, 2]]},
+        [{"role": "user", "content": [{"type": "audio", "audio": {"path": "b.wav"}}]}],
+        {"audio": "missing.wav", "text": None, "number": 3},
+        "copy.wav",
+    ]
+    cached.encode_ahead(rows)
+    assert codec.batches == 1 and codec.count == 2
+    cached.encode_ahead(rows)
+    np.testing.assert_array_equal(cached.codes("b.wav"), CODES)
+    assert codec.batches == 1 and codec.count == 2
+    (sounds / "bad.wav").write_bytes(b"RIFF and nothing")
+    cached.encode_ahead([{"audio": "bad.wav"}])
+    with pytest.raises(MimoError, match="bad.wav"):
+        cached.codes("bad.wav")
 
 
 def test_a_store_gives_back_what_was_written(tmp_path: Path) -> None:

@@ -30,10 +30,16 @@ def test_processes_share_a_batch_equally(cores, sizes, wanted, monkeypatch):
     assert cpu_processes(*sizes) == wanted
 
 
-def test_a_root_that_is_not_there_is_named_before_several_processes_start(run, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "key", "text"),
+    [("nano_stage1", "root", "{}"), ("lm_sft", "root", "{}"), ("lm_sft", "validation_root", "{{{}: 1.0}}")],
+)
+def test_a_root_that_is_not_there_is_named_before_anything_starts(recipe, key, text, run, tmp_path):
     root = tmp_path / "speech"
-    arguments = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--trainer.devices", "2"]
-    done = run("train", "nano_stage1", *arguments, "--trainer.accelerator", "cpu")
+    arguments = [f"--data.{key}", text.format(root), "--trainer.default_root_dir", tmp_path / "run"]
+    if key != "root":
+        arguments += ["--data.root", tmp_path]
+    done = run("train", recipe, *arguments, "--trainer.devices", "2", "--trainer.accelerator", "cpu")
     assert_one_line_error(done, "there is no", root)
 
 

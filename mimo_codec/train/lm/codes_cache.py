@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
 from mimo_codec.audio.files import audio_info
-from mimo_codec.audio.sources import AnyPath
+from mimo_codec.audio.formats import AUDIO, AV_SUFFIXES
 from mimo_codec.codes import AudioCodes, begins_as_codes
 from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.files import cache_folder, make_folder, open_regular
+from mimo_codec.common.files import cache_folder, make_folder, open_regular, write_json
 from mimo_codec.lm.audio import Audio, AudioReader
+
+AHEAD_SECONDS = 30.0
+"""Longest file that is encoded together with others."""
+SETTLED_SECONDS = 2.0
+"""Age from which the time of a file tells whether it has changed."""
+MAX_NAME = 4096
+"""Longest text that may be the name of a file."""
 
 
 class CachedReader(AudioReader):
@@ -33,9 +43,11 @@ class CachedReader(AudioReader):
 
     def encode(self, audio: Audio, where: str = "audio") -> AudioCodes | NDArray[Any]:
         """Return codes; those of a file come from the cache where they are in it."""
+        if isinstance(audio, Mapping) and audio.get("bytes") is None and audio.get("array") is None:
+            audio = cast("Audio", audio.get("path"))
         if not isinstance(audio, (str, os.PathLike)):
             return super().encode(audio, where)
-        path = self.base / os.path.expanduser(audio)
+        path = self._locate(audio)
         require(os.path.exists(path), f"{where}: there is no file {path}")
         if self.codec is None or begins_as_codes(path):
             return super().encode(path, where)
@@ -45,19 +57,78 @@ class CachedReader(AudioReader):
         info = audio_info(path)
         self._check_seconds((info.num_samples or 0,), info.sample_rate, where)
         codes = self.codec.encode(path, num_quantizers=self.config.audio_channels)
-        make_folder(kept.parent)
-        codes.save(kept)
+        _keep(codes, kept)
         return codes
 
-    def _place(self, path: AnyPath) -> Path:
+    def encode_ahead(self, rows: Iterable[object]) -> None:
+        """Encode the short files that rows name and whose codes are not kept yet, in batches.
+
+        What cannot be read is left to `encode`, which says why.
+        """
+        if self.codec is None:
+            return
+        found: dict[Path, Path] = {}
+        for name in (name for row in rows for name in _names_of_audio(row)):
+            with suppress(MimoError, OSError, ValueError):
+                path = self._locate(name)
+                if path.is_file() and (kept := self._place(path)) not in found and not kept.is_file():
+                    info = audio_info(path)
+                    if info.num_samples and info.num_samples <= AHEAD_SECONDS * info.sample_rate:
+                        found[kept] = path
+        if not found:
+            return
+        with suppress(MimoError):
+            coded = self.codec.encode_batch(list(found.values()), num_quantizers=self.config.audio_channels)
+            for kept, codes in zip(found, coded, strict=True):
+                _keep(codes, kept)
+
+    def _locate(self, name: str | os.PathLike[str]) -> Path:
+        return self.base / os.path.expanduser(name)
+
+    def _place(self, path: Path) -> Path:
         """Where the codes of a file are kept."""
         assert self.codec is not None
         fingerprint = self.codec.model_id.rpartition("@")[2]
-        name = f"{_hash(path)}-{self.config.audio_channels}"
+        name = f"{self._hash(path)}-{self.config.audio_channels}"
         return self.cache / fingerprint / name[:2] / f"{name}.mimo"
 
+    def _hash(self, path: Path) -> str:
+        """Hash of a file, read again only when its size or time has changed."""
+        with wrap_errors(f"{path}: cannot be read", OSError):
+            about = os.stat(path)
+        mark = [about.st_size, about.st_mtime_ns]
+        place = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+        noted = self.cache / "hashes" / place[:2] / f"{place}.json"
+        with suppress(OSError, ValueError, TypeError):
+            size, changed, found = json.loads(noted.read_bytes())
+            if [size, changed] == mark:
+                return str(found)
+        made = _read_hash(path)
+        if time.time() - about.st_mtime > SETTLED_SECONDS:
+            make_folder(noted.parent)
+            write_json(noted, [*mark, made])
+        return made
 
-def _hash(path: AnyPath) -> str:
+
+def _names_of_audio(value: object) -> Iterator[str]:
+    """Yield the texts in a row, however deep, that end like files of sound."""
+    if isinstance(value, str):
+        if len(value) <= MAX_NAME and value.lower().endswith((*AUDIO, *AV_SUFFIXES)):
+            yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _names_of_audio(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _names_of_audio(inner)
+
+
+def _keep(codes: AudioCodes, path: Path) -> None:
+    make_folder(path.parent)
+    codes.save(path, overwrite=True)
+
+
+def _read_hash(path: Path) -> str:
     with wrap_errors(f"{path}: cannot be read", OSError), open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):

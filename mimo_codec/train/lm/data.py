@@ -11,7 +11,7 @@ import os
 import reprlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from mimo_codec.train.lm.store import ItemStore, draw_weights, write_items
 
 Roots = str | dict[str, float]
 SHOWN_FAULTS, MAX_REASON = 20, 300
+AHEAD_ROWS = 64
+"""Rows whose audio is encoded together."""
 MESSAGE_SECONDS = 60.0
 """Time between two messages while rows are prepared."""
 
@@ -65,7 +67,6 @@ class Preparation:
             yield entry.name, _short(entry.fault)
             return
         named = not isinstance(entry.row, dict) or not entry.row.keys().isdisjoint(("task", *TURNS))
-        self.reader.base = entry.path.parent
         for task in (None,) if named else self.tasks:
             try:
                 parts = row_parts(entry.row, self.reader, self.instructions, task)
@@ -197,10 +198,13 @@ class LanguageData(lightning.LightningDataModule):
         self, path: Path, preparation: Preparation, ignored: Counter[str]
     ) -> Iterator[Item | tuple[str, str]]:
         """Yield the items of a file, and what cannot be used, be it a row or the rest of the file."""
+        preparation.reader.base = path.parent
         try:
-            for entry in read_rows(path):
-                ignored.update(ignored_keys(entry.row, self.tasks[0]))
-                yield from preparation.items(entry)
+            for entries in _grouped(read_rows(path), AHEAD_ROWS):
+                preparation.reader.encode_ahead(entry.row for entry in entries)
+                for entry in entries:
+                    ignored.update(ignored_keys(entry.row, self.tasks[0]))
+                    yield from preparation.items(entry)
         except MimoError as error:
             yield str(path), _short(error)
 
@@ -268,6 +272,21 @@ class LanguageData(lightning.LightningDataModule):
 def make_packs(items: Sequence[Item], layout: Layout, max_positions: int) -> list[Pack]:
     """Pack the items of a step."""
     return [make_pack(dealt, layout) for dealt in deal(items, max_positions)]
+
+
+def _grouped(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Yield entries in lists of at most `size`; those before an error come before it."""
+    group: list[Entry] = []
+    try:
+        for entry in entries:
+            group.append(entry)
+            if len(group) == size:
+                yield group
+                group = []
+    except MimoError:
+        yield group
+        raise
+    yield group
 
 
 def _weighted(name: str, roots: object) -> dict[str, float]:

@@ -6,7 +6,7 @@ backward pass, by their formulas; what libraries and fragmentation take comes on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from mimo_codec.common.checks import require
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.train.lm.options import LanguageOptions
-from mimo_codec.train.lm.parts import PARTS, part_of
+from mimo_codec.train.lm.parts import BACKBONE, PARTS, PATCH_DECODER, PATCH_ENCODER, part_of
 from mimo_codec.train.lm.start import planned_shape
+from mimo_codec.train.lm.work import describe_work, work_per_position
 
 GIB = 2**30
 OVERHEAD = 1.1
@@ -71,19 +72,16 @@ def count_parameters(config: LMConfig) -> dict[str, int]:
     return counts
 
 
-def adapter_parameters(config: LMConfig, rank: int) -> int:
-    """Count the parameters of adapters of a rank on q, k, v and o of all three Transformers."""
-    shapes = [
-        (
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        ),
-        (config.input_local_layers, config.input_local_dim, config.input_local_dim, config.input_local_dim),
-        (config.local_layers, config.local_dim, config.local_dim, config.local_dim),
-    ]
-    return sum(n * rank * (2 * (width + queries) + 2 * (width + keys)) for n, width, queries, keys in shapes)
+def adapter_parameters(config: LMConfig, rank: int, parts: Collection[str] = PARTS) -> int:
+    """Count the parameters of adapters of a rank on q, k, v and o of the Transformers of these parts."""
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    shapes = {
+        BACKBONE: (config.num_hidden_layers, config.hidden_size, queries, keys),
+        PATCH_ENCODER: (config.input_local_layers, *3 * (config.input_local_dim,)),
+        PATCH_DECODER: (config.local_layers, *3 * (config.local_dim,)),
+    }
+    chosen = (shapes[part] for part in parts)
+    return sum(n * rank * (2 * (width + q) + 2 * (width + k)) for n, width, q, k in chosen)
 
 
 def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = None) -> Memory:
@@ -91,8 +89,9 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
     h = setup.options
     counts = counts or count_parameters(config)
     whole = sum(counts[part] for part in PARTS)
-    trained = adapter_parameters(config, h.lora_rank) if h.lora_rank else sum(counts[part] for part in h.trained)
-    weights = whole + (trained if h.lora_rank else 0)
+    adapters = adapter_parameters(config, h.lora_rank, h.trained)
+    trained = adapters or sum(counts[part] for part in h.trained)
+    weights = whole + adapters
     shares = setup.num_devices if setup.sharded else 1
     each = 2 if setup.narrow_weights else 4
     copy = 2 if setup.narrow and not setup.narrow_weights else 0  # that autocast makes
@@ -128,14 +127,15 @@ def _activations(config: LMConfig, setup: Setup) -> float:
             patches * steps,
         ),
     ]
-    total = 0.0
+    total = largest = 0.0
     for layers, width, q, k, ffn, positions in stacks:
         # both norms keep their input in float32 and give one output; q, k (before and after rotation), v, mixed
         # heads, gate, up, their product and its activation; two sums
         layer = positions * (size * (2 * width + 3 * q + 3 * k + 4 * ffn + 2 * width) + 4 * 2 * width)
         kept = positions * size * width
-        total += layers * kept + layer if setup.options.checkpoint_layers else layers * layer
-    return total
+        total += layers * (kept if setup.options.checkpoint_layers else layer)
+        largest = max(largest, layer)
+    return total + largest * setup.options.checkpoint_layers
 
 
 def _logits(config: LMConfig, setup: Setup) -> float:
@@ -185,7 +185,8 @@ def describe(config: LMConfig, setup: Setup) -> str:
     names = ("weights", "gradients", "optimizer", "activations", "logits")
     lines = [f"parameters: {sum(counts[part] for part in PARTS) / 1e6:,.1f} M ({parts})", "memory per device:"]
     lines += [f"  {name:<12}{_shown(getattr(memory, name))}" for name in names]
-    lines += [f"  {'in all':<12}{_shown(memory.total)} (a tenth added)", "with other settings:"]
+    work = work_per_position(config, setup.options, counts, setup.max_positions, AUDIO_SHARE)
+    lines += [f"  {'in all':<12}{_shown(memory.total)} (a tenth added)", describe_work(work), "with other settings:"]
     for setting, other in _others(setup):
         total = estimate(config, other, counts).total
         fitting = next((name for name, size in DEVICES.items() if total <= size), "none of these alone")
