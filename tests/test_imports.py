@@ -75,7 +75,7 @@ TORCH_FREE = (
     "codes",
     "codec.choices",
     "codec.config",
-    "codec.fields",
+    "codec.keys",
     "codec.presets",
     "codec.base",
     "codec.facts",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.fields import MODEL_TYPE
+from mimo_codec.codec.keys import MODEL_TYPE
 from mimo_codec.common.arrays import is_finite
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import read_json, write_json

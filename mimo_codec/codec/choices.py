@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from mimo_codec.codec.fields import (
+from mimo_codec.codec.keys import (
     FLAG,
     MAX_CODEBOOK_SIZE,
     MAX_LAYERS,
@@ -27,7 +27,7 @@ from mimo_codec.codec.fields import (
     is_number,
     key,
     one_of,
-    require,
+    require_value,
 )
 
 
@@ -134,7 +134,7 @@ class ResidualFSQConfig(QuantizerConfig):
         while finest ** (most + 1) <= FSQ_RESOLUTION:
             most += 1
         need = f"at most {most} codebooks of {finest} levels, beyond which they code rounding: lower one of the two"
-        require(self.num_quantizers <= most, "num_quantizers", self.num_quantizers, need)
+        require_value(self.num_quantizers <= most, "num_quantizers", self.num_quantizers, need)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -232,4 +232,4 @@ VOCODERS: Table = MappingProxyType(
 def check_heads(name: str, dim: int, heads: int) -> None:
     """MimoError unless a width splits into attention heads of an even size."""
     ok = dim % heads == 0 and (dim // heads) % 2 == 0
-    require(ok, name, heads, f"the width {dim} must split into heads of an even size")
+    require_value(ok, name, heads, f"the width {dim} must split into heads of an even size")

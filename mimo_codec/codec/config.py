@@ -25,7 +25,7 @@ from mimo_codec.codec.choices import (
     choice,
     kind_of,
 )
-from mimo_codec.codec.fields import (
+from mimo_codec.codec.keys import (
     ARCHITECTURE,
     FLAG,
     MAX_FFT,
@@ -44,7 +44,7 @@ from mimo_codec.codec.fields import (
     key,
     one_of,
     plain,
-    require,
+    require_value,
 )
 from mimo_codec.codec.presets import PRESETS
 from mimo_codec.codec.streaming import code_frames
@@ -70,16 +70,16 @@ class MelConfig(Section):
     def __post_init__(self) -> None:
         """Check each field, and what concerns several."""
         super().__post_init__()
-        require(self.n_fft % 2 == 0, "nfft", self.n_fft, "an even number")
-        require(self.window_size <= self.n_fft, "window_size", self.window_size, "at most nfft")
-        require(self.hop_length < self.n_fft // 2, "hop_length", self.hop_length, "below nfft / 2")
+        require_value(self.n_fft % 2 == 0, "nfft", self.n_fft, "an even number")
+        require_value(self.window_size <= self.n_fft, "window_size", self.window_size, "at most nfft")
+        require_value(self.hop_length < self.n_fft // 2, "hop_length", self.hop_length, "below nfft / 2")
         even = (self.n_fft - self.hop_length) % 2 == 0
-        require(even, "hop_length", self.hop_length, "nfft - hop_length must be even")
+        require_value(even, "hop_length", self.hop_length, "nfft - hop_length must be even")
         nyquist = self.sample_rate / 2
         fmax = nyquist if self.fmax is None else self.fmax
         for name, value in (("fmin", self.fmin), ("fmax", fmax)):
-            require(is_number(value, 0, nyquist), name, value, f"0 to {nyquist:g} Hz")
-        require(self.fmin < fmax, "fmin", self.fmin, "below fmax")
+            require_value(is_number(value, 0, nyquist), name, value, f"0 to {nyquist:g} Hz")
+        require_value(self.fmin < fmax, "fmin", self.fmin, "below fmax")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class EncoderConfig(Section):
         """Check each field, and what concerns several."""
         super().__post_init__()
         ok = self.skip_layer is None or is_integer(self.skip_layer, 1, self.num_layers)
-        require(ok, "encoder_skip_layer_id", self.skip_layer, "null or 1..encoder_layers")
+        require_value(ok, "encoder_skip_layer_id", self.skip_layer, "null or 1..encoder_layers")
 
     def layer_windows(self) -> tuple[Window, ...]:
         """The effective [left, right] window of each layer, causality and hybrid pattern applied."""
@@ -138,7 +138,7 @@ class DecoderConfig(Section):
         """Check each field, and what concerns several."""
         super().__post_init__()
         ok = self.stride <= self.kernel_size <= 2 * self.stride
-        require(ok, "decoder_kernel_size", self.kernel_size, "between one and two strides")
+        require_value(ok, "decoder_kernel_size", self.kernel_size, "between one and two strides")
 
     def layer_windows(self) -> tuple[Window, ...]:
         """The effective [left, right] window of each layer, causality applied."""
@@ -187,14 +187,16 @@ class CodecConfig(Section):
         check_heads("encoder_attention_heads", self.d_model, self.encoder.num_heads)
         check_heads("decoder_attention_heads", self.d_model, self.decoder.num_heads)
         same = self.decoder.stride == self.encoder.stride
-        require(same, "decoder_stride_size", self.decoder.stride, f"stride_size = {self.encoder.stride}")
+        require_value(same, "decoder_stride_size", self.decoder.stride, f"stride_size = {self.encoder.stride}")
         seconds = self.segment_seconds
         if seconds is None:
             streams = self.streams_encode and self.streams_decode
-            require(streams, "segment_seconds", None, "windowed causal attention and decoder_conv_norm 'frame'")
+            require_value(streams, "segment_seconds", None, "windowed causal attention and decoder_conv_norm 'frame'")
         else:
             ok = is_number(seconds, 0, MAX_SEGMENT) and seconds > 0 and float(seconds * self.frame_rate).is_integer()
-            require(ok, "segment_seconds", seconds, f"null or a whole number of code frames, at most {MAX_SEGMENT} s")
+            require_value(
+                ok, "segment_seconds", seconds, f"null or a whole number of code frames, at most {MAX_SEGMENT} s"
+            )
 
     # ---- derived rates -------------------------------------------------------------------------------------------
 
@@ -266,8 +268,8 @@ class CodecConfig(Section):
         if not isinstance(flat, Mapping):
             raise MimoError(f"config: expected a dictionary of keys, got {type(flat).__name__}")
         kind, classes = flat.get("model_type", MODEL_TYPE), flat.get("architectures") or [ARCHITECTURE]
-        require(kind == MODEL_TYPE, "model_type", kind, f"{MODEL_TYPE!r} is the only kind known")
-        require(classes == [ARCHITECTURE], "architectures", classes, f"[{ARCHITECTURE!r}] is the only one known")
+        require_value(kind == MODEL_TYPE, "model_type", kind, f"{MODEL_TYPE!r} is the only kind known")
+        require_value(classes == [ARCHITECTURE], "architectures", classes, f"[{ARCHITECTURE!r}] is the only one known")
         owners = {f.name: _section_class(f, flat) for f in fields(cls) if _is_section(f)}
         sections: dict[str, Any] = {name: owner(**_read_fields(owner, flat)) for name, owner in owners.items()}
         unused = FLAT_KEYS.keys() - _keys(cls) - {name for owner in owners.values() for name in _keys(owner)}
@@ -335,7 +337,7 @@ def _section_class(f: dataclasses.Field[Any], flat: Mapping[str, Any]) -> type[S
     if table is None:
         return type(default)
     kind = flat.get(f.metadata["key"], kind_of(table, default))
-    require(isinstance(kind, str) and kind in table, f.metadata["key"], kind, " or ".join(table))
+    require_value(isinstance(kind, str) and kind in table, f.metadata["key"], kind, " or ".join(table))
     return table[kind].options
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mimo_codec.codec.fields import MODEL_TYPE
+from mimo_codec.codec.keys import MODEL_TYPE
 
 _FRONT_END = dict(
     sampling_rate=24000,

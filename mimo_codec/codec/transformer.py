@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_codec.codec.fields import Window
+from mimo_codec.codec.keys import Window
 from mimo_codec.codec.linear import Linear
 from mimo_codec.codec.streaming import State, scope, scoped
 

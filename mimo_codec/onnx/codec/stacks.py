@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mimo_codec.codec.fields import Window
+from mimo_codec.codec.keys import Window
 from mimo_codec.codec.streaming import State, scope, scoped
 from mimo_codec.codec.transformer import Transformer, TransformerLayer, length_mask, rotate
 

@@ -1,4 +1,4 @@
-"""Fields of a codec's configuration: key in config.json, default, what it means, and which values it may have."""
+"""Keys of a codec's config.json: name, default, what it means, and which values it may have."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def key(name: str, default: Value, doc: str, rule: Rule = ANYTHING) -> Value:
     return made
 
 
-def require(condition: bool, name: str, value: object, need: str) -> None:
+def require_value(condition: bool, name: str, value: object, need: str) -> None:
     """MimoError, which names the key, its value and what is needed, unless `condition` holds."""
     if not condition:
         raise MimoError(f"config: {name} = {plain(value)!r} is not supported: {need}")
@@ -92,4 +92,4 @@ class Section:
         for f in fields(self):
             if "rule" in f.metadata:
                 value = getattr(self, f.name)
-                require(f.metadata["rule"].holds(value), f.metadata["key"], value, f.metadata["rule"].need)
+                require_value(f.metadata["rule"].holds(value), f.metadata["key"], value, f.metadata["rule"].need)
