@@ -288,6 +288,7 @@ def test_the_architecture_page_has_every_room_in_the_order_of_imports():
 # ---- the notebook ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_offline(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="needs the dev extra")
     nbclient = pytest.importorskip("nbclient", reason="needs the dev extra")

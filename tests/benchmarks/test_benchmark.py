@@ -55,6 +55,7 @@ def test_stream(tiny_folder, tiny_codec):
         assert float(row["latency (ms)"]) == pytest.approx(1000 * latency, abs=0.5)
 
 
+@pytest.mark.slow
 def test_runtimes(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the onnx extra")
     streaming_codec(shallow=True).save_pretrained(tmp_path / "x")
@@ -83,6 +84,7 @@ def test_language_model():
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "float8" in done.stderr
 
 
+@pytest.mark.slow
 def test_memory(tiny_folder):
     done = run("memory", "--model", str(tiny_folder), "--minutes", "0.1,0.05")
     assert done.returncode == 0, done.stderr

@@ -63,6 +63,7 @@ def test_streams(lms: list[MimoAudioLM]) -> None:
     torch.testing.assert_close(sounds[1], sounds[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_exported_language_models(tiny_onnx: Path, tmp_path: Path) -> None:
     """A model by ONNX Runtime with a codec by PyTorch gives numpy arrays."""
     lm = MimoAudioLM.from_pretrained(FOLDER, device="cpu")

@@ -107,6 +107,7 @@ def test_decode_chunks(tiny_onnx, chunk):
 
 
 @pytest.mark.parametrize("kind", ["rfsq+convnext", "convnext-centred"])
+@pytest.mark.slow
 def test_each_kind(kind, tmp_path):
     """At once, in a batch and in chunks, against PyTorch; then int8, which leaves quantizers as they are.
 

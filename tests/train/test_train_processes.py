@@ -143,6 +143,7 @@ def logged_column_exists(root: Path, name: str) -> bool:
 
 
 @pytest.mark.parametrize("recipe", ["nano_stage1", "nano_stage2"])
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_are_one_with_all_of_it(
     recipe, speech_folder, small_codec, tmp_path, request
 ):
@@ -158,6 +159,7 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(
         assert not torch.allclose(before, after, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_validate_every_file_once(speech_folder, small_codec, tmp_path):
     """Three files: the second process validates one more, so that both are as long, and it counts once."""
     more = [*SAME_RUN, "--model.init_args.codec", str(small_codec), "--trainer.val_check_interval", "4"]
@@ -168,6 +170,7 @@ def test_two_processes_validate_every_file_once(speech_folder, small_codec, tmp_
         assert logged_column(two, name) == pytest.approx(logged_column(one, name), rel=2e-3), name
 
 
+@pytest.mark.slow
 def test_two_processes_start_their_codebooks_together(speech_folder, small_codec, tmp_path):
     """K-means when short files have left the processes with different numbers of frames."""
     root = run_processes(
@@ -283,6 +286,7 @@ os._exit(0)  # see SAME_CODEBOOKS
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_muon_out_and_get_what_one_gets(tmp_path):
     """Weights, and the state in every process, from which a run can be resumed."""
     assert_same(SHARED_MUON, str(tmp_path / "meet"), "")

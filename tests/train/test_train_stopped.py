@@ -42,6 +42,7 @@ def start_and_wait_for_step(arguments: list[str], root: Path, step: int) -> subp
 
 
 @pytest.mark.parametrize("recipe", ["nano_stage1", "nano_stage2"])
+@pytest.mark.slow
 def test_killed_and_resumed_the_loss_curve_goes_on(recipe, speech_folder, small_codec, tmp_path):
     steps = 400
     killed = tmp_path / "killed"
@@ -61,6 +62,7 @@ def test_killed_and_resumed_the_loss_curve_goes_on(recipe, speech_folder, small_
     assert [resumed[step] for step in whole] == pytest.approx(list(whole.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_before_leaving(speech_folder, small_codec, tmp_path):
     process = start_and_wait_for_step(command("nano_stage1", tmp_path, speech_folder, small_codec, 500), tmp_path, 3)
     process.send_signal(signal.SIGTERM)
@@ -72,6 +74,7 @@ def test_a_signal_saves_before_leaving(speech_folder, small_codec, tmp_path):
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.slow
 def test_interrupts_of_a_terminal_save_before_leaving(num_processes, speech_folder, small_codec, tmp_path):
     """Ctrl-C reaches every process of the run, data workers too."""
     process = start_and_wait_for_step(
