@@ -400,27 +400,6 @@ def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "short.wav"]
 
 
-@pytest.mark.parametrize("output", ["talk.wav", "talk.mimo", "TALK.WAV", "link.txt", "notes.rst"])
-def test_a_recording_is_never_replaced_by_text(run, output, tmp_path):
-    """Neither by its name nor by a link to it; a text file ends in .txt or .md."""
-    talk = tmp_path / "talk.wav"
-    save_audio(talk, make_speech(0.5), 24000)
-    before = talk.read_bytes()
-    if output == "link.txt":
-        (tmp_path / output).symlink_to(talk)
-    done = run("generate", "transcribe", talk, "-m", GOLDEN / "lm_base", "-o", tmp_path / output, "--overwrite")
-    assert_one_line_error(done, output)
-    assert talk.read_bytes() == before
-
-
-def test_an_answer_never_replaces_an_input(run, tmp_path):
-    talk = tmp_path / "talk.wav"
-    save_audio(talk, make_speech(0.5), 24000)
-    for words in (("continue", talk), ("speak", "hello", "--voice", talk), ("dialogue", talk)):
-        done = run("generate", *words, "-m", GOLDEN / "lm_base", "-o", talk, "--overwrite")
-        assert_one_line_error(done, "is an input and would be overwritten")
-
-
 @pytest.mark.parametrize("name", ["turns.json", "parts.json", "examples.json"])
 def test_an_answer_never_replaces_what_a_json_file_names(run, folder: Path, tmp_path: Path, name: str) -> None:
     """Nor under another name of it."""
