@@ -13,19 +13,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec import bitstream
+from mimo_codec.audio.sources import as_path
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
-from mimo_codec.common.arrays import concatenate, dtype_name, is_array, is_tensor, to_numpy, to_tensor
+from mimo_codec.common.arrays import concatenate, dtype_name, has_values, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, open_regular
 from mimo_codec.common.rounding import ceil_div
-from mimo_codec.common.spooled import SpooledFile, is_content
 
 if TYPE_CHECKING:
     import torch
@@ -254,10 +254,7 @@ class AudioCodes:
         Raises MimoError, naming the path, when there is no such file, and when it is not a .mimo
         file, of a newer version, cut short or damaged.
         """
-        if is_content(path):
-            given = getattr(path, "name", None)
-            path = SpooledFile(path, given if isinstance(given, str) else "codes")
-        path = cast("str | os.PathLike[str]", path)
+        path = as_path(path, "codes")
         # ValueError: a null character in the name
         with wrap_errors(f"{path}: cannot be read", OSError, ValueError), open_regular(path) as file:
             data = file.read(len(MAGIC))
@@ -303,6 +300,7 @@ def _check_codes(codes: object, sizes: tuple[int, ...]) -> torch.Tensor | NDArra
     """int64 [Q, T] of the same kind, every value inside its codebook."""
     if not is_array(codes):
         raise MimoError(f"codes must be a torch tensor or a numpy array, not {type(codes).__name__}")
+    require(has_values(codes), "codes: is a sparse, nested or meta tensor; a plain one is needed")
     require(dtype_name(codes) in _INTEGER_DTYPES, f"codes must be integers, not {codes.dtype}")
     shape = tuple(codes.shape)
     is_filled = len(shape) == 2 and 0 not in shape

@@ -38,7 +38,7 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
     file that is not in the folder, or does not say of each tensor in which file it is.
     """
     if os.path.isfile(folder / WEIGHTS):
-        return _read_header(folder / WEIGHTS)
+        return read_header(folder / WEIGHTS)
     index = folder / INDEX
     require(os.path.lexists(index), f"{folder}: there is neither {WEIGHTS} nor {INDEX} in this folder")
     content = read_json(index)
@@ -51,7 +51,7 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
         require(is_there, f"{index} names {repr(shard[:200])[1:-1]}, which is not in the folder")
     found: dict[str, TensorHeader] = {}
     for shard in shards:
-        header = _read_header(folder / shard)
+        header = read_header(folder / shard)
         others = listed("in several shards", found.keys() & header.keys())
         others += listed(f"in {shard}, but not by the index", (k for k in header if weight_map.get(k) != shard))
         require(not others, f"{index}: tensors are {'; '.join(others)}")
@@ -61,7 +61,8 @@ def weight_headers(folder: Path) -> dict[str, TensorHeader]:
     return found
 
 
-def _read_header(path: Path) -> dict[str, TensorHeader]:
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Read what a safetensors file says of its tensors, by name; MimoError for what is no such file."""
     from safetensors import SafetensorError, safe_open
 
     unreadable = wrap_errors(f"{path}: not a readable safetensors file", SafetensorError, OSError, ValueError)

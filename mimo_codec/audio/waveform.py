@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import reprlib
 import warnings
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from mimo_codec.common.arrays import (
     FLOAT_DTYPES,
     AnyArray,
     dtype_name,
+    has_values,
     is_array,
     is_tensor,
     to_numpy,
@@ -57,7 +59,8 @@ def check_sample_rate(rate: SupportsIndex | float, where: str = "sample_rate") -
         hertz = 0
     if not MIN_SAMPLE_RATE <= hertz <= MAX_SAMPLE_RATE:
         limits = f"{MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz"
-        raise MimoError(f"{where}: {rate!r} is not a sample rate; a whole number in {limits} is needed")
+        shown = " ".join(reprlib.repr(rate).split())
+        raise MimoError(f"{where}: {shown} is not a sample rate; a whole number in {limits} is needed")
     return hertz
 
 
@@ -82,6 +85,7 @@ def as_channels(waveform: object, where: str) -> AnyArray:
     """
     if not is_array(waveform):
         raise MimoError(f"{where}: is a {type(waveform).__name__}; a numpy array or a torch tensor is needed")
+    require(has_values(waveform), f"{where}: is a sparse, nested or meta tensor; a plain one is needed")
     shape, dtype = list(waveform.shape), dtype_name(waveform)
     require(len(shape) in (1, 2), f"{where}: has shape {shape}; [S] or [channels, S] is needed")
     is_transposed = len(shape) == 2 and shape[0] > max(MAX_CHANNELS, shape[1]) and shape[1] > 0
@@ -114,7 +118,7 @@ def _checked(waveform: object, sample_rate: float | None, where: str) -> AnyArra
     require(0 not in channels.shape, f"{where}: holds no samples")
     mono = mix_down(channels)
     check_finite(mono, where)
-    if INTEGER_SCALE < float(cast(Any, abs(mono)).max()) <= 2**31:
+    if INTEGER_SCALE < float(np.abs(to_numpy(mono)).max()) <= 2**31:
         message = f"{where}: has float samples beyond {INTEGER_SCALE:g}, and full scale is 1"
         warnings.warn(MimoWarning(f"{message}: divide samples of 16 bits by 32768"), stacklevel=4)
     return mono

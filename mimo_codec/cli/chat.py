@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimo_codec.cli.console import print_error, print_line
-from mimo_codec.cli.plan import check_new
+from mimo_codec.cli.pipes import PIPE
+from mimo_codec.cli.plan import check_new, check_not_read
 from mimo_codec.cli.session import Session, Target, warn_if_cut
+from mimo_codec.common.checks import require
 from mimo_codec.common.errors import ContextError, MimoError
+from mimo_codec.common.files import make_folder
 
 if TYPE_CHECKING:
+    from mimo_codec.audio.sources import AnyPath
     from mimo_codec.cli.session import Answer
     from mimo_codec.lm import MimoAudioLM
     from mimo_codec.lm.request import TaskOptions
@@ -34,9 +38,12 @@ def talk(
         options: of every answer.
     """
     if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        require(output != PIPE, "chat: spoken answers are files in a folder, and standard output is none")
+        make_folder(Path(output))
         if not session.overwrite:
             check_new(sorted(Path(output).glob("[0-9]*.wav")))
+        if voice is not None:
+            _refuse_as_answer(output, voice, 1)
     lm = session.load(codec=output is not None)
 
     def reply(turns: Turns) -> Answer:
@@ -49,7 +56,8 @@ def talk(
     number = 1
     while line := _read_line():
         try:
-            answer, asked = _within_context(reply, [*turns, {"role": "user", **_said(session, lm, line)}])
+            said = {"role": "user", **_said(session, lm, line, output, number)}
+            answer, asked = _within_context(reply, [*turns, said])
             if output is not None:
                 Target(str(Path(output) / f"{number}.wav"), session.overwrite).save(answer)
         except MimoError as error:  # the conversation goes on without this turn
@@ -72,16 +80,27 @@ def _within_context(reply: Callable[[Turns], Answer], turns: Turns) -> tuple[Ans
     return _within_context(reply, turns[2:])
 
 
-def _said(session: Session, lm: MimoAudioLM, line: str) -> dict[str, Any]:
+def _said(session: Session, lm: MimoAudioLM, line: str, output: str | None, number: int) -> dict[str, Any]:
     """Return what a line says: text, or the codes of an audio file after @, which is encoded once.
 
-    The first audio file loads the codec, if none is there.
+    The first audio file loads the codec, if none is there. MimoError when it is what this answer, number `number`, or a
+    later one would be written to.
     """
     if not line.startswith("@"):
         return {"text": line}
+    file = line[1:].strip()
+    if output is not None:
+        _refuse_as_answer(output, file, number)
     if lm.codec is None:
         session.load_codec(lm)
-    return {"audio": lm.encode(line[1:].strip())}
+    return {"audio": lm.encode(file)}
+
+
+def _refuse_as_answer(output: str, file: AnyPath, first: int) -> None:
+    """Raise MimoError when an answer from number `first` on would replace a file that is heard."""
+    for answer in Path(output).glob("[0-9]*.wav"):
+        if answer.stem.isdecimal() and int(answer.stem) >= first:
+            check_not_read(answer, [file])
 
 
 def _read_line() -> str:

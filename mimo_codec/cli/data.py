@@ -9,6 +9,7 @@ import typer
 
 from mimo_codec.cli.console import print_line, progress_bar
 from mimo_codec.cli.options import Overwrite
+from mimo_codec.cli.plan import check_not_read
 from mimo_codec.common.checks import require
 from mimo_codec.common.files import check_target
 
@@ -46,6 +47,7 @@ def scan(
     """
     require(output.lower().endswith(".jsonl"), f"{output}: the name of a manifest must end in .jsonl")
     check_target(Path(output), overwrite)
+    check_not_read(Path(output), [source])
     from mimo_codec.data import scan as scanning
     from mimo_codec.data.find import find_utterances
     from mimo_codec.data.manifest import write_manifest

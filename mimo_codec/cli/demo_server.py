@@ -158,6 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._deadline.cancel()
         return parsed
 
+    def handle(self) -> None:
+        with suppress(ConnectionError, TimeoutError):  # the page was closed meanwhile, or reads too slowly
+            super().handle()
+
     def finish(self) -> None:
         self._deadline.cancel()
         with suppress(OSError):
@@ -171,8 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def do_GET(self) -> None:
-        with suppress(ConnectionError, TimeoutError):  # the page was closed meanwhile, or reads too slowly
-            self._answer(with_body=True)
+        self._answer(with_body=True)
 
     def _answer(self, with_body: bool) -> None:
         if self.headers.get("Host", "").rpartition(":")[0] not in NAMES and self.headers.get("Host") not in NAMES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from mimo_codec.cli.console import print_line
 from mimo_codec.cli.options import Overwrite, Revision
+from mimo_codec.cli.plan import check_not_read
 
 export = typer.Typer(rich_markup_mode=None)
 
@@ -41,6 +43,7 @@ def codec(
     from mimo_codec.onnx.codec.check import check_codec
     from mimo_codec.onnx.codec.export import export_codec
 
+    check_not_read(Path(output), [os.path.expanduser(model)])
     loaded = MimoCodec.from_pretrained(model, device="cpu", revision=revision)
 
     def compare(folder: Path) -> None:
@@ -78,6 +81,7 @@ def lm(
     from mimo_codec.onnx.lm.check import check_lm
     from mimo_codec.onnx.lm.export import export_lm
 
+    check_not_read(Path(output), [os.path.expanduser(model)])
     loaded = MimoAudioLM.from_pretrained(model, device="cpu", revision=revision)
 
     def compare(folder: Path) -> None:

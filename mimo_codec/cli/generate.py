@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mimo_codec.lm.request import TaskOptions
 
 generate = typer.Typer(rich_markup_mode=None)
+PATHS = (str, os.PathLike)
 
 
 def _readable(path: str | None) -> Any:
@@ -235,7 +237,7 @@ def dialogue(
     target = Target.check(output, session.overwrite, ANY, [turns, voice])
     check_answer(target.is_spoken, voice, thinking)
     is_json = turns.lower().endswith(".json")
-    said = _read_turns(turns, target.is_spoken) if is_json else [Turn("user", audio=_readable(turns))]
+    said = _read_turns(turns, target) if is_json else [Turn("user", audio=_readable(turns))]
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.chat(said, system, voice, thinking, speak=target.is_spoken, **options)
@@ -276,7 +278,7 @@ def few_shot(
 
     target = Target.check(output, session.overwrite, ANY, [examples, audio])
     require((audio is None) != (text is None), "few-shot: either AUDIO or --text")
-    shown = _read_examples(examples, target.is_spoken)
+    shown = _read_examples(examples, target)
 
     def ask(lm: MimoAudioLM, options: TaskOptions) -> Answer:
         return lm.few_shot(instruction or None, shown, audio, text, target.is_spoken, prefix, **options)
@@ -333,34 +335,36 @@ def _options(session: Session, target: Target, max_seconds: float, max_tokens: i
     return session.speech_options(max_seconds) if target.is_spoken else session.text_options(max_tokens)
 
 
-def _read_turns(path: str, spoken: bool) -> list[Turn]:
-    """Read the turns of a conversation and check them, before anything is loaded."""
+def _read_turns(path: str, target: Target) -> list[Turn]:
+    """Read the turns of a conversation and check them, before anything is loaded; none may be the target."""
     from mimo_codec.lm.prompts import Turn, check_turns
     from mimo_codec.lm.tasks import as_items
 
     with error_prefix(path):
-        turns = as_items(Turn, "turns", _read_items(path, "turns"))
-        check_turns(turns, spoken)
+        turns = as_items(Turn, "turns", _read_items(path, "turns", target))
+        check_turns(turns, target.is_spoken)
     return turns
 
 
-def _read_examples(path: str, spoken: bool) -> list[Example]:
-    """Read examples and check them, before anything is loaded."""
+def _read_examples(path: str, target: Target) -> list[Example]:
+    """Read examples and check them, before anything is loaded; none may be the target."""
     from mimo_codec.lm.prompts import Example, check_examples
     from mimo_codec.lm.tasks import as_items
 
     with error_prefix(path):
-        examples = as_items(Example, "examples", _read_items(path, "examples"))
-        check_examples(examples, spoken)
+        examples = as_items(Example, "examples", _read_items(path, "examples", target))
+        check_examples(examples, target.is_spoken)
     return examples
 
 
-def _read_items(path: str, what: str) -> list[dict[str, Any]]:
-    """Read a JSON list of objects; the audio files named in it are relative to its folder."""
+def _read_items(path: str, what: str, target: Target) -> list[dict[str, Any]]:
+    """Read a JSON list of objects; the audio files named in it are relative to its folder, and none is the target."""
     content = read_json(path)
     is_list = isinstance(content, list) and all(isinstance(item, dict) for item in content)
     require(is_list, f"a list of {what} is needed")
-    return [_with_places(path, item) for item in content]
+    items = [_with_places(path, item) for item in content]
+    target.refuse(file for item in items for file in _files_of(item))
+    return items
 
 
 def _with_places(path: str, item: dict[str, Any]) -> dict[str, Any]:
@@ -369,6 +373,13 @@ def _with_places(path: str, item: dict[str, Any]) -> dict[str, Any]:
     if isinstance(parts := item.get("content"), list):
         placed["content"] = [_with_places(path, part) if isinstance(part, dict) else part for part in parts]
     return placed
+
+
+def _files_of(item: dict[str, Any]) -> Iterator[os.PathLike[str] | str]:
+    """Yield the audio files of an item and of its parts."""
+    yield from (value for name, value in item.items() if name.endswith("audio") and isinstance(value, PATHS))
+    if isinstance(parts := item.get("content"), list):
+        yield from (file for part in parts if isinstance(part, dict) for file in _files_of(part))
 
 
 def _beside(path: str, name: object) -> object:

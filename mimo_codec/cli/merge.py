@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mimo_codec.cli.console import print_line, printable
+from mimo_codec.cli.plan import check_not_read
 from mimo_codec.common.checks import require
 
 
@@ -29,8 +31,7 @@ def merge(
 
     is_new = not output.exists() or (output.is_dir() and (overwrite or not any(output.iterdir())))
     require(is_new, f"{output} already exists; pass --overwrite")
-    same = output.exists() and any(Path(source).exists() and output.samefile(source) for source in (model, adapter))
-    require(not same, f"{output} is an input; name another folder")
+    check_not_read(output, (os.path.expanduser(model), adapter))
     lm = MimoAudioLM.from_pretrained(model, device="cpu", dtype=dtype, adapter=adapter)
     lm.merge_adapter()
     lm.save_pretrained(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -113,6 +113,13 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         require(place not in sources, f"{job.target} is an input and would be overwritten: choose another output")
         require(not os.path.isdir(place), f"{job.target} is a folder, where a file is to be written")
         writers[place] = job.source
+
+
+def check_not_read(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise MimoError when a file or folder that a command writes, `target`, is one that it reads."""
+    place = os.path.realpath(target)
+    is_input = any(os.path.realpath(source) == place for source in inputs)
+    require(not is_input, f"{target} is an input and would be overwritten: choose another output")
 
 
 def check_new(targets: Sequence[Path], can_skip: bool = False) -> None:

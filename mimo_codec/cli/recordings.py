@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from mimo_codec.cli.console import FilesFailed, counter, print_error
+from mimo_codec.cli.console import FilesFailed, counter, print_error, printable
 from mimo_codec.cli.pipes import PIPE
 from mimo_codec.cli.plan import make_folders, plan_jobs
 from mimo_codec.cli.session import Session, Target
@@ -90,7 +90,7 @@ def _answer_batch(asked: _Asked, files: Sequence[str], targets: Sequence[Target]
         return 1
     for i, answer in zip(prompts, answers, strict=True):
         if targets[i].output is None:
-            print(f"{files[i]}: ", end="")
+            print(f"{printable(files[i])}: ", end="")
         targets[i].save(answer)
     return len(files) - len(prompts)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -15,13 +14,14 @@ import typer
 from mimo_codec.audio.formats import WRITABLE
 from mimo_codec.cli.console import counter, print_line
 from mimo_codec.cli.pipes import PIPE, check_standard_output, output_file
-from mimo_codec.cli.plan import CODES
+from mimo_codec.cli.plan import CODES, check_not_read
 from mimo_codec.common.checks import require
 from mimo_codec.common.files import atomic_path, check_target
 
 if TYPE_CHECKING:
     import torch
 
+    from mimo_codec.audio.sources import AnyPath
     from mimo_codec.lm import Generation, MimoAudioLM, Stop
     from mimo_codec.lm.request import TaskOptions
 
@@ -208,10 +208,14 @@ class Target:
             known = Path(output).suffix.lower() in suffixes
             require(known, f"{output}: an output file ends in {' '.join(suffixes)}")
             check_target(Path(output), overwrite)
-            read = {os.path.realpath(name) for name in inputs if name is not None}
-            is_input = os.path.realpath(output) in read
-            require(not is_input, f"{output} is an input and would be overwritten: choose another output")
-        return cls(output, overwrite)
+        target = cls(output, overwrite)
+        target.refuse(name for name in inputs if name is not None)
+        return target
+
+    def refuse(self, inputs: Iterable[AnyPath]) -> None:
+        """Raise MimoError when the file is one of these, which the command reads."""
+        if self.output is not None and self.output != PIPE:
+            check_not_read(Path(self.output), inputs)
 
     @property
     def is_spoken(self) -> bool:

@@ -14,5 +14,6 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        print("mimo-codec: error: interrupted", file=sys.stderr)
+        if sys.stderr is not None:  # it is closed, and print would take stdout instead
+            print("mimo-codec: error: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

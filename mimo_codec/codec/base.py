@@ -20,7 +20,7 @@ from mimo_codec.audio.waveform import check_array
 from mimo_codec.codec.facts import CodecFacts
 from mimo_codec.codec.incoming import CodesLike, CodesSource, chunk_of_codes, read_codes
 from mimo_codec.codec.pieces import as_batch, check_level, each_rate, groups, padded, pieces, segments, with_last
-from mimo_codec.codec.streaming import ENDED, MODEL, foreign_state, model_number, open_state
+from mimo_codec.codec.streaming import ENDED, MODEL, as_flag, foreign_state, model_number, open_state
 from mimo_codec.codec.together import Stream, check_streams, step_together
 from mimo_codec.codes import AudioCodes
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, to_cpu
@@ -367,7 +367,7 @@ class Codec(CodecFacts, Generic[ArrayT]):
 
         MimoError for what no step of this model returned, and for a stream that has ended.
         """
-        model = model_number(self.model_id)
+        model, last = model_number(self.model_id), as_flag("last", last)
         marks = {MODEL: self._state_value(model), ENDED: self._state_value(int(last))}
         if state is None:
             return self._initial_encode_state() if encodes else self._initial_decode_state(), marks

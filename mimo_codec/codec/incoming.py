@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.sources import AnyFile
 from mimo_codec.codec.facts import CodecFacts
 from mimo_codec.codes import AudioCodes
-from mimo_codec.common.arrays import is_array
+from mimo_codec.common.arrays import has_values, is_array
 from mimo_codec.common.checks import check_count
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.spooled import is_content
@@ -67,6 +67,8 @@ def _check_shape(codec: CodecFacts, codes: object) -> tuple[int, int]:
     if not is_array(codes):
         kind = type(codes).__name__
         raise MimoError(f"codes: is a {kind}; AudioCodes, or a tensor or array [Q, T] of integers is needed")
+    if not has_values(codes):
+        raise MimoError("codes: is a sparse, nested or meta tensor; a plain one is needed")
     if codes.ndim != 2:
         raise MimoError(f"codes: has shape {list(codes.shape)}; [Q, T] is needed")
     num_quantizers, num_frames = codes.shape

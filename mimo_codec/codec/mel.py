@@ -94,6 +94,12 @@ class LogMel(Float32Module):
         tail = torch.zeros(batch, 0, device=self.filters.device, dtype=torch.float32)
         return {"tail": tail, "started": torch.zeros((), dtype=torch.bool)}
 
+    def is_state(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a stream that goes on can have left this tail: [B, n] samples that later frames need."""
+        if not state["started"]:
+            return state["tail"].shape[-1] <= self.pad
+        return self.config.n_fft - self.config.hop_length <= state["tail"].shape[-1] < self.config.n_fft
+
     def step(self, waveform: Tensor, state: Mapping[str, Tensor], last: bool) -> tuple[Tensor, State]:
         """A chunk of a stream, [B, n] samples -> the mel frames [B, m, n_mels] that are complete, and the new state.
 

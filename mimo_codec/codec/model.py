@@ -29,6 +29,7 @@ from mimo_codec.codec.pieces import check_finite
 from mimo_codec.codec.quantizer import make_quantizer
 from mimo_codec.codec.streaming import State, as_count, compact, scope, scoped
 from mimo_codec.codes import MAX_MODEL_LENGTH
+from mimo_codec.common.arrays import has_values
 from mimo_codec.common.autocast import without_autocast
 from mimo_codec.common.errors import MimoError
 from mimo_codec.hub import weight_headers
@@ -217,6 +218,8 @@ class MimoCodec(Codec[Tensor], nn.Module):
         kinds = self._state_kinds[key]
         if state.keys() != kinds.keys() or not all(_fits(state[name], name, *kinds[name]) for name in kinds):
             return False
+        if encodes and not self.mel.is_state(scoped(state, "mel")):
+            return False
         if any(value.ndim and value.device != self.device for value in state.values()):
             return False
         pairs = ((value, state[f"{name[:-1]}v"]) for name, value in state.items() if name.endswith(".k"))
@@ -238,7 +241,7 @@ def model_without_weights(config: CodecConfig, folder: Path) -> MimoCodec:
 
 def _fits(value: object, name: str, dtype: torch.dtype, shape: torch.Size) -> bool:
     """Whether a value of a state has the type and shape it has at the start of a stream, but for sizes that grow."""
-    if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != len(shape):
+    if not isinstance(value, Tensor) or not has_values(value) or value.dtype != dtype or value.ndim != len(shape):
         return False
     if value.ndim and value.shape == shape:
         return True

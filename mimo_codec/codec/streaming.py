@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from mimo_codec.common.arrays import is_array
+from mimo_codec.common.arrays import has_values, is_array
 from mimo_codec.common.checks import is_integer
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.rounding import ceil_div
@@ -21,6 +22,8 @@ State: TypeAlias = "dict[str, Tensor]"
 Value = TypeVar("Value")
 MODEL, ENDED = "model", "ended"
 """Values of a stream's state that belong to no layer: which model made it, and 1 after the last chunk."""
+MAX_COUNT = 2**40
+"""Largest number in a state; no stream has so many frames or samples."""
 SLACK = 1.25
 """Memory that a value of a state may hold, as a multiple of what it needs; copies in every call would cost more."""
 MEL_CONTEXT = 2
@@ -71,10 +74,23 @@ def open_state(state: object, model: int, method: str) -> dict[str, Any]:
 
 
 def as_count(value: object) -> int | None:
-    """An integer from 0 on that a state holds as a number, a tensor or an array without dimensions; None for others."""
-    if isinstance(value, np.generic) or (is_array(value) and value.ndim == 0):
-        value = value.item()
-    return int(value) if is_integer(value) and value >= 0 else None
+    """An integer from 0 to MAX_COUNT in a state: a number, or an array without dimensions; None for others."""
+    value = _scalar(value)
+    return int(value) if is_integer(value) and 0 <= value <= MAX_COUNT else None
+
+
+def as_flag(name: str, value: object) -> bool:
+    """What a caller passes for True or False, numpy's and tensors included; MimoError for anything else."""
+    value = _scalar(value)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise MimoError(f"{name} must be True or False, not {reprlib.repr(value)}")
+    return bool(value)
+
+
+def _scalar(value: object) -> object:
+    """The value in an array or tensor without dimensions; anything else as it is."""
+    is_scalar = isinstance(value, np.generic) or (is_array(value) and value.ndim == 0 and has_values(value))
+    return value.item() if is_scalar else value  # type: ignore[attr-defined]
 
 
 def foreign_state(method: str) -> MimoError:

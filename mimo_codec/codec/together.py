@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.codec.config import CodecConfig
-from mimo_codec.codec.streaming import as_count
+from mimo_codec.codec.streaming import as_count, as_flag
 from mimo_codec.common.arrays import ArrayT, concatenate, is_array, is_tensor
 from mimo_codec.common.checks import require
 from mimo_codec.common.rounding import ceil_div
@@ -142,8 +142,8 @@ def check_streams(name: str, chunks: Any, states: Any, last: Any) -> tuple[list[
     require(not is_single, f"{name}: a list of chunks is needed, one for each stream")
     count = len(chunks)
     each = [None] * count if states is None else states
-    ends = [last] * count if isinstance(last, bool) else last
+    ends = last if isinstance(last, Sequence) and not isinstance(last, str) else [last] * count
     for what, values in (("states", each), ("last", ends)):
         fits = isinstance(values, Sequence) and len(values) == count
         require(fits, f"{what}: one for each of {count} streams is needed")
-    return list(chunks), list(each), [bool(end) for end in ends]
+    return list(chunks), list(each), [as_flag("last", end) for end in ends]

@@ -29,6 +29,11 @@ def is_array(x: object) -> TypeGuard[AnyArray]:
     return is_tensor(x) or isinstance(x, np.ndarray)
 
 
+def has_values(x: AnyArray) -> bool:
+    """Whether the values of an array can be read one by one: not those of sparse, nested and meta tensors."""
+    return not is_tensor(x) or (str(x.layout) == "torch.strided" and not x.is_nested and not x.is_meta)
+
+
 def dtype_name(x: AnyArray) -> str:
     """Return the name of the dtype, such as "float32" or "int64": the same for both kinds and any byte order."""
     return x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.")

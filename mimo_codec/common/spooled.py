@@ -67,7 +67,7 @@ def _blocks(content: Any, name: str) -> Iterator[bytes]:
         return
     total = 0
     while True:
-        with wrap_errors(f"{name}: cannot be read", OSError, ValueError):
+        with wrap_errors(f"{name}: cannot be read", Exception):  # whatever a file object comes up with
             block = content.read(_BLOCK)
         if isinstance(block, str):
             raise MimoError(f"{name}: is opened as text; open it as binary, with the mode 'rb'")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import reprlib
 from collections.abc import Collection, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +32,7 @@ from mimo_codec.common.checks import (
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder, open_regular, read_json, write_json
 from mimo_codec.common.weights import write_weights
+from mimo_codec.hub import TensorHeader, read_header
 from mimo_codec.lm.model import SpeechLanguageModel
 
 ADAPTER, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -43,6 +46,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 PREFIX = "base_model.model."
 """With what peft's names of weights begin."""
 MAX_RANK = 4096
+FLOATS = ("F32", "BF16", "F16", "F64")
+"""Types of an adapter's weights, as safetensors calls them."""
 
 
 def add_adapter(
@@ -142,17 +147,18 @@ def load_adapter(folder: str | Path, model: SpeechLanguageModel, name: str) -> N
     with error_prefix(folder / BASE):
         check_type("content", base, dict, "an object")
         ours = fingerprint(model)
-        same = base.get("fingerprint") == ours
-        require(
-            same, f"this adapter is for {base.get('name')!r} ({base.get('fingerprint')}), not for {name!r} ({ours})"
-        )
+        theirs, trained_for = base.get("fingerprint"), reprlib.repr(base.get("name"))
+        message = f"this adapter is for {trained_for} ({reprlib.repr(theirs)}), not for {name!r} ({ours})"
+        require(theirs == ours, message)
     with error_prefix(folder / ADAPTER_CONFIG):
         settings = _read_settings(check_type("content", config, dict, "an object"))
     with wrap_errors(f"{folder / ADAPTER}: not a readable safetensors file", SafetensorError, OSError):
         open_regular(folder / ADAPTER).close()
+        _check_weights(folder / ADAPTER, read_header(folder / ADAPTER), _shapes(model, *settings))
         weights = load_file(folder / ADAPTER)
+    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    require(not broken, f"{folder / ADAPTER}: {broken[:1]} is not finite")
     _inject(model, *settings)
-    _check_weights(folder / ADAPTER, weights, adapter_weights(model))
     from peft import set_peft_model_state_dict
 
     dtype = model.dtype
@@ -164,7 +170,8 @@ def load_adapter(folder: str | Path, model: SpeechLanguageModel, name: str) -> N
 
 def _read_settings(config: dict[str, Any]) -> tuple[int, float, float, str]:
     """Rank, alpha, dropout and targets of an adapter_config.json; MimoError for kinds that are not supported."""
-    require(config.get("peft_type") == "LORA", f"peft_type {config.get('peft_type')!r} is not supported; LORA is")
+    kind = config.get("peft_type")
+    require(kind == "LORA", f"peft_type {reprlib.repr(kind)} is not supported; LORA is")
     for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save"):
         require(not config.get(key), f"{key} is not supported")
     rank = check_integer("r", config.get("r"), 1, MAX_RANK)
@@ -172,23 +179,31 @@ def _read_settings(config: dict[str, Any]) -> tuple[int, float, float, str]:
     dropout = check_number("lora_dropout", config.get("lora_dropout", 0.0), 0, 0.99)
     targets = check_type("target_modules", config.get("target_modules"), str, "an expression of names")
     possible = {_targets(parts) for n in range(len(STACKS)) for parts in combinations(STACKS, n + 1)}
-    require(targets in possible, f"target_modules {targets!r} are not q, k, v and o of this model's stacks")
+    require(targets in possible, f"target_modules {reprlib.repr(targets)} are not q, k, v and o of this model's stacks")
     return rank, alpha, dropout, targets
 
 
-def _check_weights(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    wrong = [name for name in sorted(found.keys() | wanted.keys()) if _shape(found, name) != _shape(wanted, name)]
+def _shapes(model: SpeechLanguageModel, rank: int, alpha: float, dropout: float, targets: str) -> dict[str, list[int]]:
+    """Return the shapes of the weights that `_inject` makes of these arguments, by the names that files have."""
+    found: dict[str, list[int]] = {}
+    for name, layer in model.named_modules():
+        if re.fullmatch(targets, name):
+            sizes: Any = layer
+            found[f"{PREFIX}{name}.lora_A.weight"] = [rank, sizes.in_features]
+            found[f"{PREFIX}{name}.lora_B.weight"] = [sizes.out_features, rank]
+    return found
+
+
+def _check_weights(path: Path, found: dict[str, TensorHeader], wanted: dict[str, list[int]]) -> None:
+    """Raise MimoError, before anything is allocated, when a file has other weights than these shapes."""
+    shapes = {name: header.shape for name, header in found.items()}
+    wrong = [name for name in sorted(shapes.keys() | wanted.keys()) if shapes.get(name) != wanted.get(name)]
     if wrong:
-        raise MimoError(
-            f"{path}: {wrong[0]} is {_shape(found, wrong[0]) or 'missing'}, this model needs"
-            f" {_shape(wanted, wrong[0]) or 'no such weight'}"
-        )
-    broken = [name for name, value in found.items() if not value.isfinite().all()]
-    require(not broken, f"{path}: {broken[:1]} is not finite")
-
-
-def _shape(weights: dict[str, Tensor], name: str) -> list[int] | None:
-    return list(weights[name].shape) if name in weights else None
+        name = wrong[0]
+        needed = wanted.get(name) or "no such weight"
+        raise MimoError(f"{path}: {name[:200]} is {shapes.get(name) or 'missing'}, this model needs {needed}")
+    other = [name for name, header in found.items() if header.dtype not in FLOATS]
+    require(not other, f"{path}: {other[:1]} is not one of {', '.join(FLOATS)}")
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------

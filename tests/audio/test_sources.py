@@ -7,6 +7,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,8 +199,45 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "no file": ({"path": "no-such.wav"}, "no-such.wav: there is no such file"),
     "nothing at all": (None, "audio: "),
     "many channels": ((np.zeros((24000, 100), np.float32), RATE), r"\[24000, 100\] looks like \[S, channels\]"),
+    "rate first": ((RATE, SPEECH), "audio: sample_rate: .* is not a sample rate"),
+    "sparse": ((torch.zeros(9).to_sparse(), RATE), "audio: is a sparse, nested or meta tensor"),
+    "meta": ((torch.zeros(9, device="meta"), RATE), "audio: is a sparse, nested or meta tensor"),
     "two channels": ((np.zeros((24000, 2), np.float32), RATE), "transpose it"),
 }
+
+
+@pytest.mark.parametrize("error", [EOFError("it ended"), zlib.error("bad"), RuntimeError("gone"), KeyError(1)])
+def test_whatever_a_file_object_raises_is_one_error(tiny_codec: MimoCodec, error: Exception) -> None:
+    """As those of gzip, of archives and of connections do."""
+
+    class Broken(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise error
+
+    for read in (tiny_codec.encode, load_audio, AudioCodes.load, tiny_codec.decode):
+        with pytest.raises(MimoError, match="cannot be read") as caught:
+            read(Broken())
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("codes", [5, None, ["a.mimo"], {"bytes": b""}, np.zeros((2, 2), int), torch.zeros(2, 2)])
+def test_what_is_no_file_of_codes(codes: Any) -> None:
+    with pytest.raises(MimoError, match="codes: is a .*; the path of a file") as caught:
+        AudioCodes.load(codes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(8, 3).long().to_sparse(), torch.zeros(8, 3, device="meta").long()])
+def test_codes_without_values(tiny_codec: MimoCodec, codes: torch.Tensor) -> None:
+    for use in (tiny_codec.decode, tiny_codec.decode_chunk, lambda c: AudioCodes(c, 9, 24000, 25.0, (9,) * 8)):
+        with pytest.raises(MimoError, match="codes: is a sparse, nested or meta tensor"):
+            use(codes)
+
+
+def test_tensors_with_a_gradient_are_read_without_a_warning(tiny_codec: MimoCodec) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_codec.encode(torch.zeros(2400, requires_grad=True), RATE)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -207,8 +245,9 @@ def test_mistakes(tiny_codec: MimoCodec, name: str) -> None:
     audio, message = MISTAKES[name]
     with pytest.raises(MimoError, match=message):
         tiny_codec.encode(audio)
-    with pytest.raises(MimoError):
+    with pytest.raises(MimoError) as caught:
         tiny_codec.encode_batch([audio])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("single", [b"RIFF", io.BytesIO(b"RIFF"), {"array": SPEECH, "sampling_rate": RATE}, 3])

@@ -11,6 +11,7 @@ import pytest
 from conftest import make_speech
 
 from mimo_codec import AudioCodes, save_audio
+from mimo_codec.cli import start
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,16 @@ def test_files_do_not_take_the_place_of_streams(wav: Path, tmp_path: Path, tiny_
 def test_sound_for_a_closed_stdout(wav: Path, tiny_folder: Path) -> None:
     done = shell("COMMAND >&-", "encode", wav, "-o", "-", "-m", tiny_folder)
     assert done.returncode == 2 and done.stderr == "mimo-codec: error: standard output: is closed\n"
+
+
+def test_an_interrupt_before_the_command_line_is_there_leaves_stdout_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mimo_codec.cli.main.main", interrupt)
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit):
+        start.main()
+    assert capsys.readouterr().out == ""

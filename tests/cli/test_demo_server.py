@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -107,3 +108,17 @@ def test_many_connections_leave_room_afterwards(port: int) -> None:
 
 def test_the_example_is_served(port: int) -> None:
     assert example_file().is_file() and status(port, "localhost", "/example.wav") == 200
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"", b"GET / HT", b"GET / HTTP/1.0\r\nHo", b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n"]
+)
+def test_connections_that_break_leave_nothing_on_the_terminal(
+    port: int, request_line: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_connection((HOST, port)) as connection:
+        connection.sendall(request_line)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+    time.sleep(0.2)
+    assert status(port, "localhost") == 200
+    assert capfd.readouterr().err == ""

@@ -400,22 +400,43 @@ def test_what_is_refused(run, folder: Path, model: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "short.wav"]
 
 
-@pytest.mark.parametrize("output", ["talk.wav", "talk.mimo", "TALK.WAV", "link.txt", "notes.rst"])
-def test_a_recording_is_never_replaced_by_text(run, output, tmp_path):
-    """Neither by its name nor by a link to it; a text file ends in .txt or .md."""
-    talk = tmp_path / "talk.wav"
-    save_audio(talk, make_speech(0.5), 24000)
-    before = talk.read_bytes()
-    if output == "link.txt":
-        (tmp_path / output).symlink_to(talk)
-    done = run("generate", "transcribe", talk, "-m", GOLDEN / "lm_base", "-o", tmp_path / output, "--overwrite")
-    assert_one_line_error(done, output)
-    assert talk.read_bytes() == before
-
-
-def test_an_answer_never_replaces_an_input(run, tmp_path):
-    talk = tmp_path / "talk.wav"
-    save_audio(talk, make_speech(0.5), 24000)
-    for words in (("continue", talk), ("speak", "hello", "--voice", talk), ("dialogue", talk)):
-        done = run("generate", *words, "-m", GOLDEN / "lm_base", "-o", talk, "--overwrite")
+@pytest.mark.parametrize("name", ["turns.json", "parts.json", "examples.json"])
+def test_an_answer_never_replaces_what_a_json_file_names(run, folder: Path, tmp_path: Path, name: str) -> None:
+    """Nor under another name of it."""
+    shutil.copytree(folder, tmp_path / "talk")
+    sound, link = tmp_path / "talk" / "a.wav", tmp_path / "link.wav"
+    link.symlink_to(sound)
+    parts = [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "What is it?"}]
+    (tmp_path / "talk" / "parts.json").write_text(json.dumps([{"role": "user", "content": parts}]))
+    task = ("few-shot", "Copy.", "--text", "no", "--examples") if name == "examples.json" else ("dialogue",)
+    before = sound.read_bytes()
+    for output in (sound, link, tmp_path / "talk" / ".." / "talk" / "a.wav"):
+        call = [*task, tmp_path / "talk" / name, "-o", output, "--overwrite"]
+        done = run("generate", *call, "-m", GOLDEN / "lm_base", "--codec", "nano")
         assert_one_line_error(done, "is an input and would be overwritten")
+    assert sound.read_bytes() == before
+
+
+def test_chat_never_replaces_what_it_hears(
+    run, folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1.wav", "2.wav"):
+        shutil.copy(folder / "voice.wav", tmp_path / name)
+    before = (tmp_path / "1.wav").read_bytes()
+    call = ["generate", "chat", "-m", model, "--codec", "nano", "--max-seconds", "0.4", "--overwrite"]
+    done = run(*call, "-o", tmp_path, "--voice", tmp_path / "2.wav")
+    assert_one_line_error(done, "2.wav is an input and would be overwritten")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"@{tmp_path / '2.wav'}\n@{tmp_path / '1.wav'}\n"))
+    done = run(*call, "-o", tmp_path)
+    assert done.code == 0 and done.err.count("is an input and would be overwritten") == 2
+    assert (tmp_path / "1.wav").read_bytes() == (tmp_path / "2.wav").read_bytes() == before
+    assert_one_line_error(run(*call, "-o", "-"), "standard output is none")
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(run, folder: Path, model: Path, tmp_path: Path) -> None:
+    names = [tmp_path / "a\x1b[31mred.wav", tmp_path / "b\nnew.wav"]
+    for name in names:
+        shutil.copy(folder / "a.wav", name)
+    done = run("generate", "transcribe", *names, "-m", model, "--codec", "nano", "--max-tokens", "3", *SAME)
+    assert done.code == 0 and "\x1b" not in done.out
+    assert f"{tmp_path}/a\\x1b[31mred.wav: " in done.out and f"{tmp_path}/b\\nnew.wav: " in done.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,28 @@ def test_inputs_are_never_overwritten(run, tmp_path, tiny_folder):
     assert_one_line_error(run("reconstruct", source.parent, source.parent, *options), "inside")
     assert_one_line_error(run("reconstruct", source.parent, source.parent / "out", *options), "inside")
     assert source.read_bytes() == before and files(tmp_path) == ["in/x.wav"]
+
+
+def test_a_manifest_is_never_replaced_by_its_scan(run, tmp_path):
+    manifest, link = tmp_path / "all.jsonl", tmp_path / "link.jsonl"
+    manifest.write_text('{"path": "gone.wav"}\n')
+    link.symlink_to(manifest)
+    for source, output in ((manifest, manifest), (manifest, link), (link, tmp_path / "." / "all.jsonl")):
+        done = run("data", "scan", source, "-o", output, "--overwrite")
+        assert_one_line_error(done, "is an input and would be overwritten")
+    assert manifest.read_text() == '{"path": "gone.wav"}\n'
+
+
+def test_a_model_is_never_overwritten_by_what_is_made_of_it(run, tmp_path, tiny_folder):
+    model, link = tmp_path / "model", tmp_path / "link"
+    shutil.copytree(tiny_folder, model)
+    link.symlink_to(model)
+    for words in (("export", "codec"), ("export", "lm"), ("merge",)):
+        adapter = (tmp_path / "adapter",) if words == ("merge",) else ()
+        for output in (model, link, tmp_path / "." / "model" / ".." / "model"):
+            done = run(*words, model, *adapter, "-o", output, "--overwrite")
+            assert_one_line_error(done, "is an input and would be overwritten")
+    assert files(model) == files(tiny_folder)
 
 
 def test_outputs_that_cannot_be_written(run, tmp_path, tiny_folder):

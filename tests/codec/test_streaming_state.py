@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 import torch
 from chunks import FRAME, SPEECH, cut, stream
@@ -13,6 +14,7 @@ from goldens import (
 )
 from torch import Tensor
 
+from mimo_codec import MimoError
 from mimo_codec.codec.streaming import State
 
 
@@ -99,3 +101,45 @@ def test_two_streams_do_not_disturb_each_other(codes):
             outputs[i].append(output)
     for i in (0, 1):
         assert torch.equal(torch.cat(outputs[i], dim=1), alone[i])
+
+
+SPOILT = {
+    "sparse": lambda value: value.to_sparse() if value.ndim else value.double(),
+    "meta": lambda value: value.to("meta"),
+    "float64": lambda value: value.double(),
+    "of two streams": lambda value: torch.cat([value, value]) if value.ndim else value[None],
+    "huge": lambda value: torch.full_like(value, 2**62) if value.dtype == torch.int64 else None,
+}
+"""Other forms that a value of a state could have."""
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_values_of_another_kind_are_no_state(codes, kind):
+    codec = streaming_codec()
+    for step, chunk in ((codec.encode_chunk, SPEECH[:9000]), (codec.decode_chunk, codes.codes[:, :9])):
+        _, state = step(chunk)
+        for name, value in state.items():
+            for last in (False, True):
+                with pytest.raises(MimoError, match="state: is not what"):
+                    step(chunk[..., :0], {**state, name: SPOILT[kind](value)}, last)
+
+
+@pytest.mark.parametrize("size", [0, 1, 719, 960, 5000])
+def test_samples_that_no_stream_keeps_are_no_state(size):
+    codec = streaming_codec()
+    _, state = codec.encode_chunk(SPEECH[:9000])
+    for last in (False, True):
+        with pytest.raises(MimoError, match="state: is not what"):
+            codec.encode_chunk(SPEECH[:0], {**state, "mel.tail": torch.zeros(1, size)}, last)
+
+
+def test_last_is_a_flag_of_any_kind_and_nothing_else():
+    codec = streaming_codec()
+    for last in (True, np.bool_(True), np.array(1), torch.tensor(True), 1):
+        _, state = codec.encode_chunk(SPEECH[:9000], last=last)
+        _, states_of_many = codec.encode_chunks([SPEECH[:9000]], last=last)
+        assert state["ended"] == states_of_many[0]["ended"] == 1
+    for last in ("no", None, 2, 0.5, torch.tensor([1, 0])):
+        for step in (codec.encode_chunk, lambda chunk, last: codec.encode_chunks([chunk], last=last)):
+            with pytest.raises(MimoError, match="last"):
+                step(SPEECH[:9000], last=last)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimo_codec import MimoError
+from mimo_codec.lm import adapters
 from mimo_codec.lm.adapters import ADAPTER, adapters_of, add_adapter, merge_adapter, save_adapter
 from mimo_codec.lm.pipeline import MimoAudioLM
 
@@ -98,7 +99,9 @@ def test_the_type_of_the_weights_does_not_change_whose_adapter_it_is(adapter: Pa
     assert logits(lm).isfinite().all()
 
 
-@pytest.mark.parametrize("damage", ["missing", "half", "shape", "nan", "kind", "targets", "dora", "base"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "half", "shape", "nan", "float8", "kind", "targets", "dora", "base", "another's"]
+)
 def test_damaged_adapters_are_refused_in_a_sentence(adapter: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(adapter, folder)
@@ -110,6 +113,8 @@ def test_damaged_adapters_are_refused_in_a_sentence(adapter: Path, tmp_path: Pat
         weights[first] = weights[first][:1].contiguous()
     elif damage == "nan":
         weights[first][0] = float("nan")
+    elif damage == "float8":
+        weights[first] = weights[first].to(torch.float8_e4m3fn)
     elif damage == "kind":
         config["peft_type"] = "IA3"
     elif damage == "targets":
@@ -122,9 +127,23 @@ def test_damaged_adapters_are_refused_in_a_sentence(adapter: Path, tmp_path: Pat
         (folder / ADAPTER).write_bytes((folder / ADAPTER).read_bytes()[:200])
     elif damage == "base":
         (folder / "base.json").unlink()
+    elif damage == "another's":
+        (folder / "base.json").write_text(json.dumps({"name": ["x" * 80] * 10000}))
     with pytest.raises(MimoError) as caught:
         MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=folder)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_rank_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 4096}))
+    monkeypatch.setattr(adapters, "_inject", lambda *settings: pytest.fail("adapters of rank 4096 were made"))
+    with pytest.raises(MimoError, match=r"lora_A.weight is \[4, \d+\], this model needs \[4096, "):
+        MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=folder)
 
 
 def test_the_files_of_an_adapter_are_for_whoever_may_read_others(adapter: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ onnx = pytest.importorskip("onnx")
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), {"num_frames": 0}), "decode_chunk.*None starts"),
         (lambda c: c.decode_chunk(np.zeros((8, 3), np.int64), cut_state(c)), "decode_chunk"),
         (lambda c: c.encode_chunk(speech(0.5), {**c.encode_chunk(speech(0.5))[1], "caches.a": 1}), "encode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5), spoilt(c, num_frames=2**62)), "encode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5), spoilt(c, num_frames=1)), "encode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5), spoilt(c, samples=np.zeros((1, 0), np.float32))), "encode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5)[:0], spoilt(c, started=False), last=True), "encode_chunk"),
+        (lambda c: c.encode_chunk(speech(0.5), last="no"), "last must be True or False"),
         (lambda c: c.encode(np.full(5, 1e25, np.float32), 24000), "beyond 1e\\+12"),
         (lambda c: OnnxCodec(c.folder, num_threads="2"), "num_threads"),
         (
@@ -46,6 +51,11 @@ def test_bad_arguments(tiny_onnx, call, words):
     with pytest.raises(MimoError, match=words) as raised:
         call(OnnxCodec(tiny_onnx))
     assert "\n" not in str(raised.value)
+
+
+def spoilt(codec: OnnxCodec, **values: object) -> dict[str, object]:
+    """The state of a stream with other values."""
+    return {**codec.encode_chunk(speech(0.5))[1], **values}
 
 
 def cut_state(codec: OnnxCodec) -> dict[str, object]:

@@ -272,6 +272,13 @@ def test_a_store_gives_back_what_was_written(tmp_path: Path) -> None:
         with pytest.raises(MimoError, match=f"{name}.bin"):
             ItemStore(tmp_path, layout)
         (tmp_path / f"{name}.bin").write_bytes(whole)
+    (tmp_path / "lengths.bin").write_bytes(np.array([-1, store.lengths.sum() + 1, *[0] * (len(items) - 2)]).tobytes())
+    with pytest.raises(MimoError, match="do not belong together"):
+        ItemStore(tmp_path, layout)
+    for count in ("[]", "{}", '{"items": null}', '{"items": 1e300}', '{"items": "9"}', '{"items": -1}'):
+        (tmp_path / "count.json").write_text(count)
+        with pytest.raises(MimoError, match=r"count\.json: damaged"):
+            ItemStore(tmp_path, layout)
 
 
 def test_text_runs_are_not_joined_across_parts() -> None:

@@ -170,11 +170,20 @@ class OnnxCodec(Codec[NDArray[Any]]):
             return False
         names = {"num_samples", "num_frames"} if encodes else {"num_frames"}
         is_whole = encodes or (samples is None and started is None)
-        return is_whole and own.keys() == names and all(as_count(value) is not None for value in own.values())
+        if not is_whole or own.keys() != names or any(as_count(value) is None for value in own.values()):
+            return False
+        return not encodes or samples.shape[1] == _num_buffered(self.config, started, **own)
 
 
 def _num_mels(config: CodecConfig, num_samples: int) -> int:
     return 1 + num_samples // config.mel.hop_length
+
+
+def _num_buffered(config: CodecConfig, started: bool, num_samples: int, num_frames: int) -> int:
+    """Samples in the buffer of a stream that goes on: all at first, then those that the next frame reads."""
+    hop = config.mel.hop_length
+    before = config.mel.n_fft // 2 + MEL_CONTEXT * hop if started else 0
+    return before + int(num_samples) - int(num_frames) * config.mels_per_frame * hop
 
 
 def _push(

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import require, wrap_errors
+from mimo_codec.common.checks import check_integer, check_type, error_prefix, require, wrap_errors
 from mimo_codec.common.files import atomic_path, read_json, write_json
 from mimo_codec.lm.layout import Layout
 from mimo_codec.train.lm.item import Item
@@ -28,11 +28,15 @@ class ItemStore:
     def __init__(self, folder: Path, layout: Layout):
         """Open what `write_items` wrote; MimoError when it is not whole."""
         self.layout = layout
-        count = int(read_json(folder / COUNT)["items"])
+        with error_prefix(f"{folder / COUNT}: damaged; remove the folder"):
+            about = check_type("content", read_json(folder / COUNT), dict, "an object")
+            count = check_integer("items", about.get("items"), 0)
         self.sources, self.lengths, patches = (_opened(folder / f"{n}.bin", INDEX[n], count) for n in INDEX)
         with wrap_errors(f"{folder / NAMES}: cannot be read", OSError, ValueError):
             lines = (folder / NAMES).read_text(encoding="utf-8").splitlines()
             self.names: list[str] = [json.loads(line) for line in lines]
+        is_whole = len(self.names) == count and min((*self.lengths, *patches), default=0) >= 0
+        require(is_whole, f"{folder}: is damaged: its files do not belong together; remove the folder")
         self._starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._patch_starts = np.concatenate(([0], np.cumsum(patches)))
         sizes = {"tokens": self._starts[-1], "trained": self._starts[-1]}
