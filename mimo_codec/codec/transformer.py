@@ -282,10 +282,14 @@ class Transformer(nn.ModuleList):
         return x if skipped is None else x + skipped
 
     def _repeats_sizes(self, x: Tensor) -> bool:
-        """Whether chunks like x [B, n, D] are small, see few frames, and are not traced for a graph."""
+        """Whether chunks like x [B, n, D] are small, see few frames, and are on a CPU and not traced for a graph.
+
+        On other devices tables would have to wait for one another's streams of work.
+        """
         windows = [layer.self_attn.window for layer in self.layers]
         is_small = max(x.shape[1], *(sum(window) for window in windows)) <= QUERY_BLOCK
-        return type(x) is Tensor and is_small and all(left >= 0 for left, _ in windows)
+        is_plain = type(x) is Tensor and x.device.type == "cpu"
+        return is_plain and is_small and all(left >= 0 for left, _ in windows)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """State before the first frame: caches of the windows' size (empty where the window is unlimited)."""
