@@ -19,6 +19,7 @@ from mimo_codec import MimoError
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
 from mimo_codec.train.lm.alignment import align_words
+from mimo_codec.train.lm.interleaved import split_words
 
 
 class Aligner:
@@ -38,7 +39,7 @@ class Aligner:
         waveform = resample(*load_audio(path), self.rate)
         inputs = self.processor(waveform.numpy(), sampling_rate=self.rate, return_tensors="pt")
         log_probs = self.model(**inputs).logits[0].log_softmax(-1).numpy()
-        spoken = text.split()
+        spoken = split_words(text)
         asked = [word.upper() if self.upper else word.lower() for word in spoken]
         seconds = len(waveform) / self.rate / len(log_probs)
         found = align_words(log_probs, asked, self.letters, self.blank, seconds)
