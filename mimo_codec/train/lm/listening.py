@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from mimo_codec.audio.files import load_audio
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.common.checks import check_choice, check_integer, require
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.metrics import METRICS, require_metric, speech_metrics
@@ -64,7 +65,7 @@ class Listen(lightning.Callback):
         if (self.validations - 1) % self.every:
             return
         if pl_module.device_mesh is not None:
-            rank_zero_warn("Listen: the weights are sharded, so nothing is transcribed or spoken")
+            rank_zero_warn("Listen: the weights are sharded, so nothing is transcribed or spoken", category=MimoWarning)
             return
         found = self._listen(trainer, pl_module) if trainer.is_global_zero else {}
         for name, value in trainer.strategy.broadcast(found).items():
