@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ def main() -> None:
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines() if line.strip()]
     for row in rows:
         try:
-            row["words"] = aligner.words(options.rows.parent / row["audio"], row["text"])
+            row["words"] = aligner.words(options.rows.parent / os.path.expanduser(row["audio"]), row["text"])
         except (MimoError, KeyError, TypeError) as error:  # the last two: no row of audio and text
             failed += 1
             print(f"skipped: {error}")

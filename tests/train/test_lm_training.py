@@ -18,6 +18,7 @@ import soundfile as sf
 from lm_training import fit_language_model, make_stage, make_utterances, write_rows
 
 from mimo_codec import MimoError
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.train.lm.data import LanguageData
 from mimo_codec.train.lm.options import LanguageOptions
@@ -222,19 +223,24 @@ def test_only_adapters_are_trained_and_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)
 
 
-def test_what_users_would_hear_is_logged(tmp_path: Path) -> None:
+def test_what_users_would_hear_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jiwer", reason="needs the eval extra")
     from lightning.pytorch.loggers import CSVLogger
 
     from mimo_codec.train.lm.listening import Listen
 
     sf.write(tmp_path / "a.wav", make_speech(1.0, seed=0).numpy(), 24000)
-    held = write_rows(tmp_path / "held.jsonl", [{"audio": "a.wav", "text": "one two"}])
-    listen = Listen(str(held), metrics=["stoi", "mel_distance"])
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    recordings = [{"audio": "a.wav", "text": "one two"}, {"audio": "~/bad.wav", "text": "three"}]
+    held = write_rows(tmp_path / "held.jsonl", recordings)
+    with monkeypatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        listen = Listen(str(held), metrics=["stoi", "mel_distance"])
     trainer = {"callbacks": [listen], "logger": CSVLogger(tmp_path), "val_check_interval": 2, "num_sanity_val_steps": 0}
     stage = make_stage(codec="nano")
     rows = write_rows(tmp_path / "rows.jsonl", make_utterances(4))
-    _, runner = fit_language_model(stage, tmp_path, rows, 2, trainer=trainer, validation_root=str(rows))
+    with pytest.warns(MimoWarning, match="bad.wav .* is left out"):
+        _, runner = fit_language_model(stage, tmp_path, rows, 2, trainer=trainer, validation_root=str(rows))
     logged = runner.callback_metrics
     assert {"listen/transcribe_wer", "listen/mel_distance", "val/loss", "val/accuracy_0"} <= logged.keys()
     assert float(logged["listen/transcribe_wer"]) > 0 and stage.language_model.training
