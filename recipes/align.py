@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from mimo_codec import MimoError
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
 from mimo_codec.train.lm.alignment import align_words
+from mimo_codec.train.lm.interleaved import split_words
 
 
 class Aligner:
@@ -38,7 +40,7 @@ class Aligner:
         waveform = resample(*load_audio(path), self.rate)
         inputs = self.processor(waveform.numpy(), sampling_rate=self.rate, return_tensors="pt")
         log_probs = self.model(**inputs).logits[0].log_softmax(-1).numpy()
-        spoken = text.split()
+        spoken = split_words(text)
         asked = [word.upper() if self.upper else word.lower() for word in spoken]
         seconds = len(waveform) / self.rate / len(log_probs)
         found = align_words(log_probs, asked, self.letters, self.blank, seconds)
@@ -55,7 +57,7 @@ def main() -> None:
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines() if line.strip()]
     for row in rows:
         try:
-            row["words"] = aligner.words(options.rows.parent / row["audio"], row["text"])
+            row["words"] = aligner.words(options.rows.parent / os.path.expanduser(row["audio"]), row["text"])
         except (MimoError, KeyError, TypeError) as error:  # the last two: no row of audio and text
             failed += 1
             print(f"skipped: {error}")

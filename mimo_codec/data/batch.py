@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ def collate(items: Sequence[Item], num_samples: int = 0) -> Batch:
     faults = tuple(fault for item in items for fault in item.faults)
     texts, names = tuple(item.text for item in items), tuple(item.name for item in items)
     return Batch(waveform, torch.tensor(lengths), texts, names, faults)
+
+
+def expect_resuming() -> None:
+    """Silence Lightning's warning that loaders do not resume: they do, by `RunSampler`, not in the way it knows."""
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
 
 class RunSampler(DistributedSampler[int]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,7 @@ from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder
 from mimo_codec.data.augment import Augmentation, Effect
-from mimo_codec.data.batch import Batch, RunSampler, collate, leave_interrupts_to_training
+from mimo_codec.data.batch import Batch, RunSampler, collate, expect_resuming, leave_interrupts_to_training
 from mimo_codec.data.dataset import DrawnUtterances, Item, Reader, WholeUtterances
 from mimo_codec.data.find import find_utterances
 from mimo_codec.data.manifest import read_faults, read_manifest, write_faults, write_manifest
@@ -231,8 +230,7 @@ class SpeechData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         """Make the loader of batches {"crops": Batch} and, with `text_batch_size`, also "spoken": Batch."""
-        # They are resumable, by the sampler, but not in the way that Lightning knows.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+        expect_resuming()
         loaders = {"crops": self._loader(self.crops(), self.batch_size, partial(collate, num_samples=self.num_samples))}
         if self.text_batch_size:
             loaders["spoken"] = self._loader(self.spoken(), self.text_batch_size, collate)

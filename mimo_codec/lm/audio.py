@@ -12,7 +12,7 @@ from mimo_codec.audio.files import audio_info
 from mimo_codec.audio.sources import AnyAudio, AnyPath, as_source
 from mimo_codec.codes import AudioCodes, begins_as_codes
 from mimo_codec.common.arrays import is_array, to_numpy
-from mimo_codec.common.checks import is_number, require, wrap_errors
+from mimo_codec.common.checks import is_number, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.lm.config import FRAME_RATE, SAMPLE_RATE, LMConfig
 from mimo_codec.lm.layout import Codes, Layout
@@ -65,8 +65,10 @@ class AudioReader:
         if isinstance(audio, AudioCodes):
             return self._check_codes(audio, where)
         if isinstance(audio, list):  # codes, as JSON has them
-            with wrap_errors(f"{where}: codes", ValueError):
+            try:
                 audio = np.asarray(audio)
+            except ValueError:  # numpy says it in several sentences
+                raise MimoError(f"{where}: codes must be rows of one length, one for each codebook") from None
         source, rate = as_source(audio, None, where)
         if isinstance(source, (str, os.PathLike)):
             return self._encode_file(source, where)

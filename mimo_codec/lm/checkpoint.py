@@ -126,6 +126,13 @@ def _read(
                 yield name, value
 
 
+def cast_weights(model: SpeechLanguageModel, dtype: torch.dtype, where: Path) -> None:
+    """Give all weights another type, in place; MimoError, which names `where`, when they are too large for it."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtype)
+        _check_finite(where, name, parameter.data)
+
+
 def _check_finite(where: Path, name: str, value: Tensor) -> None:
     damaged = f"{where}: damaged, or too large for {value.dtype}: {name} has NaN or infinite values"
     require(value.is_meta or is_finite(value), damaged)

@@ -21,7 +21,13 @@ from mimo_codec.lm.adapters import load_adapter, merge_adapter
 from mimo_codec.lm.audio import SpeechCodec
 from mimo_codec.lm.backend import TorchBackend
 from mimo_codec.lm.base import AudioLM, GridLike
-from mimo_codec.lm.checkpoint import DeviceMap, find_language_model, load_language_model, save_language_model
+from mimo_codec.lm.checkpoint import (
+    DeviceMap,
+    cast_weights,
+    find_language_model,
+    load_language_model,
+    save_language_model,
+)
 from mimo_codec.lm.generate import Position
 from mimo_codec.lm.instructions import INSTRUCTIONS, PROMPTS, Instructions
 from mimo_codec.lm.model import Output, SpeechLanguageModel
@@ -103,9 +109,13 @@ class MimoAudioLM(AudioLM[Tensor]):
         spread = device_map is not None
         alone = adapter is None or (quantize is None and not spread)
         require(alone, "adapter: merge it into the model first (mimo-codec merge) to quantize or spread that")
-        model, tokenizer = load_language_model(folder, place, wanted, quantize, device_map)
+        # float16 does not hold all that bfloat16 does, so by its weights the model would not be known for the adapter's
+        later = wanted if adapter is not None and wanted == torch.float16 else None
+        model, tokenizer = load_language_model(folder, place, None if later else wanted, quantize, device_map)
         if adapter is not None:
             load_adapter(adapter, model, str(name_or_path))
+        if later:
+            cast_weights(model, later, folder)
         return cls(model, tokenizer, codec=codec, instructions=chosen, compile=False if spread else compile)
 
     def merge_adapter(self) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mimo_codec.codec.checkpoint import save_checkpoint
 from mimo_codec.codec.model import MimoCodec, check_dtype
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.train.checkpoints import last_checkpoint
 from mimo_codec.train.monitoring import VALIDATION, ValidationOptions, better
 
@@ -275,7 +276,10 @@ class ExportCodec(lightning.Callback):
         if _is_trial(trainer):
             return
         if not self._is_ready(pl_module):
-            rank_zero_warn("no codec is written: training ended before its codebooks were started (quantizer_start)")
+            rank_zero_warn(
+                "no codec is written: training ended before its codebooks were started (quantizer_start)",
+                category=MimoWarning,
+            )
             return
         rank_zero_info(self._how_to_load(self._export(trainer, pl_module, "export")))
 

@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DistributedSampler
 
 from mimo_codec.common.checks import check_integer, check_type, require
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.errors import MimoError, MimoWarning
 from mimo_codec.train.checkpoints import WholeCheckpoints
 from mimo_codec.train.resuming import (
     check_same_networks,
@@ -95,9 +95,10 @@ class Stage(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check the precision, choose the seed of the run, and compile the networks if asked to."""
+        precision = self.trainer.precision
         require(
-            self.trainer.precision != "16-mixed",
-            "trainer.precision = 16-mixed: losses overflow in float16; use bf16-mixed or 32",
+            not str(precision).startswith("16-"),
+            f"trainer.precision = {precision}: losses overflow in float16; use bf16-mixed or 32",
         )
         if self._saved_layouts is not None:
             check_same_optimizers(self.trainer.optimizers, self._saved_layouts)
@@ -145,7 +146,7 @@ class Stage(lightning.LightningModule):
         """
         with torch.autocast(self.device.type, enabled=False):
             if not self.all_finite(loss):
-                self._skipped = f"{name}: the loss is {float(loss)}"
+                self._skipped = f"{name}: the loss is {float(loss.detach())}"
                 return False
             self.manual_backward(loss / self.accumulate)
         self._with_gradients.add(name)
@@ -204,7 +205,10 @@ class Stage(lightning.LightningModule):
             return
         self.num_non_finite += 1
         self.num_non_finite_in_a_row += 1
-        rank_zero_warn(f"batch {self.batches_seen} is left out: {self._skipped} ({self.num_non_finite} so far)")
+        rank_zero_warn(
+            f"batch {self.batches_seen} is left out: {self._skipped} ({self.num_non_finite} so far)",
+            category=MimoWarning,
+        )
         if self.num_non_finite_in_a_row >= self.max_non_finite:
             where = self._save_batch(batch, self._skipped)
             raise MimoError(

@@ -197,11 +197,24 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: Plan
         cause = _find_mimo_error(error)
         if cause is None and not isinstance(error, jsonargparse.ArgumentError):
             raise
-        raise cause or MimoError(f"{path.name}: {' '.join(str(error).split())}") from None
+        raise cause or MimoError(f"{path.name}: {_reason(error)}") from None
 
 
 _PEER_LOST = "Connection (closed|reset) by peer|recvValue failed|Broken pipe"
 """In what torch.distributed says when another process of the run has ended."""
+
+
+_OF_CLASS = re.compile(
+    r"""Parser key "(?P<key>\w+)": .*?Problem with given class_path '[^']*': (?P<reason>.*?)"""
+    r"""(?: - Expected a <class 'NoneType'>.*)?$"""
+)
+
+
+def _reason(error: Exception) -> str:
+    """What jsonargparse says is wrong, in one line, without all that could have stood in place of a class's options."""
+    text = " ".join(str(error).split())
+    found = _OF_CLASS.search(text)
+    return f"{found['key']}: {found['reason']}" if found else text
 
 
 def check_yaml(path: Path) -> None:

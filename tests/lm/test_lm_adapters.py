@@ -95,8 +95,18 @@ def test_an_adapter_is_not_put_on_twice(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_the_type_of_the_weights_does_not_change_whose_adapter_it_is(adapter: Path) -> None:
-    lm = MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=adapter, dtype="bfloat16")
-    assert logits(lm).isfinite().all()
+    for dtype in (torch.bfloat16, torch.float16):
+        lm = MimoAudioLM.from_pretrained(BASE, device="cpu", adapter=adapter, dtype=dtype)
+        assert {p.dtype for p in lm.model.parameters()} == {dtype} and logits(lm).isfinite().all()
+
+
+def test_weights_that_are_too_large_for_float16_are_refused(adapter: Path, tmp_path: Path) -> None:
+    weights = load_file(BASE / "model.safetensors")
+    shutil.copytree(BASE, tmp_path / "large")
+    weights["speech_embeddings.0.weight"][0, 0] = 1e6  # does not tell which model it is
+    save_file(weights, tmp_path / "large" / "model.safetensors")
+    with pytest.raises(MimoError, match="too large for torch.float16"):
+        MimoAudioLM.from_pretrained(tmp_path / "large", device="cpu", adapter=adapter, dtype="float16")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import soundfile as sf
 
 from mimo_codec import AudioCodes, MimoError
 from mimo_codec.audio.files import audio_info
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.lm.audio import AudioReader
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.instructions import INSTRUCTIONS
@@ -29,8 +31,9 @@ from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.train.lm import codes_cache
 from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import find_row_files, read_rows
+from mimo_codec.train.lm.interleaved import split_words
 from mimo_codec.train.lm.item import Item, make_item
-from mimo_codec.train.lm.rows import ignored_keys, row_parts
+from mimo_codec.train.lm.rows import ignored_keys, names_its_use, row_parts
 from mimo_codec.train.lm.store import ItemStore, write_items
 
 FOLDER = GOLDEN / "lm_prompts"
@@ -125,6 +128,22 @@ def test_speech_and_text_in_turn_say_everything_once() -> None:
     assert heard * 0.16 == pytest.approx(said * 0.2, abs=0.2 + 0.16 * len(spans))
 
 
+def test_characters_between_which_no_spaces_stand_are_words_of_spans() -> None:
+    assert split_words("So it is,  and\nso.") == ["So", "it", "is,", "and", "so."]
+    assert split_words("你好，吗？OK かな") == ["你", "好，", "吗？", "OK", "か", "な"]
+    text = "".join(chr(0x4E00 + i) for i in range(60))
+    codes = (np.arange(8 * 300).reshape(8, 300) % 100).tolist()
+    row = {"task": "interleaved", "audio": codes, "text": text}
+    times = [[i * 0.2, i * 0.2 + 0.1, character] for i, character in enumerate(text)]
+    for more in ({}, {"words": times}):
+        item = make({**row, **more})
+        written = text_of(item, trained=True).replace("<|endoftext|>", "")
+        spans = [span for span in written.replace("<|eosp|>", "<|sosp|>").split("<|sosp|>") if span]
+        assert len(spans) >= 2 and all(span in text for span in spans)
+        num_patches = int((tools()[2].token_ids(item.grid) == tools()[1].special.empty).sum())
+        assert num_patches * 0.16 == pytest.approx((60 - sum(map(len, spans))) * 0.2, abs=1)
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -147,6 +166,7 @@ def test_speech_and_text_in_turn_say_everything_once() -> None:
         {"task": "interleaved", "audio": AUDIO, "text": "a b", "words": [[0, float("inf"), "a"]]},
         {"task": "understanding", "audio": AUDIO, "text": "Who?", "answer": "I.", "thinking": "false"},
         {"task": "text", "text": "a" * 10**6},
+        {"task": "asr", "audio": [[1, 2], [3]], "text": "a"},
     ],
 )
 def test_rows_of_no_use_are_refused_in_a_sentence(row: Any) -> None:
@@ -236,6 +256,31 @@ def test_files_are_hashed_again_only_when_they_have_changed(sounds: Path, monkey
     assert len(read) == 7 and codec.count == 2
 
 
+def test_other_content_of_the_same_size_and_time_is_noticed(sounds: Path) -> None:
+    """Archives give the files of all their versions one time."""
+    path, codec = sounds / "a.wav", CountingCodec()
+    for count, other in enumerate(("b.wav", "copy.wav"), 1):
+        path.write_bytes((sounds / other).read_bytes())
+        os.utime(path, (10**9, 10**9))
+        cached_reader(sounds, codec).codes("a.wav")
+        assert codec.count == count
+        time.sleep(0.05)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_row(sounds: Path) -> None:
+    (sounds / "cache").write_bytes(b"a file where the folder should be")
+    old = (sounds / "a.wav").stat().st_mtime - 100
+    os.utime(sounds / "a.wav", (old, old))
+    codec = CountingCodec()
+    cached = cached_reader(sounds, codec)
+    with pytest.warns(MimoWarning, match="not kept for later runs: .*cache") as caught:
+        for _ in range(2):
+            np.testing.assert_array_equal(cached.codes("a.wav"), CODES)
+    assert len(caught) == 1
+    cached.encode_ahead([{"audio": "b.wav"}])
+    assert codec.batches == 0, "they would be encoded again"
+
+
 def test_files_that_rows_name_are_encoded_together(sounds: Path) -> None:
     codec = CountingCodec()
     cached = cached_reader(sounds, codec)
@@ -250,6 +295,8 @@ def test_files_that_rows_name_are_encoded_together(sounds: Path) -> None:
     cached.encode_ahead(rows)
     np.testing.assert_array_equal(cached.codes("b.wav"), CODES)
     assert codec.batches == 1 and codec.count == 2
+    with pytest.raises(MimoError, match="audio: .* is a folder"):
+        cached.codes("")
     (sounds / "bad.wav").write_bytes(b"RIFF and nothing")
     cached.encode_ahead([{"audio": "bad.wav"}])
     with pytest.raises(MimoError, match="bad.wav"):
@@ -293,6 +340,17 @@ def test_keys_without_a_meaning_are_named() -> None:
     assert ignored_keys({"task": "tts", "text": "a", "audio": AUDIO, "vioce": AUDIO, "id": 3}) == ["id", "vioce"]
     assert ignored_keys({"text": "a", "audio": AUDIO}, "asr") == []
     assert ignored_keys({"turns": [], "system": "a"}) == ["system"] and ignored_keys([]) == []
+    assert ignored_keys({"messages": [], "audio": AUDIO}, ["asr", "tts"]) == ["audio"], "a conversation all the same"
+    row = {"text": "a", "audio": AUDIO, "words": [], "id": 3, "turns": None}
+    assert ignored_keys(row, ["asr", "interleaved"]) == ["id"], "words have a meaning for the second task"
+    assert ignored_keys(row, [None]) == ["audio", "id", "text", "words"]
+
+
+def test_keys_that_are_null_are_as_if_they_were_not_there() -> None:
+    row = {"text": "a", "audio": AUDIO}
+    assert names_its_use([]) and names_its_use({"task": "asr"}) and names_its_use({"turns": []})
+    assert not names_its_use(row) and not names_its_use({**row, "task": None, "turns": None})
+    np.testing.assert_array_equal(make({**row, "task": None}, "asr").grid, make(row, "asr").grid)
 
 
 def test_shards_of_codes_are_rows(tmp_path: Path) -> None:

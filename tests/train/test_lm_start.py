@@ -71,6 +71,13 @@ def test_the_shape_is_known_without_the_weights(text_model: Path) -> None:
     assert planned_shape("tiny", config={"hidden_size": 128}).hidden_size == 128
 
 
+def test_changes_of_the_configuration_that_mean_nothing_are_refused(text_model: Path) -> None:
+    for start in (start_language_model, planned_shape):
+        for model in ("tiny", str(text_model)):
+            with pytest.raises(MimoError, match="^config: hiden_size is not known"):
+                start(model, config={"hiden_size": 3})
+
+
 def test_bytes_are_any_text() -> None:
     tokenizer = byte_tokenizer()
     for text in ("So it is.", "你好，世界\n\n", "<|im_end|> 🙂"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ import soundfile as sf
 from lm_training import fit_language_model, make_stage, make_utterances, write_rows
 
 from mimo_codec import MimoError
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.lm.pipeline import MimoAudioLM
+from mimo_codec.train.lm.data import LanguageData
 from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.parts import PARTS, part_of
 from mimo_codec.train.lm.stages import schedule_factor
@@ -42,7 +45,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path) -> None:
     whole, _ = fit_language_model(make_stage(), tmp_path / "a", rows, 10)
     first, runner = fit_language_model(make_stage(), tmp_path / "b", rows, 10, stop=4)
     runner.save_checkpoint(tmp_path / "four.ckpt")
-    rest, _ = fit_language_model(make_stage(), tmp_path / "c", rows, 10, checkpoint=tmp_path / "four.ckpt")
+    with warnings.catch_warnings(record=True) as caught:
+        rest, _ = fit_language_model(make_stage(), tmp_path / "c", rows, 10, checkpoint=tmp_path / "four.ckpt")
+    assert not [warning for warning in caught if "resum" in str(warning.message)]
     np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)
 
 
@@ -169,6 +174,7 @@ def test_a_root_without_a_row_of_use_is_an_error(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"task": "asr"}])
     with pytest.raises(MimoError, match="no row can be used"):
         fit_language_model(make_stage(), tmp_path, path, 1)
+    assert (tmp_path / "data" / "skipped.jsonl").exists(), "the list is what one needs then"
 
 
 @pytest.mark.parametrize(
@@ -187,11 +193,17 @@ def test_a_root_without_a_row_of_use_is_an_error(tmp_path: Path) -> None:
         {"weight_decay": -1.0},
         {"max_non_finite": 0},
         {"patch_encoder_learning_rate": -1.0},
+        {"betas": (1.0, 0.9)},
     ],
 )
 def test_options_of_no_use_are_refused(changes: dict) -> None:
     with pytest.raises(MimoError):
         make_stage(**changes)
+
+
+def test_tasks_that_do_not_exist_are_refused_at_once() -> None:
+    with pytest.raises(MimoError, match="tasks 'sing' is not known"):
+        LanguageData("rows.jsonl", tasks=["asr", "sing"])
 
 
 def test_only_adapters_are_trained_and_kept(tmp_path: Path) -> None:
@@ -211,19 +223,24 @@ def test_only_adapters_are_trained_and_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose([*first, *rest], whole, rtol=1e-6)
 
 
-def test_what_users_would_hear_is_logged(tmp_path: Path) -> None:
+def test_what_users_would_hear_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jiwer", reason="needs the eval extra")
     from lightning.pytorch.loggers import CSVLogger
 
     from mimo_codec.train.lm.listening import Listen
 
     sf.write(tmp_path / "a.wav", make_speech(1.0, seed=0).numpy(), 24000)
-    held = write_rows(tmp_path / "held.jsonl", [{"audio": "a.wav", "text": "one two"}])
-    listen = Listen(str(held), metrics=["stoi", "mel_distance"])
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    recordings = [{"audio": "a.wav", "text": "one two"}, {"audio": "~/bad.wav", "text": "three"}]
+    held = write_rows(tmp_path / "held.jsonl", recordings)
+    with monkeypatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        listen = Listen(str(held), metrics=["stoi", "mel_distance"])
     trainer = {"callbacks": [listen], "logger": CSVLogger(tmp_path), "val_check_interval": 2, "num_sanity_val_steps": 0}
     stage = make_stage(codec="nano")
     rows = write_rows(tmp_path / "rows.jsonl", make_utterances(4))
-    _, runner = fit_language_model(stage, tmp_path, rows, 2, trainer=trainer, validation_root=str(rows))
+    with pytest.warns(MimoWarning, match="bad.wav .* is left out"):
+        _, runner = fit_language_model(stage, tmp_path, rows, 2, trainer=trainer, validation_root=str(rows))
     logged = runner.callback_metrics
     assert {"listen/transcribe_wer", "listen/mel_distance", "val/loss", "val/accuracy_0"} <= logged.keys()
     assert float(logged["listen/transcribe_wer"]) > 0 and stage.language_model.training

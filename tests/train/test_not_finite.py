@@ -107,9 +107,10 @@ def test_training_stops_after_several_in_a_row_and_saves_the_batch(speech_folder
     assert len(about["names"]["crops"]) == 4 and ".wav" in about["names"]["crops"][0]
 
 
-def test_float16_is_refused(small_codec, monkeypatch):
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_float16_is_refused(small_codec, monkeypatch, precision):
     stage = make_unified(codec=str(small_codec))
     stage.trainer = lightning.Trainer(**QUIET)
-    monkeypatch.setattr(type(stage.trainer), "precision", "16-mixed")
+    monkeypatch.setattr(type(stage.trainer), "precision", precision)
     with pytest.raises(MimoError, match="bf16-mixed"):
         stage.on_fit_start()

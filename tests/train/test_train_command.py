@@ -67,6 +67,13 @@ def test_unknown_keys_are_one_line(speech_folder):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("learning_rat", "1"), ("learning_rate", "hot")])
+def test_options_of_a_stage_that_are_wrong_are_named_first(speech_folder, key, value):
+    with pytest.raises(MimoError, match=rf"^nano_stage1.yaml: model: .*{key}\b") as error:
+        train("nano_stage1", ["--data.root", str(speech_folder), f"--model.init_args.{key}", value])
+    assert len(str(error.value)) < 120 and "NoneType" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

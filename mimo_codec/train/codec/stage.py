@@ -14,6 +14,7 @@ from torch import Tensor
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.codec.transformer import TransformerLayer, length_mask
 from mimo_codec.common.checks import require
+from mimo_codec.common.errors import MimoWarning
 from mimo_codec.data.batch import Batch
 from mimo_codec.metrics import CORE_METRICS, available_metrics, speech_metrics
 from mimo_codec.train.loop import Stage
@@ -134,7 +135,8 @@ class CodecStage(Stage):
                 rank_zero_warn(
                     f"less than {100 * LOW_USAGE:.0f} % of the entries were used in the last {USAGE_WINDOW}"
                     f" batches in codebook {', '.join(low)}; more audio per batch or a later"
-                    " quantizer_start may help"
+                    " quantizer_start may help",
+                    category=MimoWarning,
                 )
 
     # ---- validation ----------------------------------------------------------------------------------------------

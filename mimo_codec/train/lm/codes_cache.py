@@ -7,17 +7,18 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from mimo_codec.audio.files import audio_info
 from mimo_codec.audio.formats import AUDIO, AV_SUFFIXES
 from mimo_codec.codes import AudioCodes, begins_as_codes
 from mimo_codec.common.checks import require, wrap_errors
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.errors import MimoError, MimoWarning
 from mimo_codec.common.files import cache_folder, make_folder, open_regular, write_json
 from mimo_codec.lm.audio import Audio, AudioReader
 
@@ -40,6 +41,7 @@ class CachedReader(AudioReader):
         super().__init__(*arguments)
         self.base = Path()
         self.cache = cache_folder() / "codes" if cache is None else cache
+        self.is_kept = True
 
     def encode(self, audio: Audio, where: str = "audio") -> AudioCodes | NDArray[Any]:
         """Return codes; those of a file come from the cache where they are in it."""
@@ -49,6 +51,7 @@ class CachedReader(AudioReader):
             return super().encode(audio, where)
         path = self._locate(audio)
         require(os.path.exists(path), f"{where}: there is no file {path}")
+        require(not os.path.isdir(path), f"{where}: {path} is a folder; the name of a file is needed")
         if self.codec is None or begins_as_codes(path):
             return super().encode(path, where)
         kept = self._place(path)
@@ -57,15 +60,15 @@ class CachedReader(AudioReader):
         info = audio_info(path)
         self._check_seconds((info.num_samples or 0,), info.sample_rate, where)
         codes = self.codec.encode(path, num_quantizers=self.config.audio_channels)
-        _keep(codes, kept)
+        self._keep(codes, kept)
         return codes
 
     def encode_ahead(self, rows: Iterable[object]) -> None:
         """Encode the short files that rows name and whose codes are not kept yet, in batches.
 
-        What cannot be read is left to `encode`, which says why.
+        What cannot be read is left to `encode`, which says why. Nothing is done where codes cannot be kept.
         """
-        if self.codec is None:
+        if self.codec is None or not self.is_kept:
             return
         found: dict[Path, Path] = {}
         for name in (name for row in rows for name in _names_of_audio(row)):
@@ -80,7 +83,7 @@ class CachedReader(AudioReader):
         with suppress(MimoError):
             coded = self.codec.encode_batch(list(found.values()), num_quantizers=self.config.audio_channels)
             for kept, codes in zip(found, coded, strict=True):
-                _keep(codes, kept)
+                self._keep(codes, kept)
 
     def _locate(self, name: str | os.PathLike[str]) -> Path:
         return self.base / os.path.expanduser(name)
@@ -93,21 +96,40 @@ class CachedReader(AudioReader):
         return self.cache / fingerprint / name[:2] / f"{name}.mimo"
 
     def _hash(self, path: Path) -> str:
-        """Hash of a file, read again only when its size or time has changed."""
+        """Hash of a file, read again only when its size or times have changed.
+
+        The second time is that of its entry: archives and copies give files the times of others.
+        """
         with wrap_errors(f"{path}: cannot be read", OSError):
             about = os.stat(path)
-        mark = [about.st_size, about.st_mtime_ns]
+        mark = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
         place = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
         noted = self.cache / "hashes" / place[:2] / f"{place}.json"
         with suppress(OSError, ValueError, TypeError):
-            size, changed, found = json.loads(noted.read_bytes())
-            if [size, changed] == mark:
+            *before, found = json.loads(noted.read_bytes())
+            if before == mark:
                 return str(found)
         made = _read_hash(path)
         if time.time() - about.st_mtime > SETTLED_SECONDS:
-            make_folder(noted.parent)
-            write_json(noted, [*mark, made])
+            with self._writing():
+                make_folder(noted.parent)
+                write_json(noted, [*mark, made])
         return made
+
+    def _keep(self, codes: AudioCodes, path: Path) -> None:
+        with self._writing():
+            make_folder(path.parent)
+            codes.save(path, overwrite=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Warn, once, when the cache cannot be written: it saves time, and no row depends on it."""
+        try:
+            yield
+        except MimoError as error:
+            if self.is_kept:
+                self.is_kept = False
+                rank_zero_warn(f"codes of audio are not kept for later runs: {error}", category=MimoWarning)
 
 
 def _names_of_audio(value: object) -> Iterator[str]:
@@ -121,11 +143,6 @@ def _names_of_audio(value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _names_of_audio(inner)
-
-
-def _keep(codes: AudioCodes, path: Path) -> None:
-    make_folder(path.parent)
-    codes.save(path, overwrite=True)
 
 
 def _read_hash(path: Path) -> str:

@@ -22,19 +22,20 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from mimo_codec.common.checks import check_integer, check_number, check_type, require
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import check_choice, check_integer, check_number, check_type, require
+from mimo_codec.common.errors import MimoError, MimoWarning
 from mimo_codec.common.files import atomic_path, make_folder
-from mimo_codec.data.batch import RunSampler, leave_interrupts_to_training
+from mimo_codec.data.batch import RunSampler, expect_resuming, leave_interrupts_to_training
 from mimo_codec.data.skipped import SKIPPED
 from mimo_codec.lm.instructions import Instructions, find_instructions
 from mimo_codec.lm.layout import Layout
+from mimo_codec.lm.tasks import TASKS
 from mimo_codec.lm.tokenizer import TextTokenizer
 from mimo_codec.train.lm.codes_cache import CachedReader
 from mimo_codec.train.lm.files import Entry, find_row_files, read_rows
 from mimo_codec.train.lm.item import Item, make_item
 from mimo_codec.train.lm.pack import Pack, deal, make_pack
-from mimo_codec.train.lm.rows import TURNS, ignored_keys, row_parts
+from mimo_codec.train.lm.rows import PLAIN, ignored_keys, names_its_use, row_parts
 from mimo_codec.train.lm.store import ItemStore, draw_weights, write_items
 
 Roots = str | dict[str, float]
@@ -66,8 +67,7 @@ class Preparation:
         if entry.fault is not None:
             yield entry.name, _short(entry.fault)
             return
-        named = not isinstance(entry.row, dict) or not entry.row.keys().isdisjoint(("task", *TURNS))
-        for task in (None,) if named else self.tasks:
+        for task in (None,) if names_its_use(entry.row) else self.tasks:
             try:
                 parts = row_parts(entry.row, self.reader, self.instructions, task)
                 yield make_item(parts, self.tokenizer, self.layout, self.max_positions, entry.name)
@@ -136,7 +136,8 @@ class LanguageData(lightning.LightningDataModule):
             require(alike, "validation_root: every row is used once, so weights have no meaning")
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.max_positions = None if max_positions is None else check_integer("max_positions", max_positions, 2)
-        self.tasks = list(tasks) if tasks else [None]
+        chosen = [check_choice("tasks", task, [*PLAIN, *TASKS]) for task in tasks or ()]
+        self.tasks: list[str | None] = [*chosen] or [None]
         self.instructions = find_instructions(instructions)
         self.distinct_batches = check_integer("distinct_batches", distinct_batches, 0)
         self.seed = check_integer("seed", seed, 0, 2**63)
@@ -150,11 +151,13 @@ class LanguageData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Turn all rows into items, in one process of each machine; MimoError when none of a root can be used."""
         faults: list[tuple[str, str]] = []
-        for part, roots in self.roots.items():
-            make_folder(folder := self._folder() / part)
-            items = self._items(list(roots), faults)
-            write_items(folder, items, self._stage.layout)
-        _write_faults(self._folder() / SKIPPED, faults)
+        try:
+            for part, roots in self.roots.items():
+                make_folder(folder := self._folder() / part)
+                items = self._items(list(roots), faults)
+                write_items(folder, items, self._stage.layout)
+        finally:  # also where no row of a root can be used: the list says why
+            _write_faults(self._folder() / SKIPPED, faults)
 
     def _items(self, roots: Sequence[str], faults: list[tuple[str, str]]) -> Iterator[tuple[int, Item]]:
         """Yield the number of the root and the item, for every item; add what cannot be used to `faults`."""
@@ -182,9 +185,8 @@ class LanguageData(lightning.LightningDataModule):
                         message = time.monotonic()
                         rank_zero_info(f"{root}: {count} items are prepared")
             skipped = faults[first_fault:]
-            require(
-                count, f"{root}: no row can be used; the first: {': '.join(skipped[0]) if skipped else 'it is empty'}"
-            )
+            why = f"; {self._folder() / SKIPPED} lists why. The first, {': '.join(skipped[0])}" if skipped else ""
+            require(count, f"{root}: {'no row can be used' if skipped else 'there are no rows'}{why}")
             rank_zero_info(
                 f"{root}: {count} items, {len(skipped)} skipped, prepared in {time.monotonic() - start:.1f} s"
             )
@@ -192,7 +194,7 @@ class LanguageData(lightning.LightningDataModule):
                 keys = ", ".join(f"{reprlib.repr(key)} ({times})" for key, times in ignored.most_common(SHOWN_FAULTS))
                 rank_zero_info(f"{root}: keys that mean nothing here, and how often they occur: {keys}")
             for name, reason in skipped[:SHOWN_FAULTS]:
-                rank_zero_warn(f"skipped {name}: {reason}")
+                rank_zero_warn(f"skipped {name}: {reason}", category=MimoWarning)
 
     def _items_of(
         self, path: Path, preparation: Preparation, ignored: Counter[str]
@@ -203,7 +205,7 @@ class LanguageData(lightning.LightningDataModule):
             for entries in _grouped(read_rows(path), AHEAD_ROWS):
                 preparation.reader.encode_ahead(entry.row for entry in entries)
                 for entry in entries:
-                    ignored.update(ignored_keys(entry.row, self.tasks[0]))
+                    ignored.update(ignored_keys(entry.row, self.tasks))
                     yield from preparation.items(entry)
         except MimoError as error:
             yield str(path), _short(error)
@@ -228,6 +230,7 @@ class LanguageData(lightning.LightningDataModule):
         """Make the loader of steps: lists of packs."""
         trainer, stage = self.trainer, self._stage
         assert trainer is not None
+        expect_resuming()
         require(
             trainer.max_steps > 0, "trainer.max_steps must be set: training has no epochs that it could count instead"
         )

@@ -6,6 +6,7 @@ letters, which is right on the average only.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -21,6 +22,14 @@ from mimo_codec.train.lm.item import Part
 
 SPAN_WORDS = (4, 12)
 """Fewest and most words of a span."""
+_SPACELESS = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+"""Kana and Chinese characters, between which no spaces stand."""
+_WORD = re.compile(rf"{_SPACELESS}[^\w\s]*|(?:(?!{_SPACELESS})\S)+")
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text at its spaces, and kana and Chinese characters from each other; punctuation stays with its word."""
+    return _WORD.findall(text)
 
 
 def interleaved_parts(text: str, codes: Codes, words: object = None) -> list[Part]:
@@ -41,17 +50,30 @@ def interleaved_parts(text: str, codes: Codes, words: object = None) -> list[Par
     lengths = draw.integers(SPAN_WORDS[0], SPAN_WORDS[1] + 1, len(spoken))
     cuts = [0, *(cut for cut in accumulate(lengths.tolist()) if cut < len(spoken)), len(spoken)]
     as_speech = bool(draw.integers(2))
+    gaps = _gaps(text, spoken)
     parts: list[Part] = []
     for start, stop in pairwise(cuts):
         first, last = starts[start], starts[stop] if stop < len(spoken) else codes.shape[1]
         is_speech, as_speech = as_speech and last > first, not as_speech
-        parts.append((Heard(codes[:, first:last]) if is_speech else " ".join(spoken[start:stop]), True))
+        said = "".join(gap + word for gap, word in zip(gaps[start:stop], spoken[start:stop], strict=True)).lstrip()
+        parts.append((Heard(codes[:, first:last]) if is_speech else said, True))
     return parts
+
+
+def _gaps(text: str, words: Sequence[str]) -> list[str]:
+    """Return what stands before each word: a space, or nothing where the text has none there."""
+    gaps, end = [], 0
+    for word in words:
+        place = text.find(word, end)
+        spaced = place < 0 or any(character.isspace() for character in text[end:place])
+        gaps.append(" " if spaced else "")
+        end = place + len(word) if place >= 0 else end
+    return gaps
 
 
 def _proportional(text: str, num_frames: int) -> tuple[list[str], list[int]]:
     """Return words, and the frame at which each begins."""
-    spoken = text.split()
+    spoken = split_words(text)
     ends = list(accumulate(len(word) + 1 for word in spoken))
     return spoken, [round(num_frames * end / ends[-1]) for end in [0, *ends[:-1]]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from mimo_codec.audio.files import load_audio
 from mimo_codec.codec.model import MimoCodec
 from mimo_codec.common.checks import check_choice, check_integer, require
+from mimo_codec.common.errors import MimoError, MimoWarning
 from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.metrics import METRICS, require_metric, speech_metrics
@@ -64,7 +66,7 @@ class Listen(lightning.Callback):
         if (self.validations - 1) % self.every:
             return
         if pl_module.device_mesh is not None:
-            rank_zero_warn("Listen: the weights are sharded, so nothing is transcribed or spoken")
+            rank_zero_warn("Listen: the weights are sharded, so nothing is transcribed or spoken", category=MimoWarning)
             return
         found = self._listen(trainer, pl_module) if trainer.is_global_zero else {}
         for name, value in trainer.strategy.broadcast(found).items():
@@ -85,23 +87,32 @@ class Listen(lightning.Callback):
         lm = MimoAudioLM(model.eval(), stage.tokenizer, codec=codec, compile=False)
         scores: dict[str, list[float]] = {"transcribe_wer": [], **{name: [] for name in self.metrics}}
         for i, (path, text) in enumerate(self.rows):
-            waveform, rate = load_audio(path)
-            limit = math.ceil(LONGER * len(waveform) / rate * TOKENS_PER_SECOND) + MIN_TOKENS
-            heard = lm.transcribe(path, max_new_patches=limit).text or ""
-            scores["transcribe_wer"].append(word_error_rate(text, heard))
-            if i < SHOWN:
-                show_text(trainer.loggers, f"transcript/{i}", f"{text} -> {heard}", trainer.global_step)
-            if self.metrics:
-                patches = math.ceil(LONGER * len(waveform) / rate * FRAME_RATE / stage.layout.group_size)
-                spoken = lm.speak(text, max_new_patches=patches).waveform
-                sound = torch.zeros(codec.sample_rate) if spoken is None else torch.as_tensor(np.asarray(spoken))
-                for name, value in speech_metrics(waveform, rate, sound, codec.sample_rate, self.metrics, text).items():
+            try:
+                for name, value in self._score(trainer, lm, codec, i).items():
                     scores[name].append(value)
-                if i < SHOWN and isinstance(codec, MimoCodec):
-                    show_sound(trainer.loggers, f"spoken/{i}", sound, codec, trainer.global_step)
+            except MimoError as error:  # training is worth more than one recording
+                rank_zero_warn(f"Listen: {path} ({text}) is left out: {error}", category=MimoWarning)
         model.train(was_training)
         means = {name: np.array(values)[np.isfinite(values)] for name, values in scores.items()}
         return {name: float(values.mean()) for name, values in means.items() if len(values)}
+
+    def _score(self, trainer: lightning.Trainer, lm: MimoAudioLM, codec: Any, number: int) -> dict[str, float]:
+        """Transcribe and speak a row, and show it; MimoError for recordings that cannot be read or are too long."""
+        path, text = self.rows[number]
+        waveform, rate = load_audio(path)
+        limit = math.ceil(LONGER * len(waveform) / rate * TOKENS_PER_SECOND) + MIN_TOKENS
+        heard = lm.transcribe(path, max_new_patches=limit).text or ""
+        if number < SHOWN:
+            show_text(trainer.loggers, f"transcript/{number}", f"{text} -> {heard}", trainer.global_step)
+        found = {"transcribe_wer": word_error_rate(text, heard)}
+        if self.metrics:
+            patches = math.ceil(LONGER * len(waveform) / rate * FRAME_RATE / lm.layout.group_size)
+            spoken = lm.speak(text, max_new_patches=patches).waveform
+            sound = torch.zeros(codec.sample_rate) if spoken is None else torch.as_tensor(np.asarray(spoken))
+            found |= speech_metrics(waveform, rate, sound, codec.sample_rate, self.metrics, text)
+            if number < SHOWN and isinstance(codec, MimoCodec):
+                show_sound(trainer.loggers, f"spoken/{number}", sound, codec, trainer.global_step)
+        return found
 
 
 def _read(root: str, count: int) -> list[tuple[str, str]]:
@@ -112,7 +123,7 @@ def _read(root: str, count: int) -> list[tuple[str, str]]:
             row = entry.row if isinstance(entry.row, dict) else {}
             audio, text = row.get("audio"), row.get("text")
             if isinstance(audio, str) and isinstance(text, str) and text.strip() and len(found) < count:
-                recording = path.parent / audio
+                recording = path.parent / os.path.expanduser(audio)
                 require(recording.is_file(), f"Listen: {entry.name}: there is no file {recording}")
                 found.append((str(recording), text))
     require(found, f'Listen: {root} has no row with "audio", a path, and "text"')

@@ -73,6 +73,8 @@ class RateOptions:
         for part in self.trained:
             check_choice("trained", part, PARTS)
         require(self.trained, f"trained: at least one of {', '.join(PARTS)} is needed")
+        for beta in self.betas:
+            check_number("betas", beta, 0, 1 - 1e-12)
         check_number("warmup_share", self.warmup_share, 0, 1)
         check_number("decay_share", self.decay_share, 0, 1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mimo_codec.common.checks import check_choice, check_type, require
@@ -58,18 +58,32 @@ def row_parts(row: object, reader: AudioReader, instructions: Instructions, task
     return _task_parts(TASKS[name], fields, reader, instructions)
 
 
-def ignored_keys(row: object, task: str | None = None) -> list[str]:
-    """Keys of a row that mean nothing for its task, such as what else is known of a recording, or a typing mistake."""
+def names_its_use(row: object) -> bool:
+    """Whether a row is a conversation or names a task; others are used for the tasks of the run."""
+    return not isinstance(row, dict) or any(row.get(key) is not None for key in ("task", *TURNS))
+
+
+def ignored_keys(row: object, tasks: str | Sequence[str | None] = ()) -> list[str]:
+    """Keys of a row that mean nothing for it, such as what else is known of a recording, or a typing mistake.
+
+    tasks: what rows are used for that name no use; a key that one of them has a meaning for is not among the keys.
+    """
     if not isinstance(row, dict):
         return []
-    name = str(row.get("task", task))
-    if name in TASKS:
-        known = {*inspect.signature(TASKS[name].segments).parameters, *SAID.get(name, ())}
-    elif name in PLAIN:
-        known = {"text", "audio", "words"}
+    given = [key for key, value in row.items() if value is not None]
+    if names_its_use(row):
+        names = [str(row.get("task"))]
     else:
-        known = set(TURNS)
-    return sorted(str(key) for key in row if key not in known | {"task", "answer", "answer_audio", THOUGHTS})
+        names = [tasks] if isinstance(tasks, str) else [str(task) for task in tasks]
+    known = {"task", "answer", "answer_audio", THOUGHTS}.union(*map(_known_keys, names or ["none"]))
+    return sorted(str(key) for key in given if key not in known)
+
+
+def _known_keys(task: str) -> set[str]:
+    """Keys that have a meaning in a row of a task; where there is no such task, those of conversations."""
+    if task in TASKS:
+        return {*inspect.signature(TASKS[task].segments).parameters, *SAID.get(task, ())}
+    return {"text", "audio", "words"} if task in PLAIN else set(TURNS)
 
 
 def _task_parts(task: Task, row: dict[str, Any], reader: AudioReader, instructions: Instructions) -> list[Part]:

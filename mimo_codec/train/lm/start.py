@@ -51,6 +51,7 @@ def start_language_model(
         MimoError: for what cannot be found or used, and for arguments that the start has no use for.
     """
     config = dict(config or {})
+    _check_known(config)
     if model in PRESETS:
         return _from_preset(model, tokenizer or BYTES, config)
     require(tokenizer is None, f"tokenizer: {model} has one of its own")
@@ -68,6 +69,7 @@ def is_language_model(model: str) -> bool:
 def planned_shape(model: str, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> LMConfig:
     """Return the configuration that `start_language_model` would give its model, without the weights."""
     changes = dict(config or {})
+    _check_known(changes)
     if model in PRESETS:
         return _preset_shape(model, _preset_tokenizer(tokenizer or BYTES), changes)
     if _is_text_model(Path(model)):
@@ -87,16 +89,18 @@ def _preset_tokenizer(name: str) -> TextTokenizer:
 
 def _preset_shape(name: str, text: TextTokenizer, changes: dict[str, Any]) -> LMConfig:
     size = {"vocab_size": _rounded(len(text))} if "vocab_size" not in changes else {}
-    with error_prefix("config"):
-        shape = _changed(LMConfig.preset(name), {**size, **changes})
+    shape = _changed(LMConfig.preset(name), {**size, **changes})
     require(len(text) <= shape.vocab_size, f"tokenizer: has {len(text)} tokens, the model {shape.vocab_size}")
     return shape
 
 
-def _changed(shape: LMConfig, changes: dict[str, Any]) -> LMConfig:
+def _check_known(changes: Mapping[str, Any]) -> None:
     known = [field.name for field in fields(LMConfig) if field.name != "extra"]
-    unknown = [key for key in changes if key not in known]
-    require(not unknown, f"{', '.join(unknown)} is not known; there is {', '.join(known)}")
+    unknown = [str(key) for key in changes if key not in known]
+    require(not unknown, f"config: {', '.join(unknown)} is not known; there is {', '.join(known)}")
+
+
+def _changed(shape: LMConfig, changes: dict[str, Any]) -> LMConfig:
     values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
     return replace(shape, **values)
 
