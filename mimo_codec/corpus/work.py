@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,15 @@ def _crashed(mark: Path) -> tuple[str | None, str]:
 
 
 @contextmanager
-def _watched(mark: Path) -> Iterator[Any]:
-    """Yield a function that notes which recording is read; a fault of the process is noted below it."""
+def _watched(mark: Path) -> Iterator[Callable[[str], None]]:
+    """Yield a function that notes which recording is read; a fault of the process is noted below it.
+
+    Where somebody else watches for faults, nothing is noted.
+    """
+    if faulthandler.is_enabled():
+        yield lambda name: None
+        return
     make_folder(mark.parent)
-    was_enabled = faulthandler.is_enabled()
     with mark.open("w", encoding="utf-8") as file:
         faulthandler.enable(file, all_threads=False)
 
@@ -160,4 +165,4 @@ def _watched(mark: Path) -> Iterator[Any]:
         try:
             yield note
         finally:
-            faulthandler.enable() if was_enabled else faulthandler.disable()
+            faulthandler.disable()
