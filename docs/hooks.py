@@ -31,6 +31,7 @@ DOWNLOADS = {
     "examples/*.ipynb": "examples/",
     "pretrained/nano/*.png": "nano/",
     "recipes/*.yaml": "recipes/",
+    "recipes/corpus/*.yaml": "recipes/corpus/",
 }
 """Files of the repository -> files of the site; a target that ends in / is a folder."""
 HELP_MARK = "<!-- the help of every command -->"

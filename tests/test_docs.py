@@ -225,6 +225,7 @@ def test_files_that_are_named_exist(name):
         "codebook/",
         "val/",
         "held_out/",
+        "work/",
         "learning_rate/",
     }
     for path in re.findall(FILE_NAME, without_code(PAGES[name])):

@@ -21,6 +21,7 @@ import typer
 from mimo_codec import __version__
 from mimo_codec.cli.coding import decode, encode, reconstruct
 from mimo_codec.cli.console import FilesFailed, print_error, print_line
+from mimo_codec.cli.corpus import corpus
 from mimo_codec.cli.data import data
 from mimo_codec.cli.demo import demo
 from mimo_codec.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ for command in COMMANDS:
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(train)
 app.add_typer(data, name="data")
+app.add_typer(corpus, name="corpus")
 app.add_typer(generate, name="generate", help="Transcribe, speak and answer with a language model.")
 app.add_typer(export, name="export", help="Write models as ONNX files and compare them with PyTorch.")
 

@@ -12,6 +12,7 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.data import arrow
 from mimo_codec.data.manifest import read_manifest
 from mimo_codec.data.shards import shard_utterances
+from mimo_codec.data.tokens import corpus_utterances, is_corpus
 from mimo_codec.data.transcripts import Transcripts
 from mimo_codec.data.utterance import Fault, Utterance
 
@@ -26,7 +27,7 @@ def find_utterances(source: str | os.PathLike[str], split: str | None = None) ->
 
     - a folder tree of audio files. `Transcripts` says where their texts are;
     - a manifest (.jsonl);
-    - a folder that `save_to_disk` of the package datasets wrote;
+    - a folder that `save_to_disk` of the package datasets wrote, or `mimo-codec corpus run`;
     - a shard, or a folder tree of shards (and no audio files): WebDataset (.tar), Arrow or Parquet.
 
     split: keep the rows of a manifest, or of a data set, of that split.
@@ -48,6 +49,9 @@ def find_utterances(source: str | os.PathLike[str], split: str | None = None) ->
 
 
 def _utterances_below(folder: Path, split: str | None) -> Found:
+    if is_corpus(folder):
+        require(split is None, f"{folder}: a corpus has no split {split!r}")
+        return corpus_utterances(folder), []
     if arrow.is_saved_dataset(folder):
         return arrow.dataset_utterances(folder, split)
     faults: list[Fault] = []

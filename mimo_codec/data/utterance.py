@@ -18,7 +18,7 @@ FIGURES = ("seconds", "sample_rate", "peak", "clipped", "silence")
 _MAX_SECONDS = 1e9
 CHARACTERS_PER_SECOND = 50
 """No speech has more: twice what the fastest speakers say in any alphabet."""
-_WORDS = ("text", "speaker", "split", "member", "column")
+_WORDS = ("text", "speaker", "language", "split", "member", "column")
 _COUNTS = {"sample_rate": 1, "offset": 0, "num_bytes": 1, "row": 0}
 _BOUNDS = {
     "start": _MAX_SECONDS,
@@ -42,6 +42,7 @@ class Utterance:
         start, end: in seconds from the audio's beginning; no end: to its end.
         text: transcript.
         speaker: any name of the speaker.
+        language: that is spoken, such as "en".
         split: which part of a corpus this belongs to, such as "train".
         seconds: duration, from `start` to `end`.
         sample_rate: of the file, in Hz.
@@ -60,6 +61,7 @@ class Utterance:
     end: float | None = None
     text: str | None = None
     speaker: str | None = None
+    language: str | None = None
     split: str | None = None
     seconds: float | None = None
     sample_rate: int | None = None

@@ -31,6 +31,11 @@ def dnsmos_original(pair: Pair, test: str = "p808") -> float:
     return _opinions(_bytes(pair.arrays()[0])).get(test, float("nan"))
 
 
+def predict_opinions(waveform: NDArray[np.float32]) -> dict[str, float]:
+    """Predict opinions of a waveform [S] at 16 kHz by each kind of test, "p808" and "p835"; none for silence."""
+    return dict(_opinions(_bytes(waveform)))
+
+
 def _bytes(waveform: NDArray[np.float32]) -> bytes:
     return waveform.clip(-1, 1).tobytes()
 

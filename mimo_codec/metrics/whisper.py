@@ -31,10 +31,10 @@ def transcribe(waveform: NDArray[np.float32]) -> str:
 def _model() -> WhisperModel:
     from faster_whisper import WhisperModel
 
-    return WhisperModel(str(_folder()), device="cpu", compute_type="int8", cpu_threads=1)
+    return WhisperModel(str(model_folder()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
-def _folder() -> Path:
+def model_folder() -> Path:
     """Return the model's folder in the user's cache; it is put together from the two packages on first use."""
     folder = cache_folder() / "whisper-base"
     if (folder / "model.bin").exists():

@@ -12,6 +12,7 @@ from mimo_codec.codes import AudioCodes
 from mimo_codec.common.checks import needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular, read_json
+from mimo_codec.data.tokens import corpus_shards, is_corpus
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 WRITTEN = ("skipped.jsonl", "names.jsonl")
@@ -20,6 +21,8 @@ MAX_LINE_BYTES = 2**24
 """Of a row; codes of an hour take 2 MB."""
 
 
+TRAINED = ("codes", "text", "words")
+"""Columns of a shard of the corpus pipeline that training reads."""
 SHARD_ROWS = 256
 """Of a Parquet file, that are in memory at once."""
 
@@ -43,6 +46,8 @@ class Entry(NamedTuple):
 def find_row_files(root: str | os.PathLike[str]) -> list[Path]:
     """Return the files of rows below a folder, in order, or the file itself; MimoError when there is none."""
     path = Path(root)
+    if path.is_dir() and is_corpus(path):
+        return corpus_shards(path)
     if not path.is_dir():
         require(os.path.exists(path), f"{path}: there is no such file or folder")
         require(path.suffix in SUFFIXES, f"{path}: rows are read from {', '.join(SUFFIXES)} files")
@@ -87,7 +92,10 @@ def _read_shard(path: Path) -> Iterator[Entry]:
     unreadable = wrap_errors(f"{path}: not a readable Parquet file", OSError, pyarrow.lib.ArrowException)
     with unreadable, open_regular(path) as file:
         number = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(SHARD_ROWS):
+        shard = pyarrow.parquet.ParquetFile(file)
+        columns = [name for name in TRAINED if name in shard.schema_arrow.names]
+        is_ours = "samples_sha256" in shard.schema_arrow.names  # other columns are no parts of a row
+        for batch in shard.iter_batches(SHARD_ROWS, columns=columns if is_ours else None):
             for row in batch.to_pylist():
                 number += 1
                 yield _with_codes(path, number, {name: value for name, value in row.items() if value is not None})

@@ -1,0 +1,1 @@
+"""From raw recordings to training tokens: `mimo-codec corpus run`."""

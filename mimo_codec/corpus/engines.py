@@ -1,0 +1,181 @@
+"""Who does the tasks: this machine's processes, or Ray Data on one machine or a cluster. The results are the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Any
+
+from mimo_codec.common.checks import needs_extra, require
+from mimo_codec.common.errors import MimoError
+from mimo_codec.corpus.config import EngineOptions
+from mimo_codec.corpus.work import Summary, Task, Worker
+
+Make = Callable[[], Worker]
+"""Makes a worker, in the process that it is for."""
+MAX_DEATHS = 10
+"""So many times in a row workers may be killed before one of them finishes a task."""
+_worker: Worker | None = None
+
+
+def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[Summary]:
+    """Do tasks in processes of this machine -> their summaries as they are done; with one worker in this process.
+
+    Tasks of workers that were killed are given to new ones. MimoError when that does not help.
+    """
+    count = min(workers or _cores(), len(tasks))
+    if count <= 1:
+        worker = make() if tasks else None
+        yield from map(worker, tasks) if worker else ()
+        return
+    waiting, deaths = {task["number"]: task for task in tasks}, 0
+    while waiting:
+        require(
+            deaths < MAX_DEATHS,
+            f"workers were killed {deaths} times and finished nothing meanwhile, perhaps for want of memory: try fewer"
+            " workers",
+        )
+        pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(make,))
+        try:
+            for summary in _drain(pool, list(waiting.values()), 2 * count):
+                deaths = 0
+                del waiting[summary["number"]]
+                yield summary
+        except BrokenProcessPool:
+            deaths += 1
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drain(pool: ProcessPoolExecutor, tasks: list[Task], most: int) -> Iterator[Summary]:
+    """Give tasks to a pool, at most so many ahead."""
+    running: set[Future[Summary]] = set()
+    todo = iter(tasks)
+    while True:
+        while len(running) < most and (task := next(todo, None)) is not None:
+            running.add(pool.submit(_do, task))
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+def _start(make: Make) -> None:
+    """Begin a process of this machine: it leaves Ctrl-C to the one that started it, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    _load(make)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _load(make: Make) -> None:
+    global _worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)
+    _worker = make()
+
+
+def _do(task: Task) -> Summary:
+    assert _worker is not None
+    return _worker(task)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- Ray -------------------------------------------------------------------------------------------------------------
+
+
+class _Actor:
+    """A worker in the form that Ray Data calls: columns of a batch of one row."""
+
+    def __init__(self, make: Make):
+        _load(make)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"summary": [_do(task) for task in batch["task"]]}
+
+
+def run_by_ray(
+    make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
+) -> Iterator[Summary]:
+    """Do tasks by actors of Ray -> their summaries as they are done.
+
+    Args:
+        make: makes a worker; the output folder must be seen by all machines.
+        tasks: what to do. Ray gives those of a lost actor or machine to another one.
+        options: how many actors, and what each needs.
+        address: of a running cluster; None starts Ray on this machine.
+
+    Raises:
+        MimoError: without Ray, and for what a worker raises.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its maker
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    with needs_extra("ray", "corpus"):
+        import ray.data
+    cluster: Any = ray  # most of it has no types
+    if not tasks:
+        return
+    if not cluster.is_initialized():
+        cluster.init(
+            address=address,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+        )
+    count = min(
+        options.workers or max(int(cluster.cluster_resources().get("CPU", 1) / max(options.cpus, 0.01)), 1), len(tasks)
+    )
+    rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+    done = rows.map_batches(
+        _Actor,
+        batch_size=1,
+        concurrency=(1, count) if count > 1 else 1,
+        num_cpus=options.cpus,
+        num_gpus=options.gpus or None,
+        fn_constructor_args=(make,),
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    try:
+        for row in done.iter_rows():
+            yield dict(row["summary"])
+    except ray.exceptions.RayError as error:
+        raise _find_mimo_error(error) or error from None
+
+
+def _find_mimo_error(error: BaseException | None) -> MimoError | None:
+    """Find what a worker raised inside the errors that Ray puts around it."""
+    while error is not None and not isinstance(error, MimoError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+def run_tasks(
+    engine: str, make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
+) -> Iterator[Summary]:
+    """Do tasks by an engine, "local" or "ray"."""
+    run = {
+        "local": partial(run_locally, workers=options.workers),
+        "ray": partial(run_by_ray, options=options, address=address),
+    }
+    return run[engine](make, tasks)

@@ -1,0 +1,113 @@
+"""What there is to read: an input -> recordings with ids, and the tasks in which they are described."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.audio.files import audio_info
+from mimo_codec.common.checks import require
+from mimo_codec.common.errors import MimoError
+from mimo_codec.corpus.config import Pipeline
+from mimo_codec.data.embedded import audio_file
+from mimo_codec.data.find import find_utterances
+from mimo_codec.data.utterance import Fault, Utterance
+
+BYTES_PER_SECOND = 16_000
+"""Of files whose header does not say how long they are; only the size of tasks depends on it."""
+HEADERS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance, which may be hours long, and its name in the corpus."""
+
+    id: str
+    utterance: Utterance
+    seconds: float
+    """As the header says."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        known = {name: value for name, value in asdict(self.utterance).items() if value is not None}
+        return {"id": self.id, "seconds": self.seconds, "utterance": known | {"path": os.fspath(self.utterance.path)}}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Recording:
+        """Undo `to_json`."""
+        given = value["utterance"]
+        utterance = Utterance(
+            **{f.name: given[f.name] for f in fields(Utterance) if f.name in given} | {"path": Path(given["path"])}
+        )
+        return cls(value["id"], utterance, value["seconds"])
+
+
+def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], list[Fault]]:
+    """Find the recordings of an input that `find_utterances` knows, in order, and what of it cannot be read.
+
+    Raises MimoError when there is nothing to read.
+    """
+    utterances, faults = find_utterances(source, pipeline.read.split)
+    root = os.path.abspath(source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)))
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        lengths = list(pool.map(_seconds, utterances))
+    recordings = [Recording(_name(u, root), u, length) for u, length in zip(utterances, lengths, strict=True)]
+    seen: dict[str, Recording] = {}
+    for recording in recordings:
+        twin = seen.setdefault(recording.id, recording)
+        require(twin is recording, f"{source}: names {recording.utterance.name} twice")
+    return recordings, faults
+
+
+def _name(utterance: Utterance, root: str) -> str:
+    """Sixteen hex digits of where it is below the input, so that they are the same wherever the input lies."""
+    path, start, end, inside = utterance.identity
+    place = json.dumps([os.path.relpath(path, root), start, end, inside])
+    return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _seconds(utterance: Utterance) -> float:
+    if utterance.seconds is not None:
+        return utterance.seconds
+    try:
+        with audio_file(utterance) as path:
+            info = audio_info(path)
+            samples = info.num_samples
+            seconds = os.stat(path).st_size / BYTES_PER_SECOND if samples is None else samples / info.sample_rate
+    except (MimoError, OSError):  # describing it says why
+        return 0.0
+    end = seconds if utterance.end is None else min(utterance.end, seconds)
+    return max(end - utterance.start, 0.0)
+
+
+def stamp(recordings: Iterable[Recording]) -> str:
+    """Hash of all recordings, with the sizes and times of their files: an input that has changed has another one."""
+    digest, known = hashlib.sha256(), dict[Path, tuple[int, int]]()
+    for recording in recordings:
+        path = recording.utterance.path
+        if path not in known:
+            try:
+                about = os.stat(path)
+                known[path] = about.st_size, about.st_mtime_ns
+            except OSError:
+                known[path] = 0, 0
+        digest.update(json.dumps([recording.to_json(), known[path]], sort_keys=True).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def group_by_seconds(lengths: Iterable[float], most: float) -> Iterator[slice]:
+    """Group consecutive items of these lengths into slices of at most `most` seconds, or of one longer item."""
+    begin, total, number = 0, 0.0, -1
+    for number, length in enumerate(lengths):
+        if number > begin and total + length > most:
+            yield slice(begin, number)
+            begin, total = number, 0.0
+        total += length
+    if number >= begin:
+        yield slice(begin, number + 1)

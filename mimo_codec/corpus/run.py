@@ -1,0 +1,242 @@
+"""A run of a pipeline from an input to shards; the same command continues one that was stopped or killed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.common.checks import check_choice, needs_extra, require
+from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
+from mimo_codec.corpus.config import Pipeline
+from mimo_codec.corpus.engines import run_tasks
+from mimo_codec.corpus.recordings import Recording, find_recordings, group_by_seconds, stamp
+from mimo_codec.corpus.schema import BASE, CODES, MADE, read_rows
+from mimo_codec.corpus.select import Selection, select
+from mimo_codec.corpus.steps import check_steps
+from mimo_codec.corpus.tokenize import Tokenizer
+from mimo_codec.corpus.work import (
+    DESCRIBED,
+    SHARDS,
+    WORK,
+    DescribeWorker,
+    Summary,
+    Task,
+    TokenizeWorker,
+    described_path,
+    shard_path,
+    summary_path,
+)
+from mimo_codec.data.tokens import FORMAT, MANIFEST
+from mimo_codec.data.utterance import Fault
+
+ENGINES = ("local", "ray")
+QUARANTINE, REPORT, STATE = "quarantine.jsonl", "report.html", "state.json"
+
+Progress = Callable[[str, int], None]
+"""(which half, number of the task that is done)"""
+
+
+@dataclass
+class Outcome:
+    """What a run made."""
+
+    manifest: dict[str, Any]
+    selection: Selection
+    quarantine: list[dict[str, Any]]
+    recorded_seconds: float
+    described_seconds: float
+    timing: Counter[str] = field(default_factory=Counter)
+    """Seconds of computing by step."""
+
+
+@dataclass
+class Run:
+    """A pipeline, its input and its output."""
+
+    pipeline: Pipeline
+    source: str
+    folder: Path
+    engine: str = "local"
+    address: str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        check_choice("engine", self.engine, ENGINES)
+        self.columns = check_steps(self.pipeline.describe, BASE)
+        with needs_extra("pyarrow", "corpus"):
+            import pyarrow  # noqa: F401
+
+    def __call__(
+        self,
+        begin: Callable[[str, dict[int, float]], None] = lambda half, seconds: None,
+        progress: Progress = lambda half, number: None,
+    ) -> Outcome:
+        """Do what is left to do.
+
+        begin: called with "describe" and "tokenize" and the seconds of all tasks of each; progress: with each that is
+        done. Raises MimoError for an input or output that cannot be used, and when no segment stays.
+        """
+        recordings, faults = find_recordings(self.source, self.pipeline)
+        model_id = None if self.pipeline.tokenize is None else Tokenizer(self.pipeline.tokenize, self.device).model_id
+        make_folder(self.folder / WORK)
+        with self._locked():
+            self._check_state(recordings, model_id)
+            described = self._describe(recordings, begin, progress)
+            selection, parts = self._select(described)
+            shards = self._tokenize(parts, begin, progress)
+            return self._finish(described, selection, shards, model_id, faults)
+
+    # ---- the output's folder -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other runs away from the folder while this one goes on."""
+        try:
+            import fcntl
+        except ImportError:  # there is no such lock on Windows
+            yield
+            return
+        with open(self.folder / WORK / "lock", "w") as file:
+            with suppress(OSError):  # the file system has no locks
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    require(False, f"{self.folder}: another run is writing here")
+            yield
+
+    def _check_state(self, recordings: Sequence[Recording], model_id: str | None) -> None:
+        """Note what is done here, or check that it is the same as before."""
+        state = {
+            "pipeline": self.pipeline.fingerprint(),
+            "codec": model_id,
+            "input": stamp(recordings),
+            "recordings": len(recordings),
+        }
+        path = self.folder / WORK / STATE
+        if not path.exists():
+            foreign = [p.name for p in self.folder.iterdir() if p.name != WORK]
+            require(
+                not foreign, f"{self.folder}: has other files, such as {foreign[:1]}; an empty or new folder is needed"
+            )
+            write_json(path, state)
+            return
+        before = read_json(path)
+        for name, what in (("pipeline", "pipeline"), ("codec", "codec"), ("input", "input")):
+            same = isinstance(before, dict) and before.get(name) == state[name]
+            require(same, f"{self.folder}: was begun with another {what}; choose another output folder")
+
+    # ---- the two halves ----------------------------------------------------------------------------------------------
+
+    def _describe(self, recordings: Sequence[Recording], begin: Any, progress: Progress) -> list[Summary]:
+        lengths = [recording.seconds for recording in recordings]
+        most = 60 * self.pipeline.engine.task_minutes
+        slices = list(group_by_seconds(lengths, most))
+        tasks = [
+            {"number": n, "recordings": [recording.to_json() for recording in recordings[part]]}
+            for n, part in enumerate(slices)
+        ]
+        begin("describe", {n: sum(lengths[part]) for n, part in enumerate(slices)})
+        return self._run(DESCRIBED, partial(DescribeWorker, self.pipeline, self.folder), tasks, "describe", progress)
+
+    def _select(self, described: Sequence[Summary]) -> tuple[Selection, list[list[Any]]]:
+        """Return what stays, and for each row its file, its number there, and its seconds."""
+        places: list[tuple[int, int, float]] = []
+
+        def rows() -> Iterator[dict[str, Any]]:
+            wanted = [name for name in (*BASE, *self.columns) if name not in ("words",)]
+            for summary in described:
+                for number, row in enumerate(read_rows(described_path(self.folder, summary["number"]), wanted)):
+                    places.append((summary["number"], number, row["seconds"]))
+                    yield row
+
+        selection = select(rows(), self.pipeline.select, (*BASE, *self.columns))
+        kept = [places[number] for number in selection.kept]
+        if not kept:
+            causes = ", ".join(f"{count} by {reason}" for reason, count in selection.removed.items() if count)
+            require(places, f"{self.source}: no segment of speech was found; see {self.folder / WORK / DESCRIBED}")
+            require(False, f"{self.source}: none of {len(places)} segments stays: {causes} were removed")
+        most = 3600 * self.pipeline.engine.shard_hours
+        groups = [kept[part] for part in group_by_seconds((seconds for *_, seconds in kept), most)]
+        return selection, groups
+
+    def _tokenize(self, groups: Sequence[Sequence[Any]], begin: Any, progress: Progress) -> list[Summary]:
+        make_folder(self.folder / SHARDS)
+        tasks = []
+        for number, group in enumerate(groups):
+            parts: dict[int, list[int]] = {}
+            for file, row, _ in group:
+                parts.setdefault(file, []).append(row)
+            tasks.append({"number": number, "parts": [list(part) for part in parts.items()]})
+        begin("tokenize", {n: sum(seconds for *_, seconds in group) for n, group in enumerate(groups)})
+        make = partial(TokenizeWorker, self.pipeline, self.folder, self.device)
+        return self._run(SHARDS, make, tasks, "tokenize", progress)
+
+    def _run(self, kind: str, make: Any, tasks: list[Task], half: str, progress: Progress) -> list[Summary]:
+        """Do the tasks that are not done; return the summaries of all in their order."""
+        make_folder(self.folder / WORK / kind)
+        found: dict[int, Summary] = {}
+        todo = []
+        for task in tasks:
+            path = summary_path(self.folder, kind, task["number"])
+            if path.is_file():
+                found[task["number"]] = {"number": task["number"], **read_json(path)}
+                progress(half, task["number"])
+            else:
+                todo.append(task)
+        for summary in run_tasks(self.engine, make, todo, self.pipeline.engine, self.address):
+            found[summary["number"]] = summary
+            progress(half, summary["number"])
+        return [found[task["number"]] for task in tasks]
+
+    # ---- what is left in the end -------------------------------------------------------------------------------------
+
+    def _finish(
+        self,
+        described: Sequence[Summary],
+        selection: Selection,
+        shards: Sequence[Summary],
+        model_id: str | None,
+        faults: Sequence[Fault],
+    ) -> Outcome:
+        quarantine = [{"path": str(f.path), "reason": f"{f.kind}: {f.reason}"} for f in faults]
+        quarantine += [entry for summary in (*described, *shards) for entry in summary["quarantine"]]
+        with atomic_path(self.folder / QUARANTINE) as temporary:
+            lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantine]
+            temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        timing: Counter[str] = Counter()
+        for summary in (*described, *shards):
+            timing.update(summary["timing"])
+        manifest = {
+            "format": FORMAT,
+            "version": 1,
+            "pipeline": self.pipeline.fingerprint(),
+            "options": {name: value for name, value in asdict(self.pipeline).items() if name != "engine"},
+            "codec": model_id,
+            "columns": [*BASE, *self.columns, *(CODES if model_id else ()), *MADE],
+            "rows": sum(shard["rows"] for shard in shards),
+            "seconds": sum(shard["seconds"] for shard in shards),
+            "removed": selection.removed,
+            "quarantined": len(quarantine),
+            "shards": [
+                {"name": f"{SHARDS}/{shard_path(self.folder, shard['number']).name}"}
+                | {name: shard[name] for name in ("rows", "seconds", "bytes", "sha256")}
+                for shard in shards
+            ],
+        }
+        outcome = Outcome(
+            manifest,
+            selection,
+            quarantine,
+            sum(summary["recorded_seconds"] for summary in described),
+            sum(summary["seconds"] for summary in described),
+            timing,
+        )
+        write_json(self.folder / MANIFEST, manifest)
+        return outcome

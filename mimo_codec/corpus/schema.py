@@ -1,0 +1,79 @@
+"""Columns of the rows, and Parquet files of them that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.common.checks import needs_extra, wrap_errors
+from mimo_codec.common.files import atomic_path
+
+PLACE = {
+    "id": "string",
+    "recording": "string",
+    "source": "string",
+    "licence": "string",
+    "path": "string",
+    "member": "string",
+    "offset": "int64",
+    "num_bytes": "int64",
+    "row": "int64",
+    "column": "string",
+    "start": "float64",
+    "end": "float64",
+    "seconds": "float64",
+    "sample_rate": "int32",
+}
+"""Where a segment comes from: ids of the segment and its recording, the file (in a shard: what it is called there, and
+its place), start and end in seconds, and the rate of the recording in Hz."""
+SAID = {"text": "string", "words": "words", "language": "string", "speaker": "string"}
+"""What is said: `words` are the times in seconds from the segment's start."""
+SOUND = {"fingerprint": "binary", "samples_sha256": "string"}
+"""By which duplicates are found: up to 32 unsigned integers of 4 bytes, and a hash of the samples in 16 bits."""
+CODES = {"codes": "binary", "codec": "string", "codes_sha256": "string"}
+"""Content of a .mimo file, in which codes are packed integers of fixed width; name and fingerprint of the codec; a
+hash."""
+MADE = {"pipeline": "string"}
+"""Fingerprint of the pipeline."""
+BASE: Mapping[str, str] = {**PLACE, **SAID, **SOUND}
+ROWS_AT_ONCE = 1024
+
+
+def schema(steps: Mapping[str, str], coded: bool) -> Any:
+    """Return the pyarrow schema of rows with the columns of these steps; coded: with those of codes."""
+    with needs_extra("pyarrow", "corpus"):
+        import pyarrow as pa
+    kinds = {
+        "words": pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())])),
+        "binary": pa.large_binary(),
+    }
+    columns = {**BASE, **steps, **(CODES if coded else {}), **MADE}
+    return pa.schema([(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Any) -> str:
+    """Write rows as Parquet of a schema -> SHA-256 of the file; its bytes depend on the rows alone.
+
+    MimoError when the file cannot be written, or when a row has values of other types.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = kind.names
+    with wrap_errors(f"{path}: a step gave a value of another type than it says", pa.ArrowException):
+        table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=kind)
+    with atomic_path(path) as temporary, wrap_errors(f"{path}: cannot be written", OSError):
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_AT_ONCE)
+        return hashlib.sha256(temporary.read_bytes()).hexdigest()
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file; MimoError when it cannot be read."""
+    with needs_extra("pyarrow", "corpus"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    with wrap_errors(f"{path}: cannot be read", OSError, pa.ArrowException), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+            yield from batch.to_pylist()

@@ -1,0 +1,92 @@
+"""Which segments stay, once all of the corpus have been described: duplicates, expressions, a sample.
+
+Everything is decided by the rows in their order, so it does not depend on who described them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mimo_codec.common.checks import error_prefix
+from mimo_codec.corpus.config import SelectOptions
+from mimo_codec.corpus.expressions import Condition
+from mimo_codec.corpus.fingerprint import near_duplicates
+
+EXACT, NEAR, SAMPLE = "exact duplicates", "near duplicates", "sample"
+
+
+@dataclass
+class Selection:
+    """The numbers of the rows that stay, and what took the others."""
+
+    kept: list[int] = field(default_factory=list)
+    removed: dict[str, int] = field(default_factory=dict)
+    """Reason -> rows."""
+    removed_seconds: Counter[str] = field(default_factory=Counter)
+    twins: dict[str, str] = field(default_factory=dict)
+    """Id of a duplicate -> id of the segment that stays in its place."""
+
+
+def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: Iterable[str]) -> Selection:
+    """Select rows.
+
+    Args:
+        rows: with id, seconds, samples_sha256, fingerprint and the columns of the expressions. They are read once.
+        options: what to remove.
+        columns: that rows have.
+
+    Raises:
+        MimoError: for an expression that names no column, or that cannot be computed.
+    """
+    known = list(columns)
+    conditions = {}
+    for name, expression in options.keep.items():
+        with error_prefix(f"select: keep: {name}"):
+            conditions[name] = Condition(expression, known)
+    found = Selection(removed=dict.fromkeys((EXACT, NEAR, *conditions, SAMPLE), 0))
+    ids: list[str] = []
+    fingerprints, seconds, reasons = [], [], []
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        ids.append(row["id"])
+        seconds.append(row["seconds"])
+        fingerprints.append(np.frombuffer(row["fingerprint"] or b"", "<u4"))
+        twin = first.setdefault(row["samples_sha256"], number) if options.exact_duplicates else number
+        if twin != number:
+            found.twins[row["id"]] = ids[twin]
+        reasons.append(EXACT if twin != number else _refused(row, conditions))
+    if options.near_duplicates:
+        unique = [number for number, reason in enumerate(reasons) if reason is None]
+        for twin, stays in near_duplicates([fingerprints[number] for number in unique], options.similarity).items():
+            reasons[unique[twin]] = NEAR
+            found.twins[ids[unique[twin]]] = ids[unique[stays]]
+    for number, reason in enumerate(reasons):
+        if reason is None and _draw(ids[number]) >= options.share:
+            reason = SAMPLE
+        if reason is None:
+            found.kept.append(number)
+        else:
+            found.removed[reason] += 1
+            found.removed_seconds[reason] += seconds[number]
+    return found
+
+
+def _refused(row: Mapping[str, Any], conditions: Mapping[str, Condition]) -> str | None:
+    """Return the name of the first expression that is not true."""
+    for name, condition in conditions.items():
+        with error_prefix(f"select: keep: {name}: {row['id']}"):
+            if not condition.holds(row):
+                return name
+    return None
+
+
+def _draw(name: str) -> float:
+    """Return a number in 0..1 that depends on a name alone."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,59 @@
+"""The output of `mimo-codec corpus run` as training data: its shards, and the recordings that they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mimo_codec.common.checks import needs_extra, require, wrap_errors
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import read_json
+from mimo_codec.data.utterance import Utterance
+
+FORMAT, MANIFEST = "mimo-codec corpus", "manifest.json"
+FIELDS = ("member", "offset", "num_bytes", "row", "column", "start", "end", "text", "speaker", "language", "seconds")
+"""Columns that are fields of an utterance, beside the path."""
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether a folder is what `mimo-codec corpus run` wrote, and whole."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        content = read_json(folder / MANIFEST)
+    except MimoError:
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def corpus_shards(folder: Path) -> list[Path]:
+    """List the shards of a corpus in their order; MimoError when one is missing or the manifest is damaged."""
+    content = read_json(folder / MANIFEST)
+    with wrap_errors(f"{folder / MANIFEST}: does not list shards", AttributeError, KeyError, TypeError):
+        names = [str(shard["name"]) for shard in content["shards"]]
+    paths = [folder / name for name in names]
+    for name, path in zip(names, paths, strict=True):
+        inside = ".." not in Path(name).parts and not Path(name).is_absolute()
+        require(inside and path.is_file(), f"{folder}: the shard {name} is missing")
+    return paths
+
+
+def corpus_utterances(folder: Path) -> list[Utterance]:
+    """List the segments of a corpus as pieces of the recordings that they were made of."""
+    return [utterance for path in corpus_shards(folder) for utterance in _utterances(path)]
+
+
+def _utterances(path: Path) -> Iterator[Utterance]:
+    with needs_extra("pyarrow", "datasets"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    unreadable = wrap_errors(f"{path}: not a shard of a corpus", OSError, KeyError, pa.ArrowException)
+    with unreadable, pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(1024, columns=["path", *FIELDS]):
+            for row in batch.to_pylist():
+                yield Utterance(Path(row["path"]), **_known(row))
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in FIELDS if row[name] is not None}
