@@ -25,7 +25,7 @@ CONTEXT, STATE = 64, 128
 """Samples before a step that the detector hears too, and the width of its state."""
 WEIGHTS = "silero_vad_16k_sequence.onnx"
 LATE_STEPS = 2
-"""So late the detector notices that speech begins or ends."""
+"""So late the detector notices that speech has ended."""
 HYSTERESIS = 0.15
 """How far below the threshold speech goes on."""
 SMOOTHING = 5
@@ -86,6 +86,7 @@ def find_segments(probabilities: NDArray[np.float32], seconds: float, options: S
     """Probabilities of a recording of so many seconds -> its segments, in order, which do not overlap."""
     runs = _runs_of_speech(probabilities, options.threshold)
     runs = _join(runs, round(options.pause_seconds / STEP_SECONDS))
+    runs = [(first, max(last - LATE_STEPS, first + 1)) for first, last in runs]
     longest = int((options.max_seconds - 2 * options.margin_seconds) / STEP_SECONDS)
     pieces = [piece for run in runs for piece in _cut(probabilities, run, max(longest, 1))]
     spans = _with_margins(pieces, seconds, options.margin_seconds)
@@ -135,8 +136,7 @@ def _cut(probabilities: NDArray[np.float32], run: Run, longest: int) -> Iterator
 
 def _with_margins(pieces: list[Run], seconds: float, margin: float) -> list[Span]:
     """Add a margin on both sides, at most half of what lies between two pieces."""
-    edges = [[max(step - LATE_STEPS, 0) * STEP_SECONDS for step in piece] for piece in pieces]
-    times = [(first, min(last, seconds)) for first, last in edges]
+    times = [(first * STEP_SECONDS, min(last * STEP_SECONDS, seconds)) for first, last in pieces]
     spans = []
     for number, (start, end) in enumerate(times):
         before = times[number - 1][1] if number else -np.inf

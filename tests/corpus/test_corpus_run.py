@@ -172,6 +172,7 @@ def test_other_runs_are_not_mixed(recordings, tiny_folder, done, tmp_path):
     assert shards(folder) == shards(done[0])
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_lose_nothing(recordings, tiny_folder, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
@@ -184,6 +185,7 @@ def test_workers_that_are_killed_lose_nothing(recordings, tiny_folder, tmp_path)
     assert again.manifest["rows"] == 9 and shards(tmp_path / "one") == shards(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_recording_that_ends_the_process_is_quarantined(recordings, tiny_folder, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
@@ -196,6 +198,7 @@ def test_a_recording_that_ends_the_process_is_quarantined(recordings, tiny_folde
     assert outcome.manifest["rows"] == 3
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on(recordings, tiny_folder, done, tmp_path):
     """Killed again and again, with its workers; nothing is lost, doubled or left over."""
     parts = content(tiny_folder, 2, describe=["loudness", "quality", f"{__name__}.Slow"])
