@@ -92,7 +92,9 @@ def test_adapters_are_counted_exactly(parts: list[str]) -> None:
     assert adapter_parameters(config, 4, parts) == counted
     memory = estimate(config, Setup(stage.options, POSITIONS, narrow=False))
     assert memory.weights == sum(p.nbytes for p in stage.language_model.parameters())
-    assert memory.gradients == 4 * counted
+    assert memory.gradients == 4 * counted and memory.optimizer == 8 * counted
+    muon = estimate(config, Setup(replace(stage.options, matrix_learning_rate=1e-3), POSITIONS, narrow=False))
+    assert muon.optimizer == 4 * counted
 
 
 @pytest.mark.parametrize("options", [{}, {"channel_weights": [0] * 8, "trained": [PATCH_ENCODER, BACKBONE]}])

@@ -95,8 +95,8 @@ def estimate(config: LMConfig, setup: Setup, counts: dict[str, int] | None = Non
     shares = setup.num_devices if setup.sharded else 1
     each = 2 if setup.narrow_weights else 4
     copy = 2 if setup.narrow and not setup.narrow_weights else 0  # that autocast makes
-    uses_muon = h.matrix_learning_rate > 0 and not h.lora_rank  # which keeps one average, not two
-    averages = 2 * trained - uses_muon * sum(counts[f"{part}_matrices"] for part in h.trained)
+    matrices = adapters or sum(counts[f"{part}_matrices"] for part in h.trained)
+    averages = 2 * trained - (h.matrix_learning_rate > 0) * matrices  # of which Muon keeps one, not two
     ddp = 1 if setup.sharded or setup.num_devices == 1 else 2  # buckets hold the gradients again
     return Memory(
         weights=(each + copy) * weights / shares,
