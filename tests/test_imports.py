@@ -49,7 +49,7 @@ ROOMS = {
         "train",
         "train.lm",
     },
-    "benchmarks": {"common", "codec", "lm", "onnx", "onnx.codec", "onnx.lm", "train", "train.lm"},
+    "benchmarks": {"common", "audio", "codec", "corpus", "lm", "onnx", "onnx.codec", "onnx.lm", "train", "train.lm"},
 }
 """What each folder, or file beside the folders, may import from the package, besides itself."""
 BESIDES = {

@@ -279,3 +279,14 @@ def test_an_input_without_speech_is_an_error(run, recordings, tiny_folder, tmp_p
 def test_ray_makes_what_one_process_makes(recordings, tiny_folder, done, tmp_path):
     Run(pipeline(tiny_folder, workers=2), str(recordings), tmp_path / "out", engine="ray")()
     assert shards(tmp_path / "out") == shards(done[0])
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_runs(tmp_path, monkeypatch, capsys):
+    from mimo_codec.benchmarks import corpus as benchmark
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    recording = write(tmp_path / "a.wav", join([example()], [0.5, 0.5])[0])
+    benchmark.measure(str(recording), hours="0.004", engines="local", workers="1,2", config="speech")
+    header, one, two = capsys.readouterr().out.splitlines()
+    assert "times realtime" in header and one.split()[3] == "1" and two.split()[3] == "2"
