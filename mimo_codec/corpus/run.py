@@ -69,6 +69,7 @@ class Run:
     def __post_init__(self) -> None:
         """Check what can be checked before anything is read."""
         check_choice("engine", self.engine, ENGINES)
+        require(self.address is None or self.engine == "ray", "address: is of a cluster for the engine ray")
         self.columns = check_steps(self.pipeline.describe, BASE)
         with needs_extra("pyarrow", "corpus"):
             import pyarrow  # noqa: F401

@@ -255,6 +255,7 @@ def test_the_command(run, recordings, tiny_folder, tmp_path):
     [
         ({"select": {"keep": {"loud": "loudness > 3"}}}, ("keep: loud", "no column loudness")),
         ({"select": {"keep": {"none": "seconds > 1000"}}}, ("none of", "by none")),
+        ({"describe": ["quality", {"loudness": {"peak": 7}}]}, ("loudness", "peak")),
         ({"tokenize": {"codec": "no/such-codec"}}, ("no/such-codec",)),
         ({"tokenize": {"codec": "nano", "num_quantizers": 99}}, ("99",)),
     ],
@@ -272,6 +273,12 @@ def test_an_input_without_speech_is_an_error(run, recordings, tiny_folder, tmp_p
     assert_one_line_error(run("corpus", "run", config, "-i", tmp_path / "in", "-o", tmp_path / "out"), "no segment")
     assert_one_line_error(run("corpus", "run", config, "-i", tmp_path / "no", "-o", tmp_path / "out2"), "no")
     assert_one_line_error(run("corpus", "plan", config, "-i", tmp_path / "in"), "no segment")
+
+
+def test_options_of_no_use_are_refused(run, recordings, tmp_path):
+    call = ["corpus", "run", "speech", "-i", recordings, "-o", tmp_path / "out"]
+    assert_one_line_error(run(*call, "--address", "auto"), "engine ray")
+    assert_one_line_error(run(*call, "--engine", "spark"), "local, ray")
 
 
 @pytest.mark.slow
