@@ -239,11 +239,13 @@ def test_both_trainers_read_the_output(done, recordings):
     (folder / "hidden").rename(folder / "shards" / "shard-000000.parquet")
 
 
-def test_the_command(run, recordings, tiny_folder, tmp_path):
+def test_the_command(run, recordings, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimo_codec.cli.corpus.MESSAGE_SECONDS", 0.0)
     config = tmp_path / "pipeline.yaml"
     config.write_text(json.dumps(content(tiny_folder)))
     outcome = run("corpus", "run", config, "-i", recordings, "-o", tmp_path / "out")
     assert outcome.code == 0 and "times realtime on one core" in outcome.out, outcome
+    assert "describe: 0.0" in outcome.err and "hours, 0 min left" in outcome.err
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<audio") > 3 and "<svg" in page and "near duplicates" in page and 'src="http' not in page
     planned = run("corpus", "plan", config, "-i", recordings, "--hours", 10, "--minutes", 0.2)
