@@ -27,7 +27,7 @@ class ReadOptions:
     """What is read.
 
     Args:
-        source: name of the corpus, for the column `source`; null: the input as it was given.
+        source: name of the corpus, for the column `source`; null: that of the input.
         licence: of the recordings, for the column `licence`.
         split: part of a manifest or data set to use.
         sample_rate: in Hz, at which segments are described.

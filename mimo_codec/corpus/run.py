@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ class Run:
         """Check what can be checked before anything is read."""
         check_choice("engine", self.engine, ENGINES)
         require(self.address is None or self.engine == "ray", "address: is of a cluster for the engine ray")
+        read = self.pipeline.read
+        name = read.source or Path(os.path.abspath(self.source)).name
+        self.pipeline = replace(self.pipeline, read=replace(read, source=name))
         self.columns = check_steps(self.pipeline.describe, BASE)
         with needs_extra("pyarrow", "corpus"):
             import pyarrow  # noqa: F401

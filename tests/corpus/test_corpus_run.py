@@ -121,6 +121,8 @@ def test_rows_say_where_they_come_from_and_what_they_are(recordings, tiny_folder
         assert codes.model == row["codec"] == codec.model_id and codes.num_quantizers == 2
         assert codes.duration == pytest.approx(row["seconds"], abs=0.01) and row["sample_rate"] == RATE
         assert row["end"] - row["start"] == pytest.approx(row["seconds"], abs=1e-3) and row["snr_db"] > 5
+    assert {row["source"] for row in rows} == {recordings.name}
+    assert all(row["bandwidth_hz"] <= RATE / 2 for row in rows)
     texts = {Path(row["path"]).name: row["text"] for row in rows}
     assert texts["a.wav"] is None and texts["b.flac"] == "All of it."
     assert next(row for row in rows if row["text"])["start"] == 0.0, "transcribed recordings stay whole"
@@ -153,7 +155,8 @@ def test_two_processes_make_what_one_makes(recordings, tiny_folder, done, tmp_pa
 
 def test_another_place_of_the_input_changes_no_ids(recordings, tiny_folder, done, tmp_path):
     shutil.copytree(recordings, tmp_path / "elsewhere")
-    Run(pipeline(tiny_folder), str(tmp_path / "elsewhere"), tmp_path / "out")()
+    other = Run(pipeline(tiny_folder, read={"source": "mine"}), str(tmp_path / "elsewhere"), tmp_path / "out")()
+    assert other.manifest["options"]["read"]["source"] == "mine"
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [row["id"] for row in rows_of(done[0])]
 
 

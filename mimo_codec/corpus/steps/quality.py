@@ -40,11 +40,12 @@ class Quality(Step):
         for segment in segments:
             samples = segment.samples
             powers = frame_powers(samples, segment.rate)
+            width, recorded = measure_bandwidth(samples, segment.rate), segment.row.get("sample_rate", segment.rate) / 2
             segment.row |= {
                 "peak": float(np.abs(samples).max(initial=0.0)),
                 "snr_db": measure_snr(powers),
                 "clipped": measure_clipping(samples),
-                "bandwidth_hz": measure_bandwidth(samples, segment.rate),
+                "bandwidth_hz": None if width is None else min(width, recorded),
                 "silence": float((powers < SILENCE**2).mean()) if len(powers) else 1.0,
             }
 
