@@ -165,7 +165,7 @@ def test_other_runs_are_not_mixed(recordings, tiny_folder, done, tmp_path):
     shutil.copytree(done[0], folder)
     with pytest.raises(MimoError, match="begun with another pipeline"):
         Run(pipeline(tiny_folder, select={"share": 0.5}), str(recordings), folder)()
-    other = tmp_path / "in"
+    other = tmp_path / recordings.name
     shutil.copytree(recordings, other)
     (other / "silence.wav").unlink()
     with pytest.raises(MimoError, match="begun with another input"):
