@@ -74,6 +74,6 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     with needs_extra("pyarrow", "corpus"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    with wrap_errors(f"{path}: cannot be read", OSError, pa.ArrowException), pq.ParquetFile(path) as file:
+    with wrap_errors(f"{path}: cannot be read", OSError, ValueError, pa.ArrowException), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
             yield from batch.to_pylist()

@@ -48,7 +48,7 @@ def _utterances(path: Path) -> Iterator[Utterance]:
     with needs_extra("pyarrow", "datasets"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    unreadable = wrap_errors(f"{path}: not a shard of a corpus", OSError, KeyError, pa.ArrowException)
+    unreadable = wrap_errors(f"{path}: not a shard of a corpus", OSError, KeyError, ValueError, pa.ArrowException)
     with unreadable, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(1024, columns=["path", *FIELDS]):
             for row in batch.to_pylist():

@@ -223,7 +223,7 @@ def _qwen2(
         head_dim=head_dim,
         rope_theta=config.rope_theta,
         max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=config.rms_norm_eps,
+        rms_norm_eps=float(config.rms_norm_eps),  # transformers refuses integers
         use_cache=False,
         attn_implementation=ATTENTION,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -54,3 +55,11 @@ def test_a_pipe_in_the_place_of_a_json_is_not_waited_for(tmp_path: Path, name: s
     os.mkfifo(tmp_path / name)
     with pytest.raises(MimoError, match=f"{name}: cannot be read: it is not a regular file"):
         TextTokenizer.load(tmp_path)
+
+
+def test_numbers_that_are_written_as_integers(folder: Path) -> None:
+    """Which JSON does not tell from others."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"rope_theta": 640000, "rms_norm_eps": 1, "attention_dropout": 0}))
+    MimoAudioLM.from_pretrained(folder, device="cpu")

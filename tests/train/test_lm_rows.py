@@ -374,3 +374,13 @@ def test_shards_of_codes_are_rows(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 and nothing")
     with pytest.raises(MimoError, match="shard-0"):
         list(read_rows(path))
+
+
+def test_text_of_a_shard_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the datasets extra")
+    from pyarrow import parquet
+
+    texts = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(MimoError, match="a.parquet: not a readable Parquet file"):
+        list(read_rows(tmp_path / "a.parquet"))

@@ -89,7 +89,7 @@ def _read_shard(path: Path) -> Iterator[Entry]:
     with needs_extra("pyarrow", "datasets"):
         import pyarrow.lib
         import pyarrow.parquet
-    unreadable = wrap_errors(f"{path}: not a readable Parquet file", OSError, pyarrow.lib.ArrowException)
+    unreadable = wrap_errors(f"{path}: not a readable Parquet file", OSError, ValueError, pyarrow.lib.ArrowException)
     with unreadable, open_regular(path) as file:
         number = 0
         shard = pyarrow.parquet.ParquetFile(file)
