@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec import bitstream
-from mimo_codec.audio.sources import as_path
 from mimo_codec.bitstream import MAGIC, MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, code_widths
 from mimo_codec.common.arrays import concatenate, dtype_name, has_values, is_array, is_tensor, to_numpy, to_tensor
 from mimo_codec.common.checks import check_integer, check_number, error_prefix, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, open_regular
 from mimo_codec.common.rounding import ceil_div
+from mimo_codec.common.spooled import as_path
 
 if TYPE_CHECKING:
     import torch

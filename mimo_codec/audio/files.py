@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from mimo_codec.audio.decoders import Damage, Decoder, open_decoder
 from mimo_codec.audio.resampling import StreamResampler
-from mimo_codec.audio.sources import AnyAudio, AnyFile, AnyPath, as_path, as_source
+from mimo_codec.audio.sources import AnyAudio, AnyFile, AnyPath, as_source
 from mimo_codec.audio.waveform import check_array, check_finite, check_sample_rate, mix_down
 from mimo_codec.common.arrays import to_numpy, to_tensor
 from mimo_codec.common.checks import check_number, require, wrap_errors
 from mimo_codec.common.errors import DamageWarning, MimoError
+from mimo_codec.common.spooled import as_path
 
 if TYPE_CHECKING:
     from torch import Tensor

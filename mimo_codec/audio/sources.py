@@ -10,7 +10,7 @@ from mimo_codec.audio.waveform import check_sample_rate
 from mimo_codec.common.arrays import AnyArray
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.common.spooled import SpooledFile, is_content
+from mimo_codec.common.spooled import as_path, is_content
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,16 +24,6 @@ AnyAudio: TypeAlias = (
 )
 """A file; a waveform [S] or [channels, S], alone or with its rate, (waveform, Hz); or what a data set of Hugging Face
 has for one: {"array": ..., "sampling_rate": ...} or {"bytes": ..., "path": ...}."""
-
-
-def as_path(file: AnyFile, name: str = "audio") -> AnyPath:
-    """Return the path of a file; bytes and file objects as a temporary copy that is called `name` in errors."""
-    if isinstance(file, (str, os.PathLike)):
-        return file
-    if is_content(file):
-        given = getattr(file, "name", None)
-        return SpooledFile(file, given if isinstance(given, str) else name)
-    raise MimoError(f"{name}: is a {type(file).__name__}; the path of a file, its bytes or a file object is needed")
 
 
 def as_source(audio: Any, sample_rate: Any, name: str = "audio") -> tuple[AnyPath | AnyArray, Any]:

@@ -56,6 +56,16 @@ class SpooledFile(os.PathLike[str]):
         return self.name
 
 
+def as_path(file: object, name: str = "audio") -> str | os.PathLike[str]:
+    """Return the path of a file; bytes and file objects as a temporary copy that is called `name` in errors."""
+    if isinstance(file, (str, os.PathLike)):
+        return file
+    if is_content(file):
+        given = getattr(file, "name", None)
+        return SpooledFile(file, given if isinstance(given, str) else name)
+    raise MimoError(f"{name}: is a {type(file).__name__}; the path of a file, its bytes or a file object is needed")
+
+
 def is_content(value: object) -> bool:
     """Whether this is bytes or a file object, which SpooledFile takes."""
     return isinstance(value, (bytes, bytearray, memoryview)) or callable(getattr(value, "read", None))

@@ -71,9 +71,9 @@ def _codes(folder: Path) -> None:
 
 def _files(folder: Path) -> dict[str, object]:
     out = folder / "out"
-    return {
-        str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")
-    }
+    found = {p.relative_to(out): p for p in out.rglob("*") if p.is_file()}
+    hidden = {name for name in found if any(part.startswith(".") for part in name.parts)}  # of killed processes
+    return {str(name): path.read_bytes() for name, path in found.items() if name not in hidden}
 
 
 def _graphs(folder: Path) -> dict[str, object]:
