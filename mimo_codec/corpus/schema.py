@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimo_codec.common.checks import needs_extra, wrap_errors
 from mimo_codec.common.files import atomic_path
+
+if TYPE_CHECKING:
+    from pyarrow import Schema
 
 PLACE = {
     "id": "string",
@@ -41,7 +44,7 @@ BASE: Mapping[str, str] = {**PLACE, **SAID, **SOUND}
 ROWS_AT_ONCE = 1024
 
 
-def schema(steps: Mapping[str, str], coded: bool) -> Any:
+def schema(steps: Mapping[str, str], coded: bool) -> Schema:
     """Return the pyarrow schema of rows with the columns of these steps; coded: with those of codes."""
     with needs_extra("pyarrow", "corpus"):
         import pyarrow as pa
@@ -53,7 +56,7 @@ def schema(steps: Mapping[str, str], coded: bool) -> Any:
     return pa.schema([(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Any) -> str:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Schema) -> str:
     """Write rows as Parquet of a schema -> SHA-256 of the file; its bytes depend on the rows alone.
 
     MimoError when the file cannot be written, or when a row has values of other types.
