@@ -97,17 +97,17 @@ def _mirror(source: Path, output: Path, reads: Sequence[str], suffix: str) -> It
     if not os.path.isdir(source):
         yield Job(source, output / source.with_suffix(suffix).name)
         return
-    is_inside = suffix in reads and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source))
+    is_inside = suffix in reads and Path(_place(output)).is_relative_to(_place(source))
     require(not is_inside, f"{output} is inside {source}, so outputs would be inputs: choose a folder outside of it")
     files = find_files(source, reads)
     yield from (Job(file, output / file.relative_to(source).with_suffix(suffix)) for file in files)
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs if isinstance(job.source, Path)}
+    sources = {_place(job.source) for job in jobs if isinstance(job.source, Path)}
     writers: dict[str, object] = {}
     for job in jobs:
-        place = os.path.realpath(job.target)
+        place = _place(job.target)
         other = writers.get(place)
         require(other is None, f"{other} and {job.source} would both be written to {job.target}")
         require(place not in sources, f"{job.target} is an input and would be overwritten: choose another output")
@@ -117,8 +117,8 @@ def _check_targets(jobs: Sequence[Job]) -> None:
 
 def check_not_read(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Raise MimoError when a file or folder that a command writes, `target`, is one that it reads."""
-    place = os.path.realpath(target)
-    is_input = any(os.path.realpath(source) == place for source in inputs)
+    place = _place(target)
+    is_input = any(_place(source) == place for source in inputs)
     require(not is_input, f"{target} is an input and would be overwritten: choose another output")
 
 
@@ -128,3 +128,11 @@ def check_new(targets: Sequence[Path], can_skip: bool = False) -> None:
     others = f" and {len(existing) - 1} more of {len(targets)} outputs exist" if existing[1:] else " exists"
     advice = "pass --overwrite to replace what exists" + (", or --skip-existing to keep it" if can_skip else "")
     require(not existing, f"{''.join(existing[:1])}{others}: {advice}")
+
+
+def _place(name: str | os.PathLike[str]) -> str:
+    """Where a file really is; of a name that no file can have, such as one with a null character, the name itself."""
+    try:
+        return os.path.realpath(name)
+    except ValueError:
+        return os.fspath(name)

@@ -204,3 +204,14 @@ def test_half_a_file_is_a_warning_and_with_strict_an_error(run, tmp_path, tiny_f
     assert f"error: {half}: ends at sample 11978" in done.err
     assert_one_line_error(run("encode", half, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict"), half)
     assert run("encode", whole, "-o", tmp_path / "a.mimo", "-m", tiny_folder, "--strict").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("encode", "-o", "out.mimo"), ("decode", "-o", "out.wav"), ("reconstruct", "out.wav")]
+)
+def test_names_that_no_file_can_have(words, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *output = words
+    outcome = run(command, "a\x00b.wav", *output)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome
+    assert not list(tmp_path.iterdir())
