@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,6 @@ import typer
 
 from mimo_codec.cli.console import print_line, progress_bar
 
-MESSAGE_SECONDS = 30.0
-"""Time between two lines of progress where there is no terminal."""
-
 corpus = typer.Typer(rich_markup_mode=None)
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="Pipeline: a YAML file, or speech, which is shipped.")]
@@ -22,26 +17,6 @@ Input = Annotated[
     str, typer.Option("--input", "-i", metavar="SOURCE", help="Folder of recordings or shards, or manifest (.jsonl).")
 ]
 Device = Annotated[str | None, typer.Option(help="Of the codec, such as cpu or cuda.  [default: cuda if there is one]")]
-
-
-class Hours:
-    """Progress of one half of a run: a bar on a terminal, or else a line now and then."""
-
-    def __init__(self, half: str, seconds: dict[int, float]):
-        """Seconds of recordings of each task."""
-        self.half, self.seconds = half, seconds
-        self.done, self.start = 0.0, time.monotonic()
-        self.said = self.start
-
-    def __call__(self, number: int) -> None:
-        """Count a task that is done."""
-        self.done += self.seconds[number] / 3600
-        now, total = time.monotonic(), sum(self.seconds.values()) / 3600
-        if sys.stderr.isatty() or now - self.said < MESSAGE_SECONDS:
-            return
-        self.said = now
-        minutes = (now - self.start) / 60 * (total - self.done) / max(self.done, 1e-9)
-        print_line(f"{self.half}: {self.done:.2f} of {total:.2f} hours, {minutes:.0f} min left")
 
 
 @corpus.callback(invoke_without_command=True)
@@ -77,13 +52,9 @@ def run(
 
         def begin(half: str, seconds: dict[int, float]) -> None:
             stack.close()
-            finished[half] = stack.enter_context(progress_bar(half, seconds)), Hours(half, seconds)
+            finished[half] = stack.enter_context(progress_bar(half, seconds))
 
-        def progress(half: str, number: int) -> None:
-            for count in finished[half]:
-                count(number)
-
-        outcome = task(begin, progress)
+        outcome = task(begin, lambda half, number: finished[half](number))
     report = write_report(Path(output), outcome, f"{source} by {config}")
     for reason, count in outcome.selection.removed.items():
         if count:
@@ -95,7 +66,7 @@ def run(
     manifest, hours = outcome.manifest, outcome.recorded_seconds / 3600
     kept = f"{manifest['rows']} segments, {manifest['seconds'] / 3600:.3f} of {hours:.3f} hours"
     print(f"{kept}, {len(manifest['shards'])} shards")
-    for step, seconds in outcome.timing.most_common():
+    for step, seconds in outcome.timing.slowest_first():
         print(f"{step:<14}{seconds:10.1f} s, {3600 * hours / max(seconds, 1e-9):,.0f} times realtime on one core")
     print(report)
 
@@ -110,6 +81,6 @@ def plan(
 ) -> None:
     """Say what a pipeline would cost for many hours, by a sample of the input."""
     from mimo_codec.corpus.config import load_pipeline
-    from mimo_codec.corpus.plan import describe_cost, measure
+    from mimo_codec.corpus.cost import describe_cost, measure
 
     print(describe_cost(measure(load_pipeline(config), source, minutes, device), hours or []))

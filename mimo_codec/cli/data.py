@@ -54,7 +54,7 @@ def scan(
 
     limits = scanning.Limits(min_seconds, max_clipped, max_silence, min_sample_rate)
     found, faults = find_utterances(source, split)
-    with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0)) as finished:
+    with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0), in_seconds=False) as finished:
         good, bad = scanning.scan(found, limits, workers, finished)
     for fault in (faults := [*faults, *bad]):
         print_line(f"skipped {fault}")

@@ -63,7 +63,7 @@ def evaluate(
     folder = None if output is None else _plan_report(Path(output), overwrite)
     codec = None if decoded is not None else load_codec(model, device=device, dtype=dtype, revision=revision)
     jobs = {item.name: Job(item.path, Path(item.name)) for item in items}
-    with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0)) as finished:
+    with progress_bar("evaluate", dict.fromkeys(jobs.values(), 1.0), in_seconds=False) as finished:
         found = run.evaluate(
             codec,
             items,

@@ -24,7 +24,7 @@ class Linear(nn.Linear):
 
 
 def multiply_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What F.linear gives, as (weight x^T)^T."""
+    """Rows x [..., D], weight [out, D], bias [out] or None -> [..., out]: what F.linear gives, as (weight x^T)^T."""
     columns = x.flatten(0, -2).contiguous().t()  # by columns, which is the quicker order here
     product = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
     return product.t().contiguous().unflatten(0, x.shape[:-1])

@@ -89,8 +89,9 @@ def as_flag(name: str, value: object) -> bool:
 
 def _scalar(value: object) -> object:
     """The value in an array or tensor without dimensions; anything else as it is."""
-    is_scalar = isinstance(value, np.generic) or (is_array(value) and value.ndim == 0 and has_values(value))
-    return value.item() if is_scalar else value  # type: ignore[attr-defined]
+    if isinstance(value, np.generic) or (is_array(value) and value.ndim == 0 and has_values(value)):
+        return value.item()
+    return value
 
 
 def foreign_state(method: str) -> MimoError:

@@ -57,7 +57,10 @@ class SpooledFile(os.PathLike[str]):
 
 
 def as_path(file: object, name: str = "audio") -> str | os.PathLike[str]:
-    """Return the path of a file; bytes and file objects as a temporary copy that is called `name` in errors."""
+    """Return the path of a file; bytes and file objects as a temporary copy that is called `name` in errors.
+
+    Raises MimoError for anything else, and for what cannot be copied.
+    """
     if isinstance(file, (str, os.PathLike)):
         return file
     if is_content(file):

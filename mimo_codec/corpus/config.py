@@ -11,15 +11,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimo_codec.common.checks import check_type, error_prefix, require, wrap_errors
 from mimo_codec.common.fields import check_fields, flag, integer, number
 from mimo_codec.common.files import open_regular
 from mimo_codec.corpus.expressions import check_expression
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MAX_YAML_BYTES = 2**20
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def make_pipeline(content: object) -> Pipeline:
 
 def _options(name: str, kind: type[Options], value: object) -> Options:
     given = check_type(name, value, dict, "a mapping of options")
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(kind)]
     for key in given:
         require(key in known, f"{name}: {key} is not known; there are {', '.join(known)}")
     with error_prefix(name):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +22,7 @@ from mimo_codec.corpus.recordings import Recording
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps import make_steps
 from mimo_codec.corpus.steps.base import Step
+from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.voice import RATE as VOICE_RATE
 from mimo_codec.corpus.voice import Span, VoiceDetector, find_segments
 from mimo_codec.data.embedded import audio_file
@@ -43,8 +41,7 @@ class Described:
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     """Recordings that cannot be used, or parts of them, with the reason."""
     recorded_seconds: float = 0.0
-    timing: Counter[str] = field(default_factory=Counter)
-    """Seconds of computing for each step."""
+    timing: Timing = field(default_factory=Timing)
 
 
 class Describer:
@@ -72,7 +69,7 @@ class Describer:
         try:
             rows = list(self._rows(recording, made))
             for step in self.steps:
-                with timed(made.timing, type(step).__name__):
+                with made.timing.of(type(step).__name__):
                     step.finish(rows)
         except (MimoError, OSError) as error:
             made.quarantine.append(refusal(recording, str(error)))
@@ -85,7 +82,7 @@ class Describer:
             info = audio_info(path)
             least = self.pipeline.read.min_sample_rate
             require(info.sample_rate >= least, f"sampled at {info.sample_rate} Hz; at least {least} Hz are needed")
-            with timed(made.timing, "segment"):
+            with made.timing.of("segment"):
                 spans, seconds = self._spans(recording, path)
             made.recorded_seconds += seconds
             if not spans:
@@ -118,13 +115,13 @@ class Describer:
         return find_segments(probabilities, count / VOICE_RATE, options), count / VOICE_RATE
 
     def _cut(
-        self, recording: Recording, path: Any, spans: Sequence[Span], timing: Counter[str]
+        self, recording: Recording, path: Any, spans: Sequence[Span], timing: Timing
     ) -> Iterator[tuple[Span, NDArray[np.float32]]]:
         """Yield spans with their samples, at the rate of the pipeline."""
         rate = self.pipeline.read.sample_rate
         pieces = cut(path, spans, rate, recording.utterance.start, recording.utterance.end)
         while True:
-            with timed(timing, "read"):
+            with timing.of("read"):
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -150,11 +147,11 @@ class Describer:
             "speaker": u.speaker,
         }
 
-    def _describe(self, segments: list[Segment], timing: Counter[str]) -> Iterator[dict[str, Any]]:
+    def _describe(self, segments: list[Segment], timing: Timing) -> Iterator[dict[str, Any]]:
         for step in self.steps:
-            with timed(timing, type(step).__name__):
+            with timing.of(type(step).__name__):
                 step.describe(segments)
-        with timed(timing, "fingerprint"):
+        with timing.of("fingerprint"):
             for segment in segments:
                 pcm = np.round(segment.samples.clip(-1, 1) * 32767).astype("<i2").tobytes()
                 segment.row["samples_sha256"] = hashlib.sha256(pcm).hexdigest()
@@ -196,13 +193,3 @@ def refusal(recording: Recording, reason: str) -> dict[str, Any]:
     text = " ".join(reason.removeprefix(f"{u.name}: ").removeprefix(f"{u.path}: ").split())
     place: dict[str, Any] = {"path": str(u.path), "member": u.member, "start": u.start or None}
     return {name: value for name, value in place.items() if value is not None} | {"reason": text[:SHORT_MESSAGE]}
-
-
-@contextmanager
-def timed(timing: Counter[str], step: str) -> Iterator[None]:
-    """Add the seconds that a block takes to a step."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        timing[step] += time.perf_counter() - began  # type: ignore[assignment]

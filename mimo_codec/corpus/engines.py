@@ -8,27 +8,39 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import get_context, parent_process
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
 from mimo_codec.common.checks import needs_extra, require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.corpus.config import EngineOptions
-from mimo_codec.corpus.work import Summary, Task, Worker
+from mimo_codec.corpus.workers import Task, Worker
 
 Make = Callable[[], Worker]
 """Makes a worker, in the process that it is for."""
+ENGINES = ("local", "ray")
 MAX_DEATHS = 10
 """So many times in a row workers may be killed before one of them finishes a task."""
 _worker: Worker | None = None
 
 
-def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[Summary]:
-    """Do tasks in processes of this machine -> their summaries as they are done; with one worker in this process.
+def run_tasks(
+    engine: str, make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
+) -> Iterator[int]:
+    """Do tasks by an engine of ENGINES -> their numbers, as they are done; see the functions of both."""
+    if engine == "ray":
+        return run_by_ray(make, tasks, options, address)
+    return run_locally(make, tasks, options.workers)
 
-    Tasks of workers that were killed are given to new ones. MimoError when that does not help.
+
+def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[int]:
+    """Do tasks in processes of this machine -> their numbers, as they are done; with one worker in this process.
+
+    Tasks of workers that were killed are given to new ones. Workers end at once when this process ends, or is
+    interrupted. MimoError when new workers do not help.
     """
     count = min(workers or _cores(), len(tasks))
     if count <= 1:
@@ -37,26 +49,29 @@ def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[Sum
         return
     waiting, deaths = {task["number"]: task for task in tasks}, 0
     while waiting:
-        require(
-            deaths < MAX_DEATHS,
-            f"workers were killed {deaths} times and finished nothing meanwhile, perhaps for want of memory: try fewer"
-            " workers",
-        )
-        pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(make,))
+        killed = f"workers were killed {deaths} times and finished nothing meanwhile, perhaps for want of memory"
+        require(deaths < MAX_DEATHS, f"{killed}: try fewer workers")
+        context = get_context("spawn")
+        reader, writer = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(make, reader))
         try:
-            for summary in _drain(pool, list(waiting.values()), 2 * count):
+            for number in _drain(pool, list(waiting.values()), 2 * count):
                 deaths = 0
-                del waiting[summary["number"]]
-                yield summary
+                del waiting[number]
+                yield number
         except BrokenProcessPool:
             deaths += 1
+        except BaseException:
+            writer.close()  # what workers are doing would take long
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            writer.close()
 
 
-def _drain(pool: ProcessPoolExecutor, tasks: list[Task], most: int) -> Iterator[Summary]:
+def _drain(pool: ProcessPoolExecutor, tasks: list[Task], most: int) -> Iterator[int]:
     """Give tasks to a pool, at most so many ahead."""
-    running: set[Future[Summary]] = set()
+    running: set[Future[int]] = set()
     todo = iter(tasks)
     while True:
         while len(running) < most and (task := next(todo, None)) is not None:
@@ -68,18 +83,17 @@ def _drain(pool: ProcessPoolExecutor, tasks: list[Task], most: int) -> Iterator[
             yield future.result()
 
 
-def _start(make: Make) -> None:
-    """Begin a process of this machine: it leaves Ctrl-C to the one that started it, and ends with it."""
+def _start(make: Make, parent: Connection) -> None:
+    """Begin a process of this machine: it leaves Ctrl-C to its parent, and ends when that closes its end of a pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     _load(make)
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(1)
 
 
 def _load(make: Make) -> None:
@@ -91,7 +105,7 @@ def _load(make: Make) -> None:
     _worker = make()
 
 
-def _do(task: Task) -> Summary:
+def _do(task: Task) -> int:
     assert _worker is not None
     return _worker(task)
 
@@ -110,13 +124,11 @@ class _Actor:
         _load(make)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"summary": [_do(task) for task in batch["task"]]}
+        return {"number": [_do(task) for task in batch["task"]]}
 
 
-def run_by_ray(
-    make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
-) -> Iterator[Summary]:
-    """Do tasks by actors of Ray -> their summaries as they are done.
+def run_by_ray(make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None) -> Iterator[int]:
+    """Do tasks by actors of Ray -> their numbers, as they are done.
 
     Args:
         make: makes a worker; the output folder must be seen by all machines.
@@ -158,7 +170,7 @@ def run_by_ray(
     )
     try:
         for row in done.iter_rows():
-            yield dict(row["summary"])
+            yield int(row["number"])
     except ray.exceptions.RayError as error:
         raise _find_mimo_error(error) or error from None
 
@@ -168,14 +180,3 @@ def _find_mimo_error(error: BaseException | None) -> MimoError | None:
     while error is not None and not isinstance(error, MimoError):
         error = getattr(error, "cause", None) or error.__cause__
     return error
-
-
-def run_tasks(
-    engine: str, make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
-) -> Iterator[Summary]:
-    """Do tasks by an engine, "local" or "ray"."""
-    run = {
-        "local": partial(run_locally, workers=options.workers),
-        "ray": partial(run_by_ray, options=options, address=address),
-    }
-    return run[engine](make, tasks)

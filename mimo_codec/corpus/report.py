@@ -19,9 +19,9 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 from mimo_codec.corpus.describe import cut
 from mimo_codec.corpus.run import Outcome
-from mimo_codec.corpus.schema import read_rows
 from mimo_codec.corpus.voice import Span
 from mimo_codec.data.embedded import audio_file
+from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Utterance
 
 NUM_HEARD = 10
@@ -48,7 +48,8 @@ audio { height: 2rem }
 
 def write_report(folder: Path, outcome: Outcome, title: str) -> Path:
     """Write report.html about a finished run; MimoError when matplotlib is missing or the file cannot be written."""
-    rows = [row for shard in outcome.manifest["shards"] for row in read_rows(folder / shard["name"], _columns(outcome))]
+    paths, columns = [folder / shard["name"] for shard in outcome.manifest["shards"]], _columns(outcome)
+    rows = [row for path in paths for row in read_parquet(path, columns)]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _table("In short", _totals(outcome, rows)),
@@ -112,7 +113,7 @@ def _removed(outcome: Outcome) -> Lines:
 
 def _timing(outcome: Outcome) -> Lines:
     hours = outcome.recorded_seconds / 3600
-    for step, seconds in outcome.timing.most_common():
+    for step, seconds in outcome.timing.slowest_first():
         yield step, f"{seconds:.1f} s; {seconds / max(hours, 1e-9):.1f} s per hour of recordings"
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from typing import Any
 from mimo_codec.common.checks import check_choice, needs_extra, require
 from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
 from mimo_codec.corpus.config import Pipeline
-from mimo_codec.corpus.engines import run_tasks
+from mimo_codec.corpus.engines import ENGINES, run_tasks
 from mimo_codec.corpus.recordings import Recording, find_recordings, group_by_seconds, stamp
-from mimo_codec.corpus.schema import BASE, CODES, MADE, read_rows
+from mimo_codec.corpus.schema import BASE, CODES, MADE
 from mimo_codec.corpus.select import Selection, select
 from mimo_codec.corpus.steps import check_steps
+from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.tokenize import Tokenizer
-from mimo_codec.corpus.work import (
+from mimo_codec.corpus.workers import (
     DESCRIBED,
     SHARDS,
     WORK,
@@ -33,10 +33,10 @@ from mimo_codec.corpus.work import (
     shard_path,
     summary_path,
 )
-from mimo_codec.data.tokens import FORMAT, MANIFEST
+from mimo_codec.data.corpus import FORMAT, MANIFEST
+from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Fault
 
-ENGINES = ("local", "ray")
 QUARANTINE, REPORT, STATE = "quarantine.jsonl", "report.html", "state.json"
 
 Progress = Callable[[str, int], None]
@@ -52,8 +52,7 @@ class Outcome:
     quarantine: list[dict[str, Any]]
     recorded_seconds: float
     described_seconds: float
-    timing: Counter[str] = field(default_factory=Counter)
-    """Seconds of computing by step."""
+    timing: Timing
 
 
 @dataclass
@@ -157,7 +156,7 @@ class Run:
         def rows() -> Iterator[dict[str, Any]]:
             wanted = [name for name in (*BASE, *self.columns) if name not in ("words",)]
             for summary in described:
-                for number, row in enumerate(read_rows(described_path(self.folder, summary["number"]), wanted)):
+                for number, row in enumerate(read_parquet(described_path(self.folder, summary["number"]), wanted)):
                     places.append((summary["number"], number, row["seconds"]))
                     yield row
 
@@ -186,19 +185,13 @@ class Run:
     def _run(self, kind: str, make: Any, tasks: list[Task], half: str, progress: Progress) -> list[Summary]:
         """Do the tasks that are not done; return the summaries of all in their order."""
         make_folder(self.folder / WORK / kind)
-        found: dict[int, Summary] = {}
-        todo = []
-        for task in tasks:
-            path = summary_path(self.folder, kind, task["number"])
-            if path.is_file():
-                found[task["number"]] = {"number": task["number"], **read_json(path)}
-                progress(half, task["number"])
-            else:
-                todo.append(task)
-        for summary in run_tasks(self.engine, make, todo, self.pipeline.engine, self.address):
-            found[summary["number"]] = summary
-            progress(half, summary["number"])
-        return [found[task["number"]] for task in tasks]
+        paths = {task["number"]: summary_path(self.folder, kind, task["number"]) for task in tasks}
+        todo = [task for task in tasks if not paths[task["number"]].is_file()]
+        for number in paths.keys() - {task["number"] for task in todo}:
+            progress(half, number)
+        for number in run_tasks(self.engine, make, todo, self.pipeline.engine, self.address):
+            progress(half, number)
+        return [{"number": number, **read_json(path)} for number, path in paths.items()]
 
     # ---- what is left in the end -------------------------------------------------------------------------------------
 
@@ -215,9 +208,9 @@ class Run:
         with atomic_path(self.folder / QUARANTINE) as temporary:
             lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantine]
             temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        timing: Counter[str] = Counter()
+        timing = Timing()
         for summary in (*described, *shards):
-            timing.update(summary["timing"])
+            timing.add(summary["timing"])
         manifest = {
             "format": FORMAT,
             "version": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +70,3 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Schema) -> s
     with atomic_path(path) as temporary, wrap_errors(f"{path}: cannot be written", OSError):
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_AT_ONCE)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()
-
-
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file; MimoError when it cannot be read."""
-    with needs_extra("pyarrow", "corpus"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    with wrap_errors(f"{path}: cannot be read", OSError, ValueError, pa.ArrowException), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-            yield from batch.to_pylist()

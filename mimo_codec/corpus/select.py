@@ -6,7 +6,6 @@ Everything is decided by the rows in their order, so it does not depend on who d
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +27,7 @@ class Selection:
     kept: list[int] = field(default_factory=list)
     removed: dict[str, int] = field(default_factory=dict)
     """Reason -> rows."""
-    removed_seconds: Counter[str] = field(default_factory=Counter)
-    twins: dict[str, str] = field(default_factory=dict)
-    """Id of a duplicate -> id of the segment that stays in its place."""
+    removed_seconds: dict[str, float] = field(default_factory=dict)
 
 
 def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: Iterable[str]) -> Selection:
@@ -49,23 +46,22 @@ def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: I
     for name, expression in options.keep.items():
         with error_prefix(f"select: keep: {name}"):
             conditions[name] = Condition(expression, known)
-    found = Selection(removed=dict.fromkeys((EXACT, NEAR, *conditions, SAMPLE), 0))
+    causes = (EXACT, NEAR, *conditions, SAMPLE)
+    found = Selection(removed=dict.fromkeys(causes, 0), removed_seconds=dict.fromkeys(causes, 0.0))
     ids: list[str] = []
     fingerprints, seconds, reasons = [], [], []
-    first: dict[str, int] = {}
-    for number, row in enumerate(rows):
+    seen: set[str] = set()
+    for row in rows:
         ids.append(row["id"])
         seconds.append(row["seconds"])
         fingerprints.append(np.frombuffer(row["fingerprint"] or b"", "<u4"))
-        twin = first.setdefault(row["samples_sha256"], number) if options.exact_duplicates else number
-        if twin != number:
-            found.twins[row["id"]] = ids[twin]
-        reasons.append(EXACT if twin != number else _refused(row, conditions))
+        is_first = not options.exact_duplicates or row["samples_sha256"] not in seen
+        seen.add(row["samples_sha256"])
+        reasons.append(_refused(row, conditions) if is_first else EXACT)
     if options.near_duplicates:
         unique = [number for number, reason in enumerate(reasons) if reason is None]
-        for twin, stays in near_duplicates([fingerprints[number] for number in unique], options.similarity).items():
+        for twin in near_duplicates([fingerprints[number] for number in unique], options.similarity):
             reasons[unique[twin]] = NEAR
-            found.twins[ids[unique[twin]]] = ids[unique[stays]]
     for number, reason in enumerate(reasons):
         if reason is None and _draw(ids[number]) >= options.share:
             reason = SAMPLE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.corpus.config import TokenizeOptions
-from mimo_codec.corpus.describe import cut, timed
+from mimo_codec.corpus.describe import cut
+from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.voice import Span
 from mimo_codec.data.embedded import audio_file
 from mimo_codec.data.utterance import Utterance
@@ -31,7 +31,7 @@ class Tokenized:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
-    timing: Counter[str] = field(default_factory=Counter)
+    timing: Timing = field(default_factory=Timing)
 
 
 class Tokenizer:
@@ -76,7 +76,7 @@ class Tokenizer:
             spans = [Span(row["start"] - first["start"], row["end"] - first["start"]) for row in rows]
             pieces = cut(path, spans, self.codec.sample_rate, first["start"])
             for row in rows:
-                with timed(made.timing, "read"):
+                with made.timing.of("read"):
                     _, samples = next(pieces)
                 gain = row.get("gain_db")
                 yield row, samples if not gain else (samples * 10 ** (gain / 20)).astype(np.float32)
@@ -84,7 +84,7 @@ class Tokenizer:
     def _encode(self, waiting: Sequence[tuple[Mapping[str, Any], NDArray[np.float32]]], made: Tokenized) -> None:
         if not waiting:
             return
-        with timed(made.timing, "tokenize"):
+        with made.timing.of("tokenize"):
             coded = self.codec.encode_batch(
                 [samples for _, samples in waiting],
                 self.codec.sample_rate,

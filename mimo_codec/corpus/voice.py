@@ -83,7 +83,10 @@ class VoiceDetector:
 
 
 def find_segments(probabilities: NDArray[np.float32], seconds: float, options: SegmentOptions) -> list[Span]:
-    """Probabilities of a recording of so many seconds -> its segments, in order, which do not overlap."""
+    """Probabilities [n], one for each 32 ms of a recording of so many seconds -> its segments in seconds, in order.
+
+    They do not overlap.
+    """
     runs = _runs_of_speech(probabilities, options.threshold)
     runs = _join(runs, round(options.pause_seconds / STEP_SECONDS))
     runs = [(first, max(last - LATE_STEPS, first + 1)) for first, last in runs]

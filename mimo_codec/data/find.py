@@ -10,9 +10,9 @@ from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.data import arrow
+from mimo_codec.data.corpus import corpus_utterances, is_corpus
 from mimo_codec.data.manifest import read_manifest
 from mimo_codec.data.shards import shard_utterances
-from mimo_codec.data.tokens import corpus_utterances, is_corpus
 from mimo_codec.data.transcripts import Transcripts
 from mimo_codec.data.utterance import Fault, Utterance
 

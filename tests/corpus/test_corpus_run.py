@@ -25,12 +25,11 @@ if not all(map(find_spec, ("pyarrow", "silero_vad", "onnxruntime", "simpleeval",
 from mimo_codec import AudioCodes, MimoError, load_codec
 from mimo_codec.corpus.config import Pipeline, make_pipeline
 from mimo_codec.corpus.run import Outcome, Run
-from mimo_codec.corpus.schema import read_rows
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps.base import Step
 from mimo_codec.data.find import find_utterances
-from mimo_codec.train.lm.files import find_row_files
-from mimo_codec.train.lm.files import read_rows as read_training_rows
+from mimo_codec.data.parquet import read_parquet
+from mimo_codec.train.lm.files import find_row_files, read_rows
 
 
 class Fatal(Step):
@@ -59,6 +58,16 @@ class Slow(Step):
         time.sleep(0.1)
         for segment in segments:
             segment.row["slow"] = segment.seconds
+
+
+class Endless(Step):
+    """Never ends, and says in which process."""
+
+    columns: ClassVar = {"endless": "bool"}
+
+    def describe(self, segments: Sequence[Segment]) -> None:
+        Path(f"{os.getpid()}.begun").touch()
+        time.sleep(600)
 
 
 def content(codec: Path, workers: int = 1, **parts: Any) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def done(recordings: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted((folder / "shards").iterdir()) for row in read_rows(path)]
+    return [row for path in sorted((folder / "shards").iterdir()) for row in read_parquet(path)]
 
 
 def test_rows_say_where_they_come_from_and_what_they_are(recordings, tiny_folder, done):
@@ -226,6 +235,29 @@ def test_a_killed_driver_goes_on(recordings, tiny_folder, done, tmp_path):
     assert not list((tmp_path / "out").rglob(".mimo-codec-*")) and kills
 
 
+@pytest.mark.slow
+def test_interrupts_do_not_wait_for_workers(recordings, tiny_folder, tmp_path):
+    """A task may take half an hour; Ctrl-C ends the run at once, with its workers."""
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(json.dumps(content(tiny_folder, 2, describe=["loudness", "quality", f"{__name__}.Endless"])))
+    call = [sys.executable, "-m", "mimo_codec", "corpus", "run", str(config), "-i", str(recordings), "-o", "out"]
+    process = subprocess.Popen(
+        call,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not (begun := list(tmp_path.glob("*.begun"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert begun and process.returncode == 130 and err == "mimo-codec: error: interrupted\n", err
+    assert not any(Path(f"/proc/{path.stem}").exists() for path in begun)
+
+
 def test_both_trainers_read_the_output(done, recordings):
     folder, outcome = done
     utterances, faults = find_utterances(folder)
@@ -233,7 +265,7 @@ def test_both_trainers_read_the_output(done, recordings):
     assert {u.path.parent.name for u in utterances} <= {recordings.name, "deep"}
     (spoken,) = [u for u in utterances if u.text]
     assert spoken.end is not None and spoken.seconds == pytest.approx(spoken.end - spoken.start, abs=1e-3)
-    entries = [entry for path in find_row_files(folder) for entry in read_training_rows(path)]
+    entries = [entry for path in find_row_files(folder) for entry in read_rows(path)]
     assert len(entries) == len(utterances) and all(entry.fault is None for entry in entries)
     assert all(set(entry.row) <= {"audio", "text", "words"} for entry in entries)
     (folder / "shards" / "shard-000000.parquet").rename(folder / "hidden")
@@ -243,12 +275,12 @@ def test_both_trainers_read_the_output(done, recordings):
 
 
 def test_the_command(run, recordings, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("mimo_codec.cli.corpus.MESSAGE_SECONDS", 0.0)
+    monkeypatch.setattr("mimo_codec.cli.console.MESSAGE_SECONDS", 0.0)
     config = tmp_path / "pipeline.yaml"
     config.write_text(json.dumps(content(tiny_folder)))
     outcome = run("corpus", "run", config, "-i", recordings, "-o", tmp_path / "out")
     assert outcome.code == 0 and "times realtime on one core" in outcome.out, outcome
-    assert "describe: 0.0" in outcome.err and "hours, 0 min left" in outcome.err
+    assert "describe: 1 of " in outcome.err and "hours, 0 min left" in outcome.err
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<audio") > 3 and "<svg" in page and "near duplicates" in page and 'src="http' not in page
     planned = run("corpus", "plan", config, "-i", recordings, "--hours", 10, "--minutes", 0.2)

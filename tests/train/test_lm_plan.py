@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mimo_codec.benchmarks.lm_training import random_pack
 from mimo_codec.train.lm import memory as planned
+from mimo_codec.train.lm.flops import describe_flops, flops_per_position
 from mimo_codec.train.lm.losses import total_loss
 from mimo_codec.train.lm.memory import Setup, adapter_parameters, count_parameters, estimate
 from mimo_codec.train.lm.parts import BACKBONE, PARTS, PATCH_ENCODER
 from mimo_codec.train.lm.stages import LanguageModelStage
-from mimo_codec.train.lm.work import describe_work, work_per_position
 from mimo_codec.train.optimizer import MuonAdamW, make_optimizer
 
 BASE = str(GOLDEN / "lm_base")
@@ -108,7 +108,7 @@ def test_activations_and_work_are_near_what_a_step_takes(
     memory = estimate(config, Setup(stage.options, POSITIONS, narrow=False), counts)
     kept, operations = step(stage)
     work = (
-        work_per_position(config, stage.options, counts, 0, SHARE) * POSITIONS
+        flops_per_position(config, stage.options, counts, 0, SHARE) * POSITIONS
     )  # the counter knows no attention on CPUs
     print(f"bytes {memory.activations:.3g} of {kept:.3g}, operations {work:.3g} of {operations:.3g}")
     if checkpoint:  # the largest layer is kept only while it is computed again
@@ -120,4 +120,4 @@ def test_activations_and_work_are_near_what_a_step_takes(
 
 
 def test_work_is_told_in_units_that_people_read() -> None:
-    assert "3 s at" in describe_work(1e9) and "6 min at" in describe_work(1e11) and "2.8 h at" in describe_work(3e12)
+    assert "3 s at" in describe_flops(1e9) and "6 min at" in describe_flops(1e11) and "2.8 h at" in describe_flops(3e12)

@@ -51,14 +51,17 @@ class Quality(Step):
 
 
 def frame_powers(samples: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
-    """Mean square of every 20 ms."""
+    """Samples [S] at a rate in Hz -> mean square of every 20 ms, [n]; what is left at the end does not count."""
     size = round(FRAME_SECONDS * rate)
     whole = len(samples) // size * size
     return np.square(samples[:whole].astype(np.float64)).reshape(-1, size).mean(1)
 
 
 def measure_snr(powers: NDArray[np.float64]) -> float | None:
-    """Ratio in dB of what is above the noise to the noise, which the quietest frames show; None for silence."""
+    """Powers of frames [n] -> ratio in dB of what is above the noise to the noise, which the quietest frames show.
+
+    None for silence.
+    """
     if not len(powers) or powers.max() <= 0:
         return None
     count = max(1, round(QUIET_SHARE * len(powers)))
@@ -70,7 +73,7 @@ def measure_snr(powers: NDArray[np.float64]) -> float | None:
 
 
 def measure_clipping(samples: NDArray[np.float32]) -> float:
-    """Share of the samples that stand at the largest magnitude, several in a row."""
+    """Samples [S] -> share of them, 0..1, that stand at the largest magnitude, several in a row."""
     magnitude = np.abs(samples)
     highest = magnitude.max(initial=0.0)
     if highest <= 0:
@@ -82,7 +85,10 @@ def measure_clipping(samples: NDArray[np.float32]) -> float:
 
 
 def measure_bandwidth(samples: NDArray[np.float32], rate: int) -> float | None:
-    """Highest frequency in Hz of the average spectrum that is not far below the strongest; None for silence."""
+    """Samples [S] at a rate in Hz -> highest frequency in Hz that is not far below the strongest, on the average.
+
+    None for silence, and for less than a frame.
+    """
     if len(samples) < FFT_SIZE or not samples.any():
         return None
     frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SIZE)[:: FFT_SIZE // 2]

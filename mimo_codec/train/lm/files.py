@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimo_codec.codes import AudioCodes
-from mimo_codec.common.checks import needs_extra, require, wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular, read_json
-from mimo_codec.data.tokens import corpus_shards, is_corpus
+from mimo_codec.data.corpus import corpus_shards, is_corpus
+from mimo_codec.data.parquet import column_names, read_parquet
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 WRITTEN = ("skipped.jsonl", "names.jsonl")
 """Files that training itself writes."""
 MAX_LINE_BYTES = 2**24
 """Of a row; codes of an hour take 2 MB."""
-
-
 TRAINED = ("codes", "text", "words")
 """Columns of a shard of the corpus pipeline that training reads."""
-SHARD_ROWS = 256
-"""Of a Parquet file, that are in memory at once."""
 
 
 class Entry(NamedTuple):
@@ -86,19 +83,11 @@ def read_rows(path: Path) -> Iterator[Entry]:
 
 def _read_shard(path: Path) -> Iterator[Entry]:
     """Yield the rows of a Parquet file, a few in memory at a time."""
-    with needs_extra("pyarrow", "datasets"):
-        import pyarrow.lib
-        import pyarrow.parquet
-    unreadable = wrap_errors(f"{path}: not a readable Parquet file", OSError, ValueError, pyarrow.lib.ArrowException)
-    with unreadable, open_regular(path) as file:
-        number = 0
-        shard = pyarrow.parquet.ParquetFile(file)
-        columns = [name for name in TRAINED if name in shard.schema_arrow.names]
-        is_ours = "samples_sha256" in shard.schema_arrow.names  # other columns are no parts of a row
-        for batch in shard.iter_batches(SHARD_ROWS, columns=columns if is_ours else None):
-            for row in batch.to_pylist():
-                number += 1
-                yield _with_codes(path, number, {name: value for name, value in row.items() if value is not None})
+    names = column_names(path)
+    is_ours = "samples_sha256" in names  # of the corpus pipeline, whose other columns are no parts of a row
+    columns = [name for name in TRAINED if name in names] if is_ours else None
+    for number, row in enumerate(read_parquet(path, columns), start=1):
+        yield _with_codes(path, number, {name: value for name, value in row.items() if value is not None})
 
 
 def _with_codes(path: Path, number: int, row: dict[str, Any]) -> Entry:

@@ -15,10 +15,10 @@ import torch
 from mimo_codec.common.checks import require
 from mimo_codec.lm.config import LMConfig
 from mimo_codec.lm.model import SpeechLanguageModel
+from mimo_codec.train.lm.flops import describe_flops, flops_per_position
 from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.parts import BACKBONE, PARTS, PATCH_DECODER, PATCH_ENCODER, part_of
 from mimo_codec.train.lm.start import planned_shape
-from mimo_codec.train.lm.work import describe_work, work_per_position
 
 GIB = 2**30
 OVERHEAD = 1.1
@@ -185,8 +185,8 @@ def describe(config: LMConfig, setup: Setup) -> str:
     names = ("weights", "gradients", "optimizer", "activations", "logits")
     lines = [f"parameters: {sum(counts[part] for part in PARTS) / 1e6:,.1f} M ({parts})", "memory per device:"]
     lines += [f"  {name:<12}{_shown(getattr(memory, name))}" for name in names]
-    work = work_per_position(config, setup.options, counts, setup.max_positions, AUDIO_SHARE)
-    lines += [f"  {'in all':<12}{_shown(memory.total)} (a tenth added)", describe_work(work), "with other settings:"]
+    flops = flops_per_position(config, setup.options, counts, setup.max_positions, AUDIO_SHARE)
+    lines += [f"  {'in all':<12}{_shown(memory.total)} (a tenth added)", describe_flops(flops), "with other settings:"]
     for setting, other in _others(setup):
         total = estimate(config, other, counts).total
         fitting = next((name for name, size in DEVICES.items() if total <= size), "none of these alone")

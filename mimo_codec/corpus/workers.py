@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.common.files import make_folder, read_json, write_json
+from mimo_codec.common.files import make_folder, write_json
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.describe import Describer, refusal
 from mimo_codec.corpus.recordings import Recording
-from mimo_codec.corpus.schema import BASE, read_rows, schema, write_rows
+from mimo_codec.corpus.schema import BASE, schema, write_rows
 from mimo_codec.corpus.steps import check_steps
 from mimo_codec.corpus.tokenize import Tokenizer
+from mimo_codec.data.parquet import read_parquet
 
 Task = dict[str, Any]
 """{"number": which, ...}: plain values, so that it can be sent anywhere."""
@@ -55,12 +56,13 @@ class Worker(ABC):
         self.pipeline, self.folder = pipeline, folder
         self.columns = check_steps(pipeline.describe, BASE)
 
-    def __call__(self, task: Task) -> Summary:
-        """Do a task, unless it is done."""
-        path = summary_path(self.folder, self.kind, task["number"])
+    def __call__(self, task: Task) -> int:
+        """Do a task, unless it is done -> its number."""
+        number: int = task["number"]
+        path = summary_path(self.folder, self.kind, number)
         if not path.is_file():
             write_json(path, self.do(task))
-        return {"number": task["number"], **read_json(path)}
+        return number
 
     @abstractmethod
     def do(self, task: Task) -> Summary:
@@ -132,7 +134,7 @@ class TokenizeWorker(Worker):
         """parts: numbers of described files, with the numbers of their rows."""
         for number, chosen in parts:
             wanted = set(chosen)
-            yield from (row for i, row in enumerate(read_rows(described_path(self.folder, number))) if i in wanted)
+            yield from (row for i, row in enumerate(read_parquet(described_path(self.folder, number))) if i in wanted)
 
 
 def _crashed(mark: Path) -> tuple[str | None, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mimo_codec.corpus.recordings import Recording, find_recordings
 from mimo_codec.corpus.schema import BASE, schema, write_rows
 from mimo_codec.corpus.select import select
 from mimo_codec.corpus.steps import check_steps
+from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.tokenize import Tokenizer
 
 HOURS = (1e3, 1e5, 1e8)
@@ -31,13 +31,13 @@ class Cost:
     recorded_hours: float
     kept_hours: float
     num_segments: int
-    seconds: Counter[str]
+    seconds: Timing
     """Of computing on one core, by step."""
     shard_bytes: int
 
     def per_hour(self) -> dict[str, float]:
         """Return seconds of one core for each hour of recordings, by step."""
-        return {step: seconds / self.recorded_hours for step, seconds in self.seconds.most_common()}
+        return {step: seconds / self.recorded_hours for step, seconds in self.seconds.slowest_first()}
 
 
 def draw_sample(recordings: Sequence[Recording], minutes: float) -> list[Recording]:
@@ -66,11 +66,11 @@ def measure(pipeline: Pipeline, source: str, minutes: float, device: str | None 
     columns = check_steps(pipeline.describe, BASE)
     kept = select(described.rows, pipeline.select, (*BASE, *columns)).kept
     rows = [described.rows[number] for number in kept]
-    seconds = Counter(described.timing)
+    seconds = described.timing
     if pipeline.tokenize is not None and rows:
         made = Tokenizer(pipeline.tokenize, device)(rows)
         rows = made.rows
-        seconds.update(made.timing)
+        seconds.add(made.timing)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "sample.parquet"
         write_rows(path, rows, schema(columns, pipeline.tokenize is not None))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from mimo_codec.common.checks import needs_extra, require, wrap_errors
+from mimo_codec.common.checks import require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import read_json
+from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Utterance
 
 FORMAT, MANIFEST = "mimo-codec corpus", "manifest.json"
@@ -45,15 +45,7 @@ def corpus_utterances(folder: Path) -> list[Utterance]:
 
 
 def _utterances(path: Path) -> Iterator[Utterance]:
-    with needs_extra("pyarrow", "datasets"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    unreadable = wrap_errors(f"{path}: not a shard of a corpus", OSError, KeyError, ValueError, pa.ArrowException)
-    with unreadable, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(1024, columns=["path", *FIELDS]):
-            for row in batch.to_pylist():
-                yield Utterance(Path(row["path"]), **_known(row))
-
-
-def _known(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in FIELDS if row[name] is not None}
+    for row in read_parquet(path, ["path", *FIELDS]):
+        known = {name: value for name, value in row.items() if value is not None}
+        require("path" in known, f"{path}: a row has no path")
+        yield Utterance(**known | {"path": Path(known["path"])})

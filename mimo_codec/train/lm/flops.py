@@ -1,4 +1,4 @@
-"""How much there is to compute in training, told before anything is loaded."""
+"""How many floating-point operations training takes, told before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mimo_codec.lm.config import LMConfig
 from mimo_codec.train.lm.options import LanguageOptions
 from mimo_codec.train.lm.parts import BACKBONE, PATCH_DECODER, PATCH_ENCODER
 
-FLOPS = 300e12
+DEVICE_FLOPS = 300e12
 """Operations per second of the device that times are told for: a third of what an H100 can do in bfloat16."""
 
 
-def work_per_position(
+def flops_per_position(
     config: LMConfig, options: LanguageOptions, counts: Mapping[str, int], num_positions: int, audio_share: float
 ) -> float:
     """Floating-point operations that a step takes for each position, forward and backward.
@@ -48,12 +48,12 @@ def work_per_position(
     return total
 
 
-def describe_work(per_position: float) -> str:
+def describe_flops(per_position: float) -> str:
     """Say what a million positions take."""
-    seconds = 1e6 * per_position / FLOPS
+    seconds = 1e6 * per_position / DEVICE_FLOPS
     return (
         f"a million positions: {1e6 * per_position / 1e15:,.1f} PFLOP, which take {_duration(seconds)} at"
-        f" {FLOPS / 1e12:.0f} TFLOP/s (a third of an H100's)"
+        f" {DEVICE_FLOPS / 1e12:.0f} TFLOP/s (a third of an H100's)"
     )
 
 
