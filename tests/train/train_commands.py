@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -106,3 +107,23 @@ def command(recipe: str, root: Path, folder: Path, codec: Path, steps: int, *mor
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def logged_losses(root: Path, name: str = "train/loss") -> dict[int, float]:
+    """Step -> loss, as the last run that got there logged it."""
+    losses: dict[int, float] = {}
+    for path in sorted(root.rglob("metrics.csv"), key=os.path.getmtime):
+        with open(path, newline="") as file:
+            losses |= {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
+    return dict(sorted(losses.items()))
+
+
+def assert_same_curve(killed: Path, whole: Path, rtol: float) -> None:
+    """A run that was killed and went on has the losses of one that was not.
+
+    Lightning saves a checkpoint before it logs the loss of that step: the log may lack that of the last step before the
+    kill.
+    """
+    resumed, undisturbed = logged_losses(killed), logged_losses(whole)
+    assert len(undisturbed.keys() - resumed.keys()) <= 1 and resumed.keys() <= undisturbed.keys()
+    assert resumed == pytest.approx({step: undisturbed[step] for step in resumed}, rel=rtol)
