@@ -6,8 +6,9 @@
 
 By default espeak-ng reads numbers in many languages, which needs no texts. With --sentences, a file with an English
 sentence on every line, the voices of --voices take turns to read them in random order. Accent, pitch and speed are
-random where a voice has them. The folder gets the audio, 16 bit WAV, and manifest.jsonl, which names the speaker, the
-language and, where a sentence is read, the text.
+random where a voice has them. With --shifts 12 every voice becomes twelve, whose pitch and formants lie up to a fifth
+below or above. The folder gets the audio, 16 bit WAV, and manifest.jsonl, which names the speaker, the language and,
+where a sentence is read, the text.
 
 | voice    | install                                 | kHz | seconds of compute per second | licence              |
 |----------|-----------------------------------------|-----|-------------------------------|----------------------|
@@ -35,10 +36,14 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from mimo_codec.audio.resampling import resample
+
 LANGUAGES = "ar cmn cs de el en-gb en-us es fa fi fr hi hu id it ja ko nl pl pt ro ru sv sw ta tr uk vi".split()
 ACCENTS = "en-us en-us-nyc en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029".split()
 VARIANTS = ",+f1,+f2,+f3,+f4,+f5,+m1,+m2,+m3,+m4,+m5,+m6,+m7,+croak,+whisper".split(",")
 KOKORO_TOKENS = 500
+MAX_SHIFT = 1.2
+"""How far pitch and formants are shifted up; one upon it, how far down."""
 
 
 class Speech(NamedTuple):
@@ -166,6 +171,19 @@ def trim(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     return samples[max(0, loud[0] - margin) : loud[-1] + margin] if len(loud) else samples
 
 
+def shift(speech: Speech, factor: float) -> Speech:
+    """Multiply all frequencies of a voice, and its speed, by a factor; a factor of 1 changes nothing."""
+    if factor == 1:
+        return speech
+    samples = resample(speech.samples, round(speech.rate * factor / 100) * 100, speech.rate)
+    return Speech(samples, speech.rate, f"{speech.speaker}@{factor:.2f}")
+
+
+def shift_factors(count: int) -> list[float]:
+    """Return so many factors, equally far from each other to the ear; of an odd number the middle one is 1."""
+    return [1.0] if count == 1 else np.geomspace(1 / MAX_SHIFT, MAX_SHIFT, count).round(2).tolist()
+
+
 # ---- utterances ------------------------------------------------------------------------------------------------------
 
 
@@ -179,14 +197,15 @@ def read_numbers(languages: list[str], draw: random.Random) -> Iterator[tuple[st
 
 
 def read_sentences(
-    sentences: list[str], names: list[str], draw: random.Random
+    sentences: list[str], names: list[str], draw: random.Random, shifts: int = 1
 ) -> Iterator[tuple[str, Speech, dict[str, str]]]:
     """As `read_numbers`, until all sentences are read."""
-    voices = [VOICES[name]() for name in names]
+    voices, factors = [VOICES[name]() for name in names], shift_factors(shifts)
     draw.shuffle(sentences)
     for count, text in enumerate(sentences):
-        turn = count % len(names)
-        yield f"{names[turn]}-{count:05d}.wav", voices[turn](text, draw), {"language": "en", "text": text}
+        turn, factor = count % len(names), factors[count // len(names) % len(factors)]
+        speech = shift(voices[turn](text, draw), factor)
+        yield f"{names[turn]}-{count:05d}.wav", speech, {"language": "en", "text": text}
 
 
 def main() -> None:
@@ -197,15 +216,18 @@ def main() -> None:
     parser.add_argument("--languages", default=",".join(LANGUAGES), help="of the numbers; names of espeak-ng --voices")
     parser.add_argument("--sentences", type=Path, help="a text file of English sentences to read instead of numbers")
     parser.add_argument("--voices", default="espeak", help=f"of the sentences: {', '.join(VOICES)}")
+    parser.add_argument("--shifts", type=int, default=1, help="voices that are made of each, by pitch and formants")
     options = parser.parse_args()
     names = options.voices.split(",")
     if not set(names) <= set(VOICES):
         parser.error(f"--voices: {', '.join(VOICES)} are known, not {options.voices}")
+    if not 1 <= options.shifts <= 100:
+        parser.error(f"--shifts must be 1 to 100, not {options.shifts}")
 
     draw = random.Random(options.seed)
     if options.sentences:
         lines = options.sentences.read_text(encoding="utf-8").splitlines()
-        utterances = read_sentences([line.strip() for line in lines if line.strip()], names, draw)
+        utterances = read_sentences([line.strip() for line in lines if line.strip()], names, draw, options.shifts)
     else:
         utterances = read_numbers(options.languages.split(","), draw)
 

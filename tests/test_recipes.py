@@ -50,6 +50,20 @@ def test_silence_is_cut_from_both_ends_of_synthetic_speech():
     assert len(recipe("synthesise")["trim"](samples, rate=1000)) == pytest.approx(1000 + 2 * 100, abs=1)
 
 
+def test_voices_are_shifted_in_pitch_and_formants_together():
+    synthesise, rate = recipe("synthesise"), 24000
+    assert synthesise["shift_factors"](1) == [1.0] and len(set(synthesise["shift_factors"](12))) == 12
+    t = np.arange(rate) / rate
+    tones = (np.sin(2 * np.pi * 200 * t) + np.sin(2 * np.pi * 1000 * t)).astype(np.float32)
+    for factor in synthesise["shift_factors"](5):
+        shifted = synthesise["shift"](synthesise["Speech"](tones, rate, "anna"), factor)
+        spectrum = np.abs(np.fft.rfft(shifted.samples * np.hanning(len(shifted.samples))))
+        peaks = np.sort(np.argsort(spectrum)[::-1][:4]) * rate / len(shifted.samples)
+        assert shifted.rate == rate and len(shifted.samples) == pytest.approx(rate / factor, rel=0.01)
+        assert peaks[0] == pytest.approx(200 * factor, rel=0.03) and peaks[-1] == pytest.approx(1000 * factor, rel=0.03)
+        assert shifted.speaker == ("anna" if factor == 1 else f"anna@{factor:.2f}")
+
+
 def test_a_probe_learns_to_read_codes():
     """Codes that are the letters themselves: the recogniser must find them, and not in codes of another text."""
     jiwer = pytest.importorskip("jiwer", reason="needs the eval extra")

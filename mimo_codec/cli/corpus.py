@@ -12,7 +12,9 @@ from mimo_codec.cli.console import print_line, progress_bar
 
 corpus = typer.Typer(rich_markup_mode=None)
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="Pipeline: a YAML file, or speech, which is shipped.")]
+Config = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="Pipeline: a YAML file, or one that is shipped: speech, small_lm.")
+]
 Input = Annotated[
     str, typer.Option("--input", "-i", metavar="SOURCE", help="Folder of recordings or shards, or manifest (.jsonl).")
 ]

@@ -25,8 +25,8 @@ def start(context: typer.Context) -> None:
 
 @data.command("scan")
 def scan(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Folder of audio files or shards, or manifest (.jsonl).")
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Folders of audio files or shards, manifests (.jsonl).")
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="MANIFEST", help="Manifest to write (.jsonl).")],
     workers: Annotated[
@@ -39,7 +39,7 @@ def scan(
     split: Annotated[str | None, typer.Option(help="Part of a data set to use, such as train.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the utterances that are fit to train on, and write a manifest of them.
+    """Find the utterances that are fit to train on, and write one manifest of all sources.
 
     Every file is decoded completely. The manifest records duration, sample rate, peak, clipping and silence of each
     utterance, and its text. Files that are damaged, silent, clipped, too short or of a low sample rate are left out and
@@ -47,17 +47,21 @@ def scan(
     """
     require(output.lower().endswith(".jsonl"), f"{output}: the name of a manifest must end in .jsonl")
     check_target(Path(output), overwrite)
-    check_not_read(Path(output), [source])
+    check_not_read(Path(output), sources)
     from mimo_codec.data import scan as scanning
     from mimo_codec.data.find import find_utterances
     from mimo_codec.data.manifest import write_manifest
 
     limits = scanning.Limits(min_seconds, max_clipped, max_silence, min_sample_rate)
-    found, faults = find_utterances(source, split)
+    found, faults = [], []
+    for source in sources:
+        utterances, unreadable = find_utterances(source, split)
+        found += utterances
+        faults += unreadable
     with progress_bar("scan", dict.fromkeys(range(len(found)), 1.0), in_seconds=False) as finished:
         good, bad = scanning.scan(found, limits, workers, finished)
     for fault in (faults := [*faults, *bad]):
         print_line(f"skipped {fault}")
-    require(good, f"{source}: none of {len(found)} utterances is fit to train on")
+    require(good, f"{', '.join(sources)}: none of {len(found)} utterances is fit to train on")
     write_manifest(output, good, overwrite)
     print("\n".join(scanning.summary(good, faults)))

@@ -74,7 +74,7 @@ class SelectOptions:
     Args:
         exact_duplicates: whether of segments with the same samples only the first stays.
         near_duplicates: whether of segments that sound alike only the first stays.
-        similarity: share of their fingerprints that near duplicates have in common.
+        similarity: share of their fingerprints that near duplicates have in common, and not less than four moments.
         keep: name -> expression over the columns that must be true, such as "snr_db >= 10 and seconds < 20". A
             comparison with a value that is missing is not true.
         share: of the segments that are left, which stays, by a hash of their ids.
@@ -82,7 +82,7 @@ class SelectOptions:
 
     exact_duplicates: bool = flag(True)
     near_duplicates: bool = flag(True)
-    similarity: float = number(0.15, low=0.03, high=1)
+    similarity: float = number(0.05, low=0, high=1)
     keep: Mapping[str, str] = field(default_factory=dict)
     share: float = number(1.0, low=0, high=1)
 

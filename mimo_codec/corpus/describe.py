@@ -156,7 +156,7 @@ class Describer:
                 pcm = np.round(segment.samples.clip(-1, 1) * 32767).astype("<i2").tobytes()
                 segment.row["samples_sha256"] = hashlib.sha256(pcm).hexdigest()
                 low = resample(segment.samples, segment.rate, FINGERPRINT_RATE)
-                segment.row["fingerprint"] = fingerprint(low).astype("<u4").tobytes()
+                segment.row["fingerprint"] = fingerprint(low).tobytes()
         yield from (segment.row for segment in segments)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from mimo_codec.common.checks import error_prefix
 from mimo_codec.corpus.config import SelectOptions
 from mimo_codec.corpus.expressions import Condition
-from mimo_codec.corpus.fingerprint import near_duplicates
+from mimo_codec.corpus.fingerprint import MOMENT, near_duplicates
 
 EXACT, NEAR, SAMPLE = "exact duplicates", "near duplicates", "sample"
 
@@ -54,7 +54,7 @@ def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: I
     for row in rows:
         ids.append(row["id"])
         seconds.append(row["seconds"])
-        fingerprints.append(np.frombuffer(row["fingerprint"] or b"", "<u4"))
+        fingerprints.append(np.frombuffer(row["fingerprint"] or b"", MOMENT))
         is_first = not options.exact_duplicates or row["samples_sha256"] not in seen
         seen.add(row["samples_sha256"])
         reasons.append(_refused(row, conditions) if is_first else EXACT)

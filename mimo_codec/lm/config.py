@@ -78,6 +78,7 @@ class LMConfig:
             width = getattr(self, name)
             even = width % (2 * self.local_attn_heads) == 0
             require(even, f"config: {name} = {width} must be an even multiple of local_attn_heads")
+        require(self.head_dim % 2 == 0, f"config: head_dim = {self.head_dim} must be even, for rotary positions")
         grouped = self.num_attention_heads % self.num_key_value_heads == 0
         require(grouped, "config: num_attention_heads must be a multiple of num_key_value_heads")
         for name in _PER_CHANNEL:

@@ -10,6 +10,7 @@ from conftest import ROOT
 from mimo_codec import MimoError
 from mimo_codec.corpus.config import Pipeline, find_pipeline, load_pipeline, make_pipeline, shipped_pipelines
 from mimo_codec.corpus.schema import BASE
+from mimo_codec.corpus.select import select
 from mimo_codec.corpus.steps import check_steps
 
 WRONG = {
@@ -53,9 +54,9 @@ def test_shipped_pipelines_are_whole(monkeypatch):
     assert list(shipped_pipelines()) == [path.stem for path in sorted((ROOT / "recipes" / "corpus").glob("*.yaml"))]
     for name in shipped_pipelines():
         pipeline = load_pipeline(name)
-        check_steps(pipeline.describe, BASE)
-        assert pipeline.tokenize is not None
-    with pytest.raises(MimoError, match="no such file, nor a shipped one \\(speech\\)"):
+        selection = select([], pipeline.select, (*BASE, *check_steps(pipeline.describe, BASE)))
+        assert pipeline.tokenize is not None and set(pipeline.select.keep) < set(selection.removed)
+    with pytest.raises(MimoError, match="no such file, nor a shipped one \\(small_lm, speech\\)"):
         find_pipeline("speach")
 
 

@@ -12,12 +12,15 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process forks safely as long as PyTorch has no threads
 sys.path.append(str(Path(__file__).parents[1]))  # the helpers of all tests, where pytest does not add them
@@ -42,8 +45,12 @@ class Scenario:
     results: Callable[[Path], dict[str, object]]
     whole_at_any_time: bool
     """Every result that is there after a kill is complete; training's are only at the end."""
+    fresh_every: int
+    """Every so many kills begin without an output; the others begin where an output is complete."""
     check: Callable[[Path], None] = lambda folder: None
     """Raises for anything else that is not whole after a kill."""
+    kill_workers: bool = False
+    """Every other kill is of a process that the command has started; the command itself must then finish."""
 
 
 def _sounds(folder: Path) -> None:
@@ -149,25 +156,75 @@ def _export(folder: Path) -> list[str]:
     return ["export", "codec", f"{folder}/tiny", "-o", f"{folder}/out", "-q", "2", "--overwrite"]
 
 
+def _recordings(folder: Path) -> None:
+    """Noises that stay whole, because the pipeline does not cut; a copy, and a file that is broken."""
+    _sounds(folder)
+    shutil.copy(folder / "in" / "3.wav", folder / "in" / "copy.wav")
+    (folder / "in" / "broken.wav").write_bytes(b"RIFF and nothing more")
+    parts = {
+        "segment": None,
+        "describe": ["loudness", "quality"],
+        "tokenize": {"codec": str(folder / "tiny"), "num_quantizers": 2},
+        "engine": {"workers": 2, "task_minutes": 0.1, "shard_hours": 0.001},
+    }
+    (folder / "pipeline.yaml").write_text(json.dumps(parts))
+
+
+def _corpus(folder: Path) -> list[str]:
+    return ["corpus", "run", f"{folder}/pipeline.yaml", "-i", f"{folder}/in", "-o", f"{folder}/out"]
+
+
+def _shards(folder: Path) -> dict[str, object]:
+    kept = ("shards/", "manifest.json", "quarantine.jsonl")
+    return {name: content for name, content in _files(folder).items() if name.startswith(kept)}
+
+
 SCENARIOS = {
-    "encode": Scenario(_sounds, _batch("encode", "in"), _batch("encode", "in", "--skip-existing"), _files, True),
-    "decode": Scenario(_codes, _batch("decode", "codes"), _batch("decode", "codes", "--skip-existing"), _files, True),
-    "export": Scenario(_sounds, _export, _export, _graphs, True),
-    "train": Scenario(_sounds_for_training, _training, _resumed, _weights, False, _check_checkpoints),
+    "encode": Scenario(_sounds, _batch("encode", "in"), _batch("encode", "in", "--skip-existing"), _files, True, 3),
+    "decode": Scenario(
+        _codes, _batch("decode", "codes"), _batch("decode", "codes", "--skip-existing"), _files, True, 3
+    ),
+    "export": Scenario(_sounds, _export, _export, _graphs, True, 3),
+    "train": Scenario(_sounds_for_training, _training, _resumed, _weights, False, 1, _check_checkpoints),
+    "corpus": Scenario(_recordings, _corpus, _corpus, _shards, True, 1, kill_workers=True),
 }
 
 
-def _run(arguments: list[str], after: float | None = None) -> tuple[int | None, float]:
-    """The command in a forked process, killed `after` seconds -> its exit code, None where killed; and its seconds."""
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int | None
+    """None when it was killed itself."""
+    seconds: float
+    disturbed: bool
+    """Whether it, or a process that it has started, was killed."""
+
+
+def _run(arguments: list[str], after: float | None = None, worker: bool = False) -> Ended:
+    """The command in a forked process, which is killed `after` seconds.
+
+    worker: whether, where it has started processes, one of them is killed instead.
+    """
     process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments,))
     started = time.monotonic()
     process.start()
     process.join(after)
     if process.is_alive():
-        process.kill()
+        victims = _workers(process.pid) if worker else []
+        if victims:
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(victims), signal.SIGKILL)
+        else:
+            process.kill()
         process.join()
-        return None, time.monotonic() - started
-    return process.exitcode, time.monotonic() - started
+        return Ended(process.exitcode if victims else None, time.monotonic() - started, True)
+    return Ended(process.exitcode, time.monotonic() - started, False)
+
+
+def _workers(parent: int | None) -> list[int]:
+    """Processes that a process has started to work for it."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def _command(arguments: list[str]) -> None:
@@ -184,20 +241,22 @@ def kills(name: str, count: int, seed: int = 0) -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         scenario.prepare(folder)
-        code, seconds = _run(scenario.arguments(folder))
+        code, seconds, _ = _run(scenario.arguments(folder))
         assert code == 0, f"{name} ended with {code} undisturbed"
         expected = scenario.results(folder)
         for number in range(count):
-            if number % 3 == 0 or not scenario.whole_at_any_time:  # else what was there before is replaced
+            if number % scenario.fresh_every == 0:
                 shutil.rmtree(folder / "out")
-            code, taken = _run(scenario.arguments(folder), after=rng.uniform(0.05, 1.05) * seconds)
-            killed += code is None
-            seconds = taken if code == 0 else seconds  # the first run may have been slower
+            of_worker = scenario.kill_workers and number % 2 == 1
+            code, taken, disturbed = _run(scenario.arguments(folder), rng.uniform(0.05, 1.05) * seconds, of_worker)
+            assert code in (0, None), f"{name}, kill {number}: the command ends with {code} when a worker is killed"
+            killed += disturbed
+            seconds = seconds if disturbed else taken  # the first run may have been slower
             if scenario.whole_at_any_time and (folder / "out").exists():
                 for result, content in scenario.results(folder).items():
                     assert content == expected[result], f"{name}, kill {number}: {result} is half-written"
             scenario.check(folder)
-            code, _ = _run(scenario.finish(folder))
+            code, *_ = _run(scenario.finish(folder))
             assert code == 0, f"{name}, kill {number}: the command ends with {code} afterwards"
             assert scenario.results(folder) == expected, f"{name}, kill {number}: other results than undisturbed"
             left = [path.name for path in folder.rglob(".mimo-codec-*")]

@@ -9,9 +9,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("command", "count"), [("encode", 4), ("decode", 4), ("train", 1)])
+@pytest.mark.parametrize(("command", "count"), [("encode", 4), ("decode", 4), ("train", 1), ("corpus", 2)])
 def test_killed_at_random_times(command, count):
-    for module in {"train": ["lightning"]}.get(command, []):
+    for module in {"train": ["lightning"], "corpus": ["pyarrow", "pyloudnorm", "simpleeval"]}.get(command, []):
         pytest.importorskip(module)
     script = Path(__file__).parent / "kill.py"
     done = subprocess.run(

@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import GOLDEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("transformers", reason="needs the lm extra")
 
 from safetensors.torch import load_file, save_file
 
 from mimo_codec import MimoError
-from mimo_codec.lm import MimoAudioLM
+from mimo_codec.lm import LMConfig, MimoAudioLM
+from mimo_codec.lm.model import SpeechLanguageModel
 from mimo_codec.lm.tokenizer import TextTokenizer
 
 
@@ -63,3 +67,26 @@ def test_numbers_that_are_written_as_integers(folder: Path) -> None:
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"rope_theta": 640000, "rms_norm_eps": 1, "attention_dropout": 0}))
     MimoAudioLM.from_pretrained(folder, device="cpu")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hidden_size=st.integers(1, 70),
+    num_attention_heads=st.integers(1, 8),
+    num_key_value_heads=st.sampled_from([1, 2, 3]),
+    head_dim=st.integers(1, 40),
+    rope_theta=st.sampled_from([1, 1.0, 1e12]),
+    rms_norm_eps=st.sampled_from([0, 1, 1e-6]),
+    local_dim=st.sampled_from([8, 16, 24]),
+    local_attn_heads=st.integers(1, 3),
+)
+def test_a_configuration_is_refused_or_can_be_built(**values: Any) -> None:
+    """What transformers refuses is refused before."""
+    small = dict(num_hidden_layers=1, local_layers=1, input_local_layers=1, vocab_size=9, intermediate_size=9)
+    try:
+        config = LMConfig(**small, local_ffn_dim=9, input_local_dim=values["local_dim"], **values)
+    except MimoError as error:
+        assert str(error).startswith("config: ")
+        return
+    with torch.device("meta"):
+        SpeechLanguageModel(config, empty_id=0)
