@@ -82,7 +82,7 @@ class SelectOptions:
 
     exact_duplicates: bool = flag(True)
     near_duplicates: bool = flag(True)
-    similarity: float = number(0.05, low=0, high=1)
+    similarity: float = number(0.04, low=0, high=1)
     keep: Mapping[str, str] = field(default_factory=dict)
     share: float = number(1.0, low=0, high=1)
 

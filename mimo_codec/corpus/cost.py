@@ -20,7 +20,7 @@ from mimo_codec.corpus.tokenize import Tokenizer
 
 HOURS = (1e3, 1e5, 1e8)
 """For which the cost is told beside what is asked for; the last is what MiMo-Audio was trained on."""
-SELECTED_BYTES = 30 * 64
+SELECTED_BYTES = 30 * 96
 """Of a segment while near duplicates are found, on the machine that starts the run."""
 
 

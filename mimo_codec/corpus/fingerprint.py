@@ -22,9 +22,9 @@ LAG = 8
 """Frames from one energy to the one that it is compared with."""
 GAPS = (0, 12, 24, 36)
 """Frames from the beginning of a moment to the four times that describe it by seven bits each."""
-RELIABLE = 0.3
+RELIABLE = 0.4
 """Share of the moments that count, if they are more than SIZE."""
-SIZE = 64
+SIZE = 96
 """Moments of a fingerprint."""
 MOMENT = np.dtype([("number", "<u4"), ("frame", "<u2")])
 """What a moment sounds like, and when it is."""
@@ -35,12 +35,12 @@ MIN_SHARED = 4
 """Moments that two segments must have in common."""
 TOLERANCE = 3
 """Frames by which the distances between these may differ."""
-MIN_SPREAD = 20
-"""Frames, 0.23 s, over which they must be spread: neighbours are nearly the same moment."""
+MIN_SPREAD = 12
+"""Frames, 0.14 s, over which they must be spread: neighbours are nearly the same moment."""
 
 
 def fingerprint(samples: NDArray[np.float32]) -> NDArray[np.void]:
-    """Samples [S] at 5 kHz -> up to 64 of MOMENT, ascending by number; fewer for what is short or silent."""
+    """Samples [S] at 5 kHz -> up to 96 of MOMENT, ascending by number; fewer for what is short or silent."""
     if len(samples) < FRAME + HOP * (LAG + GAPS[-1]):
         return np.zeros(0, MOMENT)
     between_bands = np.diff(_band_energies(samples), axis=1)
