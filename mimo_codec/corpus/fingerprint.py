@@ -2,9 +2,9 @@
 
 A moment is described by the signs of differences of energy between bands and times, as in Haitsma and Kalker (2002), of
 few bands at four times in a row. Only moments whose differences are large count, because noise and lossy coding leave
-them as they are. The fingerprint keeps those with the smallest hashes (a bottom-k sketch, Cohen and Kaplan 2007), so two
-segments keep the same moments of what both have, wherever they are cut. Two segments sound alike when several moments
-are the same at the same distances (Wang 2003).
+them as they are. The fingerprint keeps those with the smallest hashes (a bottom-k sketch, Cohen and Kaplan 2007), so
+two segments keep the same moments of what both have, wherever they are cut. Two segments sound alike when several
+moments are the same at the same distances (Wang 2003).
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def near_duplicates(fingerprints: list[NDArray[np.void]], similarity: float) -> dict[int, int]:
     """Number of a segment -> number of an earlier one, which stays, that it sounds like.
 
-    similarity: share of the moments of the smaller fingerprint that both have, at least MIN_SHARED moments. Memory grows
-    with all fingerprints, by about 30 bytes for each moment.
+    similarity: share of the moments of the smaller fingerprint that both have, at least MIN_SHARED moments. Memory
+    grows with all fingerprints, by about 30 bytes for each moment.
     """
     sizes = np.array([len(f) for f in fingerprints])
     if not sizes.sum():

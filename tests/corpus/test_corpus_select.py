@@ -15,8 +15,8 @@ from mimo_codec import MimoError
 from mimo_codec.audio.resampling import resample
 from mimo_codec.corpus.config import SelectOptions
 from mimo_codec.corpus.expressions import Condition, check_expression
-from mimo_codec.corpus.fingerprint import RATE as LOW_RATE
 from mimo_codec.corpus.fingerprint import MOMENT, fingerprint, near_duplicates
+from mimo_codec.corpus.fingerprint import RATE as LOW_RATE
 from mimo_codec.corpus.select import EXACT, NEAR, SAMPLE, select
 
 

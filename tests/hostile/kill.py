@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process forks safely as long as PyTorch has no threads
 sys.path.append(str(Path(__file__).parents[1]))  # the helpers of all tests, where pytest does not add them
@@ -69,6 +69,26 @@ def _sounds_for_training(folder: Path) -> None:
     import mimo_codec.train.codec.stages  # noqa: F401
 
     _sounds(folder)
+
+
+def _graphs_to_write(folder: Path) -> None:
+    """Trace before any kill: PyTorch takes a minute for it and writes nothing, and kills are to hit the rest."""
+    import onnxruntime  # noqa: F401
+
+    from mimo_codec.onnx.codec.export import OPSET, codec_graphs, write_graph
+
+    _sounds(folder)
+    trace, traced = torch.onnx.export, dict[tuple[str, ...], Any]()
+
+    def traced_once(module: Any, **options: Any) -> Any:
+        names = (*options["input_names"], *options["output_names"])
+        if names not in traced:
+            traced[names] = trace(module, **options)
+        return traced[names]
+
+    torch.onnx.export = traced_once
+    for name, graph in codec_graphs(make_codec(), 2).items():
+        write_graph(graph, folder / f"{name}.onnx", {}, OPSET)
 
 
 def _codes(folder: Path) -> None:
@@ -184,7 +204,7 @@ SCENARIOS = {
     "decode": Scenario(
         _codes, _batch("decode", "codes"), _batch("decode", "codes", "--skip-existing"), _files, True, 3
     ),
-    "export": Scenario(_sounds, _export, _export, _graphs, True, 3),
+    "export": Scenario(_graphs_to_write, _export, _export, _graphs, True, 3),
     "train": Scenario(_sounds_for_training, _training, _resumed, _weights, False, 1, _check_checkpoints),
     "corpus": Scenario(_recordings, _corpus, _corpus, _shards, True, 1, kill_workers=True),
 }
