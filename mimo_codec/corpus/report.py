@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path
 from mimo_codec.corpus.describe import cut
 from mimo_codec.corpus.run import Outcome
+from mimo_codec.corpus.survey import Survey
 from mimo_codec.corpus.voice import Span
 from mimo_codec.data.embedded import audio_file
 from mimo_codec.data.parquet import read_parquet
@@ -28,6 +28,7 @@ NUM_HEARD = 10
 LISTENING_RATE = 24000
 SHOWN = 20
 """Rows of a table; the others are summed up."""
+GROUPED = ("source", "language", "speaker")
 PLOTTED = {
     "seconds": "seconds of a segment",
     "snr_db": "signal to noise (dB)",
@@ -49,14 +50,17 @@ audio { height: 2rem }
 def write_report(folder: Path, outcome: Outcome, title: str) -> Path:
     """Write report.html about a finished run; MimoError when matplotlib is missing or the file cannot be written."""
     paths, columns = [folder / shard["name"] for shard in outcome.manifest["shards"]], _columns(outcome)
-    rows = [row for path in paths for row in read_parquet(path, columns)]
+    survey = Survey(GROUPED, PLOTTED, NUM_HEARD)
+    for path in paths:
+        for row in read_parquet(path, columns):
+            survey.add(row)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        _table("In short", _totals(outcome, rows)),
-        *(_table(f"Hours by {name}", _hours(rows, name)) for name in ("source", "language", "speaker")),
+        _table("In short", _totals(outcome, survey)),
+        *(_table(f"Hours by {name}", _hours(survey.hours[name])) for name in GROUPED),
         _table("Removed", _removed(outcome)),
-        f"<h2>Distributions</h2>{_plots(rows)}",
-        f"<h2>{NUM_HEARD} segments, drawn at random</h2>{_heard(rows)}",
+        f"<h2>Distributions</h2>{_plots(survey.values)}",
+        f"<h2>{NUM_HEARD} segments, drawn at random</h2>{_heard(survey.drawn)}",
         _table("Computing", _timing(outcome)),
     ]
     page = (
@@ -81,25 +85,22 @@ def _table(title: str, lines: Lines) -> str:
     return f"<h2>{html.escape(title)}</h2><table>{rows}</table>"
 
 
-def _totals(outcome: Outcome, rows: Sequence[Mapping[str, Any]]) -> Lines:
+def _totals(outcome: Outcome, survey: Survey) -> Lines:
     seconds = outcome.manifest["seconds"]
     yield "hours of recordings", f"{outcome.recorded_seconds / 3600:.2f}"
     yield "hours of segments found", f"{outcome.described_seconds / 3600:.2f}"
     yield "hours of segments that stay", f"{seconds / 3600:.2f}"
-    yield "segments that stay", f"{len(rows):,}"
-    yield "with text", f"{sum(bool(row['text']) for row in rows):,}"
-    yield "speakers", f"{len({row['speaker'] for row in rows} - {None}):,}"
+    yield "segments that stay", f"{survey.num_rows:,}"
+    yield "with text", f"{survey.num_texts:,}"
+    yield "speakers", f"{len(survey.hours['speaker'].keys() - {None}):,}"
     yield "shards", f"{len(outcome.manifest['shards']):,}"
     yield "MB", f"{sum(shard['bytes'] for shard in outcome.manifest['shards']) / 1e6:,.1f}"
     yield "in quarantine", f"{len(outcome.quarantine):,}"
 
 
-def _hours(rows: Sequence[Mapping[str, Any]], name: str) -> Lines:
-    hours: Counter[str] = Counter()
-    for row in rows:
-        hours[str(row[name] if row[name] is not None else "not known")] += row["seconds"] / 3600
-    shown = hours.most_common(SHOWN)
-    yield from ((key, f"{value:.3f}") for key, value in shown)
+def _hours(hours: Mapping[str | None, float]) -> Lines:
+    shown = sorted(hours.items(), key=lambda item: -item[1])[:SHOWN]
+    yield from (("not known" if key is None else key, f"{value:.3f}") for key, value in shown)
     if len(hours) > SHOWN:
         yield f"{len(hours) - SHOWN} others", f"{sum(hours.values()) - sum(value for _, value in shown):.3f}"
 
@@ -117,16 +118,15 @@ def _timing(outcome: Outcome) -> Lines:
         yield step, f"{seconds:.1f} s; {seconds / max(hours, 1e-9):.1f} s per hour of recordings"
 
 
-def _plots(rows: Sequence[Mapping[str, Any]]) -> str:
+def _plots(values: Mapping[str, Sequence[float]]) -> str:
     with needs_extra("matplotlib", "corpus"):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
-    known = {name: [row[name] for row in rows if row.get(name) is not None] for name in PLOTTED}
-    shown = [name for name in PLOTTED if known[name]]
+    shown = [name for name in PLOTTED if values[name]]
     figure = Figure(figsize=(9, 2.4 * ((len(shown) + 2) // 3)), layout="constrained")
     for number, name in enumerate(shown):
         axes = figure.add_subplot((len(shown) + 2) // 3, 3, number + 1)
-        axes.hist(known[name], bins=40)
+        axes.hist(values[name], bins=40)
         axes.set_xlabel(PLOTTED[name])
     file = io.StringIO()
     canvas: Any = FigureCanvasSVG(figure)
@@ -137,7 +137,7 @@ def _plots(rows: Sequence[Mapping[str, Any]]) -> str:
 def _heard(rows: Sequence[Mapping[str, Any]]) -> str:
     """Segments as they are in the recordings, and what they were coded to where they were."""
     lines = []
-    for row in random.Random(0).sample(list(rows), min(NUM_HEARD, len(rows))):
+    for row in rows:
         try:
             sound = f'<audio controls src="data:audio/ogg;base64,{_ogg(row)}"></audio>'
         except (MimoError, OSError) as error:
