@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mimo_codec.common.beside import import_beside
 from mimo_codec.common.checks import check_type, error_prefix, require, wrap_errors
 from mimo_codec.common.fields import check_fields, flag, integer, number
 from mimo_codec.common.files import open_regular
@@ -178,10 +179,14 @@ def find_pipeline(name: str) -> Path:
 
 
 def load_pipeline(name: str) -> Pipeline:
-    """Read a pipeline; MimoError, which names file and key, for what is no pipeline."""
+    """Read a pipeline; MimoError, which names file and key, for what is no pipeline.
+
+    Steps are then imported also from Python files beside it.
+    """
     import yaml
 
     path = find_pipeline(name)
+    import_beside([path])
     with wrap_errors(f"{path}: cannot be read", OSError), open_regular(path) as file:
         text = file.read(MAX_YAML_BYTES + 1)
     require(len(text) <= MAX_YAML_BYTES, f"{path}: is larger than any pipeline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -120,7 +121,9 @@ def _cores() -> int:
 class _Actor:
     """A worker in the form that Ray Data calls: columns of a batch of one row."""
 
-    def __init__(self, make: Make):
+    def __init__(self, make: Make, paths: list[str]):
+        """paths: from which the process that starts the run imports, steps of the user's own for example."""
+        sys.path += [path for path in paths if path not in sys.path]
         _load(make)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def run_by_ray(make: Make, tasks: Sequence[Task], options: EngineOptions, addres
         concurrency=(1, count) if count > 1 else 1,
         num_cpus=options.cpus,
         num_gpus=options.gpus or None,
-        fn_constructor_args=(make,),
+        fn_constructor_args=(make, sys.path),
         max_restarts=-1,
         max_task_retries=-1,
     )

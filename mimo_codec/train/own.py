@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-
-def import_beside(recipes: Iterable[Path]) -> None:
-    """Let classes be imported from the folders of recipes, after everything that is installed."""
-    for folder in dict.fromkeys(str(recipe.absolute().parent) for recipe in recipes):
-        if folder not in sys.path:
-            sys.path.append(folder)
 
 
 def names_data_module(recipes: Iterable[Path], arguments: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mimo_codec.common.beside import import_beside
 from mimo_codec.common.checks import check_integer, needs_extra, require, wrap_errors
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import open_regular
@@ -85,7 +86,7 @@ def train(recipe: str, arguments: list[str], all_cores: bool = False, plan: Plan
     from mimo_codec.train.callbacks import SaveOnSignal, Stopped
     from mimo_codec.train.checkpoints import CHECKPOINTS, starting_point
     from mimo_codec.train.loop import Stage
-    from mimo_codec.train.own import import_beside, names_data_module
+    from mimo_codec.train.own import names_data_module
     from mimo_codec.train.progress import Progress
 
     words = (word.partition("=")[2] if word.startswith("-") else word for word in arguments)

@@ -4,120 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from importlib.util import find_spec
+import textwrap
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error
-from recordings import RATE, example, join, noise, write
-
-if not all(map(find_spec, ("pyarrow", "silero_vad", "onnxruntime", "simpleeval", "pyloudnorm"))):
-    pytest.skip("needs the corpus and onnx extras", allow_module_level=True)
+from conftest import ROOT, assert_one_line_error
+from recordings import RATE, example, join, write
+from runs import content, make_recordings, pipeline, rows_of, shards
 
 from mimo_codec import AudioCodes, MimoError, load_codec
-from mimo_codec.corpus.config import Pipeline, make_pipeline
 from mimo_codec.corpus.run import Outcome, Run
-from mimo_codec.corpus.segment import Segment
-from mimo_codec.corpus.steps.base import Step
 from mimo_codec.data.find import find_utterances
-from mimo_codec.data.parquet import read_parquet
 from mimo_codec.train.lm.files import find_row_files, read_rows
-
-
-class Fatal(Step):
-    """Ends its process for recordings whose name says so, once or always."""
-
-    columns: ClassVar = {"heard": "bool"}
-
-    def describe(self, segments: Sequence[Segment]) -> None:
-        for segment in segments:
-            path = Path(segment.row["path"])
-            segment.row["heard"] = True
-            if path.stem == "fatal":
-                os.abort()
-            mark = path.with_suffix(".killed")
-            if path.stem == "killed" and not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Slow(Step):
-    """Takes a while, so that it can be killed meanwhile."""
-
-    columns: ClassVar = {"slow": "float32"}
-
-    def describe(self, segments: Sequence[Segment]) -> None:
-        time.sleep(0.1)
-        for segment in segments:
-            segment.row["slow"] = segment.seconds
-
-
-class Endless(Step):
-    """Never ends, and says in which process."""
-
-    columns: ClassVar = {"endless": "bool"}
-
-    def describe(self, segments: Sequence[Segment]) -> None:
-        Path(f"{os.getpid()}.begun").touch()
-        time.sleep(600)
-
-
-def content(codec: Path, workers: int = 1, **parts: Any) -> dict[str, Any]:
-    """A pipeline with small tasks and shards."""
-    return {
-        "segment": {"min_seconds": 0.5, "max_seconds": 8.0, "pause_seconds": 0.6},
-        "describe": ["loudness", "quality"],
-        "select": {"keep": {"noise": "snr_db > 5"}},
-        "tokenize": {"codec": str(codec), "num_quantizers": 2},
-        "engine": {"workers": workers, "task_minutes": 0.15, "shard_hours": 0.002},
-        **parts,
-    }
-
-
-def pipeline(codec: Path, workers: int = 1, **parts: Any) -> Pipeline:
-    return make_pipeline(content(codec, workers, **parts))
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Speech with pauses; a copy of one in another format, noise, silence, and files that are broken."""
-    folder = tmp_path_factory.mktemp("recordings")
-    speech = example()
-    pieces = [speech[start : start + 3 * RATE] for start in range(0, 12 * RATE, 3 * RATE)]
-    samples, _ = join(pieces[:3], [0.8, 1.0, 1.0, 0.8])
-    write(folder / "a.wav", samples)
-    write(folder / "deep" / "b.flac", join(pieces[3:], [0.7, 0.7])[0])
-    write(folder / "copy.ogg", samples, format="OGG", subtype="VORBIS")
-    write(folder / "noise.wav", noise(4.0, 0.1))
-    write(folder / "silence.wav", np.zeros(2 * RATE, np.float32))
-    (folder / "broken.wav").write_bytes(b"RIFF and nothing more")
-    (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:120_000])
-    (folder / "deep" / "b.txt").write_text("All of it.")
-    return folder
-
-
-def shards(folder: Path) -> dict[str, bytes]:
-    """All that a run promises to be the same."""
-    names = [*sorted((folder / "shards").iterdir()), folder / "manifest.json", folder / "quarantine.jsonl"]
-    return {path.name: path.read_bytes() for path in names}
+    return make_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture(scope="module")
 def done(recordings: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     folder = tmp_path_factory.mktemp("corpus") / "out"
     return folder, Run(pipeline(tiny_folder), str(recordings), folder)()
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted((folder / "shards").iterdir()) for row in read_parquet(path)]
 
 
 def test_rows_say_where_they_come_from_and_what_they_are(recordings, tiny_folder, done):
@@ -184,80 +97,6 @@ def test_other_runs_are_not_mixed(recordings, tiny_folder, done, tmp_path):
     assert shards(folder) == shards(done[0])
 
 
-@pytest.mark.slow
-def test_workers_that_are_killed_lose_nothing(recordings, tiny_folder, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    for name in ("killed", "other", "third"):
-        shutil.copy(recordings / "a.wav", source / f"{name}.wav")
-    parts = {"describe": [f"{__name__}.Fatal"], "select": {"near_duplicates": False, "exact_duplicates": False}}
-    one = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "one")()
-    assert (source / "killed.killed").exists() and not one.quarantine
-    again = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "two")()
-    assert again.manifest["rows"] == 9 and shards(tmp_path / "one") == shards(tmp_path / "two")
-
-
-@pytest.mark.slow
-def test_a_recording_that_ends_the_process_is_quarantined(recordings, tiny_folder, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    for name in ("fatal", "other"):
-        shutil.copy(recordings / "a.wav", source / f"{name}.wav")
-    parts = {"describe": [f"{__name__}.Fatal"], "select": {"near_duplicates": False, "exact_duplicates": False}}
-    outcome = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "out")()
-    (entry,) = outcome.quarantine
-    assert Path(entry["path"]).name == "fatal.wav" and "ended the process: Aborted" in entry["reason"]
-    assert outcome.manifest["rows"] == 3
-
-
-@pytest.mark.slow
-def test_a_killed_driver_goes_on(recordings, tiny_folder, done, tmp_path):
-    """Killed again and again, with its workers; nothing is lost, doubled or left over."""
-    parts = content(tiny_folder, 2, describe=["loudness", "quality", f"{__name__}.Slow"])
-    config = tmp_path / "pipeline.yaml"
-    config.write_text(json.dumps(parts))
-    Run(make_pipeline({**parts, "engine": {**parts["engine"], "workers": 1}}), str(recordings), tmp_path / "whole")()
-    call = [sys.executable, "-m", "mimo_codec", "corpus", "run", str(config), "-i", str(recordings), "-o"]
-    call.append(str(tmp_path / "out"))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    kills = 0
-    for delay in (3.0, 4.0, 5.0, 6.0):
-        process = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    finished = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert shards(tmp_path / "out") == shards(tmp_path / "whole")
-    assert not list((tmp_path / "out").rglob(".mimo-codec-*")) and kills
-
-
-@pytest.mark.slow
-def test_interrupts_do_not_wait_for_workers(recordings, tiny_folder, tmp_path):
-    """A task may take half an hour; Ctrl-C ends the run at once, with its workers."""
-    config = tmp_path / "pipeline.yaml"
-    config.write_text(json.dumps(content(tiny_folder, 2, describe=["loudness", "quality", f"{__name__}.Endless"])))
-    call = [sys.executable, "-m", "mimo_codec", "corpus", "run", str(config), "-i", str(recordings), "-o", "out"]
-    process = subprocess.Popen(
-        call,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 60
-    while not (begun := list(tmp_path.glob("*.begun"))) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert begun and process.returncode == 130 and err == "mimo-codec: error: interrupted\n", err
-    assert not any(Path(f"/proc/{path.stem}").exists() for path in begun)
-
-
 def test_both_trainers_read_the_output(done, recordings):
     folder, outcome = done
     utterances, faults = find_utterances(folder)
@@ -285,6 +124,21 @@ def test_the_command(run, recordings, tiny_folder, tmp_path, monkeypatch):
     assert page.count("<audio") > 3 and "<svg" in page and "near duplicates" in page and 'src="http' not in page
     planned = run("corpus", "plan", config, "-i", recordings, "--hours", 10, "--minutes", 0.2)
     assert planned.code == 0 and "100,000,000" in planned.out and "core hours" in planned.out, planned
+
+
+def test_steps_of_a_users_own_lie_beside_the_pipeline(run, recordings, tiny_folder, tmp_path, monkeypatch):
+    """The step of the documentation, in another folder than the current one; also in the processes of workers."""
+    (example,) = re.findall(r"# my_steps.py\n(.+?)\n +```", (ROOT / "docs" / "corpus.md").read_text(), re.DOTALL)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_steps.py").write_text(textwrap.dedent("    " + example.lstrip()))
+    config, source = tmp_path / "pipeline.yaml", tmp_path / "in"
+    config.write_text(json.dumps(content(tiny_folder, 2, describe=[{"class_path": "my_steps.Year"}], select={})))
+    source.mkdir()
+    for name in ("1987-03-14_interview.wav", "2026_talk.wav"):
+        shutil.copy(recordings / "a.wav", source / name)
+    outcome = run("corpus", "run", config, "-i", source, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome
+    assert {row["year"] for row in rows_of(tmp_path / "out")} == {1987}, "the other is a copy"
 
 
 @pytest.mark.parametrize(
@@ -316,13 +170,6 @@ def test_options_of_no_use_are_refused(run, recordings, tmp_path):
     call = ["corpus", "run", "speech", "-i", recordings, "-o", tmp_path / "out"]
     assert_one_line_error(run(*call, "--address", "auto"), "engine ray")
     assert_one_line_error(run(*call, "--engine", "spark"), "local, ray")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not find_spec("ray"), reason="needs the corpus extra")
-def test_ray_makes_what_one_process_makes(recordings, tiny_folder, done, tmp_path):
-    Run(pipeline(tiny_folder, workers=2), str(recordings), tmp_path / "out", engine="ray")()
-    assert shards(tmp_path / "out") == shards(done[0])
 
 
 @pytest.mark.slow

@@ -1,21 +1,16 @@
-"""A disk that fills at every kilobyte of every kind of file: an error, the old file as it was, nothing beside it.
-
-The limit on the size of a file stands for the disk: writes beyond it fail in the same place, with another reason.
-"""
+"""A disk that fills at every kilobyte of every kind of file: an error, the old file as it was, nothing beside it."""
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_disk import files_of_at_most
 from targets import make_codec
 
 from mimo_codec import AudioCodes, MimoCodec, MimoError, save_audio
@@ -23,19 +18,6 @@ from mimo_codec.data.manifest import Utterance, write_manifest
 
 RATE = 24000
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 12000).astype(np.float32)
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """No file grows beyond `num_bytes` inside the block."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def write_codes(path: Path) -> None:
