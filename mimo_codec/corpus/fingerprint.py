@@ -33,7 +33,7 @@ MAX_SHARED = 256
 """Numbers that so many segments have tell nothing, such as those of a tone, and are not compared."""
 MIN_SHARED = 4
 """Moments that two segments must have in common."""
-TOLERANCE = 3
+TOLERANCE = 1
 """Frames by which the distances between these may differ."""
 MIN_SPREAD = 12
 """Frames, 0.14 s, over which they must be spread: neighbours are nearly the same moment."""

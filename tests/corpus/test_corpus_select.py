@@ -68,7 +68,7 @@ def test_the_same_moments_at_other_distances_are_no_duplicate():
     one = moments(numbers, frames)
     for frames_of_other, expected in {
         "later": (frames + 500, {1: 0}),
-        "a little off": (frames + np.arange(32) % 3, {1: 0}),
+        "a little off": (frames + np.arange(32) % 2, {1: 0}),
         "in another order": (frames[::-1], {}),
         "twice as fast": (frames // 2, {}),
         "all at once": (np.arange(32) % 5, {}),
