@@ -75,7 +75,7 @@ def text_and_speaker(row: Mapping[str, Any]) -> dict[str, str]:
 def _key(name: str) -> tuple[str, str]:
     """What members of one sample share, and the last suffix in lower case."""
     path = PurePosixPath(name)
-    return str(path.with_name(path.name.partition(".")[0] or path.name)), path.suffix.lower()
+    return str(path.parent / (path.name.partition(".")[0] or path.name)), path.suffix.lower()
 
 
 def _about(data: bytes, suffix: str) -> dict[str, str]:

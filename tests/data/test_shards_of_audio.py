@@ -196,6 +196,21 @@ def test_members_belong_together_up_to_the_first_dot(tmp_path: Path) -> None:
     assert fault.kind == "bad text" and fault.name.endswith("s.tar: bad.json")
 
 
+def test_a_tar_of_the_current_folder(tmp_path: Path) -> None:
+    """As `tar -cf s.tar .` makes it: the folder itself is a member, without a name."""
+    folder = tmp_path / "folder"
+    (folder / "x").mkdir(parents=True)
+    (folder / "x" / "a.flac").write_bytes(SOUNDS["a"])
+    (folder / "x" / "a.txt").write_text("of a")
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        shard.add(folder, ".")
+    (found,), faults = shard_utterances(tmp_path / "s.tar")
+    assert (found.text, faults) == ("of a", []) and found.member == "x/a.flac"
+    for name in ("", ".", "..", "/", "./.flac", "../a.flac"):
+        odd = write_tar(tmp_path / "odd.tar", [(name, SOUNDS["a"]), ("b.flac", SOUNDS["b"])])
+        assert "b.flac" in [u.member for u in shard_utterances(odd)[0]]
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.99])
 def test_a_shard_that_is_cut_off_gives_what_is_whole(keep: float, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", [(f"{name}.flac", data) for name, data in SOUNDS.items()])
