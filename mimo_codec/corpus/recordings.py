@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,12 @@ class Recording:
 def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], list[Fault]]:
     """Find the recordings of an input that `find_utterances` knows, in order, and what of it cannot be read.
 
+    Their paths are absolute, so that a corpus is of use in any folder.
+
     Raises MimoError when there is nothing to read.
     """
-    utterances, faults = find_utterances(source, pipeline.read.split)
+    found, faults = find_utterances(source, pipeline.read.split)
+    utterances = [replace(u, path=Path(os.path.abspath(u.path))) for u in found]
     root = os.path.abspath(source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)))
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         lengths = list(pool.map(_seconds, utterances))
@@ -63,6 +66,20 @@ def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], l
         twin = seen.setdefault(recording.id, recording)
         require(twin is recording, f"{source}: names {recording.utterance.name} twice")
     return recordings, faults
+
+
+def as_text(name: str) -> str:
+    """Return a name, which may be any bytes, with what is no UTF-8 replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def check_text(utterance: Utterance) -> None:
+    """Raise MimoError for an utterance that no table can name, because its path or a text is no UTF-8."""
+    u = utterance
+    words = {"path": str(u.path), "member": u.member, "text": u.text, "language": u.language, "speaker": u.speaker}
+    for what, value in words.items():
+        is_text = value is None or value.encode("utf-8", "replace").decode() == value
+        require(is_text, f"its {what} is not valid UTF-8, which Parquet needs")
 
 
 def _name(utterance: Utterance, root: str) -> str:
