@@ -23,9 +23,7 @@ from mimo_codec.corpus.steps import check_steps
 from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.tokenize import Tokenizer
 from mimo_codec.corpus.workers import (
-    DESCRIBED,
     SHARDS,
-    WORK,
     DescribeWorker,
     Summary,
     Task,
@@ -35,11 +33,11 @@ from mimo_codec.corpus.workers import (
     shard_path,
     summary_path,
 )
-from mimo_codec.data.corpus import FORMAT, MANIFEST
+from mimo_codec.data.corpus import DESCRIBED, FORMAT, MANIFEST, STATE, WORK
 from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Fault
 
-QUARANTINE, REPORT, STATE = "quarantine.jsonl", "report.html", "state.json"
+QUARANTINE, REPORT = "quarantine.jsonl", "report.html"
 
 Progress = Callable[[str, int], None]
 """(which half, number of the task that is done)"""

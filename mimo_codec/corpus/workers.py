@@ -22,13 +22,14 @@ from mimo_codec.corpus.recordings import Recording
 from mimo_codec.corpus.schema import BASE, schema, write_rows
 from mimo_codec.corpus.steps import check_steps
 from mimo_codec.corpus.tokenize import Tokenizer
+from mimo_codec.data.corpus import DESCRIBED, WORK
 from mimo_codec.data.parquet import read_parquet
 
 Task = dict[str, Any]
 """{"number": which, ...}: plain values, so that it can be sent anywhere."""
 Summary = dict[str, Any]
 """What a task says of its work: rows, seconds, timing by step, quarantine."""
-DESCRIBED, SHARDS, WORK = "described", "shards", "work"
+SHARDS = "shards"
 FATAL = "Fatal Python error: "
 
 

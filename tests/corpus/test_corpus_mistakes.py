@@ -22,6 +22,8 @@ from mimo_codec.corpus.engines import run_locally
 from mimo_codec.corpus.run import Run
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps.base import Step
+from mimo_codec.data.find import find_utterances
+from mimo_codec.train.lm.files import find_row_files
 
 
 class Row(Step):
@@ -206,6 +208,16 @@ def test_what_is_lost_or_cut_short_is_made_again(name, damage, recordings, tiny_
         (tmp_path / "out" / name).write_bytes(damage)
     Run(pipeline(tiny_folder), str(recordings), tmp_path / "out")()
     assert shards(tmp_path / "out") == before
+
+
+def test_a_corpus_that_is_not_finished_is_not_trained_on(recordings, tiny_folder, tmp_path):
+    Run(pipeline(tiny_folder), str(recordings), tmp_path / "out")()
+    (tmp_path / "out" / "manifest.json").unlink()
+    for find in (find_utterances, find_row_files):
+        with pytest.raises(MimoError, match="not finished"):
+            find(tmp_path / "out")
+    Run(pipeline(tiny_folder), str(recordings), tmp_path / "out")()
+    assert len(find_utterances(tmp_path / "out")[0]) == 2
 
 
 def test_an_output_is_no_part_of_its_input(recordings, tiny_folder, tmp_path):
