@@ -20,7 +20,7 @@ from mimo_codec.common.errors import DamageWarning, MimoError
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.fingerprint import RATE as FINGERPRINT_RATE
 from mimo_codec.corpus.fingerprint import fingerprint
-from mimo_codec.corpus.recordings import Recording, check_text
+from mimo_codec.corpus.recordings import Recording, check_not_gone, check_text
 from mimo_codec.corpus.schema import PLACE
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps import make_steps
@@ -75,6 +75,8 @@ class Describer:
                 with made.timing.of(type(step).__name__), _kept_places(step, rows):
                     step.finish(rows)
         except (MimoError, OSError) as error:
+            if recording.there:
+                check_not_gone(recording.utterance.path)
             made.quarantine.append(refusal(recording, str(error)))
             return []
         except Exception as error:

@@ -213,6 +213,8 @@ class Run:
         model_id: str | None,
         faults: Sequence[Fault],
     ) -> Outcome:
+        rows = sum(shard["rows"] for shard in shards)
+        require(rows, f"{self.source}: no segment could be encoded{_why(shards)}")
         quarantine = [{"path": str(f.path), "reason": f"{f.kind}: {f.reason}"} for f in faults]
         quarantine += [entry for summary in (*described, *shards) for entry in summary["quarantine"]]
         with atomic_path(self.folder / QUARANTINE) as temporary:
@@ -227,7 +229,7 @@ class Run:
             "options": {name: value for name, value in asdict(self.pipeline).items() if name != "engine"},
             "codec": model_id,
             "columns": [*BASE, *self.columns, *(CODES if model_id else ()), *MADE],
-            "rows": sum(shard["rows"] for shard in shards),
+            "rows": rows,
             "seconds": sum(shard["seconds"] for shard in shards),
             "removed": selection.removed,
             "quarantined": len(quarantine),

@@ -94,6 +94,14 @@ class Unmade(Row):
         raise KeyError("weights")
 
 
+class Unmounts(Row):
+    """Takes the file away, as if it were on a disk that is gone."""
+
+    def describe(self, segments: Sequence[Segment]) -> None:
+        Path(segments[0].row["path"]).rename(Path(segments[0].row["path"]).with_suffix(".gone"))
+        raise MimoError("no such file")
+
+
 class Nothing(Step):
     """Has no method `describe`."""
 
@@ -208,6 +216,26 @@ def test_what_is_lost_or_cut_short_is_made_again(name, damage, recordings, tiny_
         (tmp_path / "out" / name).write_bytes(damage)
     Run(pipeline(tiny_folder), str(recordings), tmp_path / "out")()
     assert shards(tmp_path / "out") == before
+
+
+def test_files_that_are_gone_meanwhile_are_not_lost(recordings, tiny_folder, tmp_path):
+    """A disk that was taken away is no reason to put its recordings into quarantine."""
+    shutil.copytree(recordings, tmp_path / "in")
+    path, away = tmp_path / "in" / "a.wav", tmp_path / "in" / "a.gone"
+    parts = {"describe": [f"{__name__}.Unmounts"], "select": {}}
+    with pytest.raises(MimoError, match="gone since the run began"):
+        Run(pipeline(tiny_folder, **parts), str(tmp_path / "in"), tmp_path / "one")()
+    away.rename(path)
+    run = Run(pipeline(tiny_folder), str(tmp_path / "in"), tmp_path / "two")
+    with pytest.raises(MimoError, match="gone since the run began"):
+        run(begin=lambda half, seconds: path.rename(away) if half == "tokenize" else None)
+    away.rename(path)
+    assert run().manifest["rows"] == 2
+    whole = path.read_bytes()
+    run.folder = tmp_path / "three"
+    with pytest.raises(MimoError, match="no segment could be encoded; of 1 recordings: .*shorter than before"):
+        run(begin=lambda half, seconds: path.write_bytes(whole[:40_000]) if half == "tokenize" else None)
+    assert not (tmp_path / "three" / "manifest.json").exists()
 
 
 def test_a_corpus_that_is_not_finished_is_not_trained_on(recordings, tiny_folder, tmp_path):
