@@ -83,7 +83,7 @@ class SelectOptions:
         near_duplicates: whether of segments that sound alike only the first stays.
         similarity: share of their fingerprints that near duplicates have in common, and not less than four moments.
         keep: name -> expression over the columns that must be true, such as "snr_db >= 10 and seconds < 20". A
-            comparison with a value that is missing is not true.
+            value that is missing is None, and neither more nor less than another.
         share: of the segments that are left, which stays, by a hash of their ids.
     """
 
