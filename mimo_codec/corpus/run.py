@@ -155,7 +155,8 @@ class Run:
             for n, part in enumerate(slices)
         ]
         begin("describe", {n: sum(lengths[part]) for n, part in enumerate(slices)})
-        return self._run(DESCRIBED, partial(DescribeWorker, self.pipeline, self.folder), tasks, "describe", progress)
+        make = partial(DescribeWorker, self.pipeline, self.folder.absolute())  # workers may be in other folders
+        return self._run(DESCRIBED, make, tasks, "describe", progress)
 
     def _select(self, described: Sequence[Summary]) -> tuple[Selection, list[list[Any]]]:
         """Return what stays, and for each row its file, its number there, and its seconds."""
@@ -188,7 +189,7 @@ class Run:
                 parts.setdefault(file, []).append(row)
             tasks.append({"number": number, "parts": [list(part) for part in parts.items()]})
         begin("tokenize", {n: sum(seconds for *_, seconds in group) for n, group in enumerate(groups)})
-        make = partial(TokenizeWorker, self.pipeline, self.folder, self.device)
+        make = partial(TokenizeWorker, self.pipeline, self.folder.absolute(), self.device)
         return self._run(SHARDS, make, tasks, "tokenize", progress)
 
     def _run(self, kind: str, make: Any, tasks: list[Task], half: str, progress: Progress) -> list[Summary]:

@@ -261,6 +261,25 @@ def test_an_output_is_no_part_of_its_input(recordings, tiny_folder, tmp_path):
     assert [p.name for p in recordings.iterdir()] == ["a.wav"]
 
 
+def test_workers_in_other_folders_write_to_the_output(recordings, tiny_folder, tmp_path, monkeypatch):
+    """Those of other machines are."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def elsewhere(engine: str, make: Any, tasks: Any, options: Any, address: Any) -> Any:
+        for task in tasks:
+            os.chdir(tmp_path / "elsewhere")
+            number = make()(task)
+            os.chdir(tmp_path)
+            made.append(number)
+            yield number
+
+    monkeypatch.setattr("mimo_codec.corpus.run.run_tasks", elsewhere)
+    assert Run(pipeline(tiny_folder), str(recordings), Path("out"))().manifest["rows"] == 2
+    assert made and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_one_process_computes_as_workers_do():
     """Sums are rounded otherwise with another number of threads."""
     import torch
