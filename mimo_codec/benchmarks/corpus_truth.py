@@ -20,7 +20,7 @@ from mimo_codec.benchmarks.shared import print_table, run_app
 from mimo_codec.common.checks import require
 from mimo_codec.corpus.config import EngineOptions, SelectOptions, load_pipeline
 from mimo_codec.corpus.run import Run
-from mimo_codec.corpus.workers import WORK
+from mimo_codec.data.corpus import WORK
 from mimo_codec.data.find import find_utterances
 from mimo_codec.data.parquet import read_parquet
 

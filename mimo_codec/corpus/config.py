@@ -44,6 +44,12 @@ class ReadOptions:
     sample_rate: int = integer(24000, low=8000, high=192_000)
     min_sample_rate: int = integer(0)
 
+    def __post_init__(self) -> None:
+        """Check what is text."""
+        for name in ("source", "licence", "split"):
+            if getattr(self, name) is not None:
+                check_type(name, getattr(self, name), str, "text")
+
 
 @dataclass(frozen=True)
 class SegmentOptions:
@@ -77,7 +83,7 @@ class SelectOptions:
         near_duplicates: whether of segments that sound alike only the first stays.
         similarity: share of their fingerprints that near duplicates have in common, and not less than four moments.
         keep: name -> expression over the columns that must be true, such as "snr_db >= 10 and seconds < 20". A
-            comparison with a value that is missing is not true.
+            value that is missing is None, and neither more nor less than another.
         share: of the segments that are left, which stays, by a hash of their ids.
     """
 
@@ -108,10 +114,14 @@ class TokenizeOptions:
     num_quantizers: int | None = None
     batch_seconds: float = number(60.0, low=1, high=36_000)
 
+    def __post_init__(self) -> None:
+        """Check what is text."""
+        check_type("codec", self.codec, str, "text")
+
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How work is shared out; no setting but shard_hours changes the result.
+    """How work is shared out; no setting but task_minutes and shard_hours changes the result.
 
     Args:
         workers: processes, or actors of Ray; 0: one for each core.

@@ -20,8 +20,8 @@ from mimo_codec.corpus.tokenize import Tokenizer
 
 HOURS = (1e3, 1e5, 1e8)
 """For which the cost is told beside what is asked for; the last is what MiMo-Audio was trained on."""
-SELECTED_BYTES = 30 * 96
-"""Of a segment while near duplicates are found, on the machine that starts the run."""
+SELECTED_BYTES = 5500
+"""Of a segment, measured, while near duplicates are found on the machine that starts the run."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,8 @@ from mimo_codec.common.errors import DamageWarning, MimoError
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.fingerprint import RATE as FINGERPRINT_RATE
 from mimo_codec.corpus.fingerprint import fingerprint
-from mimo_codec.corpus.recordings import Recording
+from mimo_codec.corpus.recordings import Recording, check_not_gone, check_text
+from mimo_codec.corpus.schema import PLACE
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps import make_steps
 from mimo_codec.corpus.steps.base import Step
@@ -69,15 +72,20 @@ class Describer:
         try:
             rows = list(self._rows(recording, made))
             for step in self.steps:
-                with made.timing.of(type(step).__name__):
+                with made.timing.of(type(step).__name__), _kept_places(step, rows):
                     step.finish(rows)
         except (MimoError, OSError) as error:
+            if recording.there:
+                check_not_gone(recording.utterance.path)
             made.quarantine.append(refusal(recording, str(error)))
             return []
+        except Exception as error:
+            raise MimoError(f"{recording.utterance.name}: {_unexpected(error)}") from error
         return rows
 
     def _rows(self, recording: Recording, made: Described) -> Iterator[dict[str, Any]]:
         """Yield the rows of a recording; steps still have to finish them."""
+        check_text(recording.utterance)
         with audio_file(recording.utterance) as path:
             info = audio_info(path)
             least = self.pipeline.read.min_sample_rate
@@ -149,7 +157,7 @@ class Describer:
 
     def _describe(self, segments: list[Segment], timing: Timing) -> Iterator[dict[str, Any]]:
         for step in self.steps:
-            with timing.of(type(step).__name__):
+            with timing.of(type(step).__name__), _kept_places(step, [segment.row for segment in segments]):
                 step.describe(segments)
         with timing.of("fingerprint"):
             for segment in segments:
@@ -185,6 +193,24 @@ def cut(
         piece = buffer[max(first - begin, 0) : last - begin].copy()
         require(len(piece), "is shorter than before")
         yield waiting.pop(), piece
+
+
+@contextmanager
+def _kept_places(step: Step, rows: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Raise TypeError when a step changes where rows come from."""
+    before = [(row, {name: row[name] for name in PLACE}) for row in rows]
+    yield
+    for row, place in before:
+        for name, value in place.items():
+            if row.get(name) != value:
+                raise TypeError(f"{type(step).__name__} changed {name}, which is not a step's")
+
+
+def _unexpected(error: Exception) -> str:
+    """Say in one line what an error is and where it was raised, by a step of the user's own for example."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())[:SHORT_MESSAGE]
+    return f"{type(error).__name__}: {reason} ({last.filename}, line {last.lineno})"
 
 
 def refusal(recording: Recording, reason: str) -> dict[str, Any]:

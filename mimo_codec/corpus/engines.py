@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
@@ -45,8 +46,9 @@ def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[int
     """
     count = min(workers or _cores(), len(tasks))
     if count <= 1:
-        worker = make() if tasks else None
-        yield from map(worker, tasks) if worker else ()
+        with _one_thread():
+            worker = make() if tasks else None
+            yield from map(worker, tasks) if worker else ()
         return
     waiting, deaths = {task["number"]: task for task in tasks}, 0
     while waiting:
@@ -97,6 +99,19 @@ def _end_with(parent: Connection) -> None:
     os._exit(1)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute as every worker does: with another number of threads sums are rounded otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _load(make: Make) -> None:
     global _worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -124,6 +139,7 @@ class _Actor:
     def __init__(self, make: Make, paths: list[str]):
         """paths: from which the process that starts the run imports, steps of the user's own for example."""
         sys.path += [path for path in paths if path not in sys.path]
+        faulthandler.disable()  # Ray's own watch; workers note which recording was read
         _load(make)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def near_duplicates(fingerprints: list[NDArray[np.void]], similarity: float) -> 
     """Number of a segment -> number of an earlier one, which stays, that it sounds like.
 
     similarity: share of the moments of the smaller fingerprint that both have, at least MIN_SHARED moments. Memory
-    grows with all fingerprints, by about 30 bytes for each moment.
+    grows with all fingerprints, by about 50 bytes for each moment.
     """
     sizes = np.array([len(f) for f in fingerprints])
     if not sizes.sum():

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ class Recording:
     utterance: Utterance
     seconds: float
     """As the header says."""
+    there: bool = False
+    """Whether its file was there when it was found."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         known = {name: value for name, value in asdict(self.utterance).items() if value is not None}
-        return {"id": self.id, "seconds": self.seconds, "utterance": known | {"path": os.fspath(self.utterance.path)}}
+        utterance = known | {"path": os.fspath(self.utterance.path)}
+        return {"id": self.id, "seconds": self.seconds, "there": self.there, "utterance": utterance}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Recording:
@@ -45,24 +48,48 @@ class Recording:
         utterance = Utterance(
             **{f.name: given[f.name] for f in fields(Utterance) if f.name in given} | {"path": Path(given["path"])}
         )
-        return cls(value["id"], utterance, value["seconds"])
+        return cls(value["id"], utterance, value["seconds"], value["there"])
 
 
 def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], list[Fault]]:
     """Find the recordings of an input that `find_utterances` knows, in order, and what of it cannot be read.
 
+    Their paths are absolute, so that a corpus is of use in any folder.
+
     Raises MimoError when there is nothing to read.
     """
-    utterances, faults = find_utterances(source, pipeline.read.split)
+    found, faults = find_utterances(source, pipeline.read.split)
+    utterances = [replace(u, path=Path(os.path.abspath(u.path))) for u in found]
     root = os.path.abspath(source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)))
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         lengths = list(pool.map(_seconds, utterances))
-    recordings = [Recording(_name(u, root), u, length) for u, length in zip(utterances, lengths, strict=True)]
+        there = list(pool.map(os.path.exists, (u.path for u in utterances)))
+    facts = zip(utterances, lengths, there, strict=True)
+    recordings = [Recording(_name(u, root), u, length, found) for u, length, found in facts]
     seen: dict[str, Recording] = {}
     for recording in recordings:
         twin = seen.setdefault(recording.id, recording)
         require(twin is recording, f"{source}: names {recording.utterance.name} twice")
     return recordings, faults
+
+
+def as_text(name: str) -> str:
+    """Return a name, which may be any bytes, with what is no UTF-8 replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def check_text(utterance: Utterance) -> None:
+    """Raise MimoError for an utterance that no table can name, because its path or a text is no UTF-8."""
+    u = utterance
+    words = {"path": str(u.path), "member": u.member, "text": u.text, "language": u.language, "speaker": u.speaker}
+    for what, value in words.items():
+        is_text = value is None or value.encode("utf-8", "replace").decode() == value
+        require(is_text, f"its {what} is not valid UTF-8, which Parquet needs")
+
+
+def check_not_gone(path: Path) -> None:
+    """Raise MimoError when a file is not there any more, as on a disk that was taken away: its rows would be lost."""
+    require(os.path.exists(path), f"{path}: is gone since the run began; the same command goes on when it is back")
 
 
 def _name(utterance: Utterance, root: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,33 +12,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.common.checks import check_choice, needs_extra, require
+from mimo_codec.common.checks import check_choice, require, wrap_errors
 from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.engines import ENGINES, run_tasks
-from mimo_codec.corpus.recordings import Recording, find_recordings, group_by_seconds, stamp
+from mimo_codec.corpus.recordings import Recording, as_text, find_recordings, group_by_seconds, stamp
 from mimo_codec.corpus.schema import BASE, CODES, MADE
-from mimo_codec.corpus.select import Selection, select
+from mimo_codec.corpus.select import Selection, needed_columns, select
 from mimo_codec.corpus.steps import check_steps
 from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.tokenize import Tokenizer
 from mimo_codec.corpus.workers import (
-    DESCRIBED,
     SHARDS,
-    WORK,
     DescribeWorker,
     Summary,
     Task,
     TokenizeWorker,
     described_path,
+    is_done,
     shard_path,
     summary_path,
 )
-from mimo_codec.data.corpus import FORMAT, MANIFEST
+from mimo_codec.data.corpus import DESCRIBED, FORMAT, MANIFEST, STATE, WORK
 from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Fault
 
-QUARANTINE, REPORT, STATE = "quarantine.jsonl", "report.html", "state.json"
+QUARANTINE, REPORT = "quarantine.jsonl", "report.html"
 
 Progress = Callable[[str, int], None]
 """(which half, number of the task that is done)"""
@@ -71,11 +71,10 @@ class Run:
         check_choice("engine", self.engine, ENGINES)
         require(self.address is None or self.engine == "ray", "address: is of a cluster for the engine ray")
         read = self.pipeline.read
-        name = read.source or Path(os.path.abspath(self.source)).name
+        name = read.source or as_text(Path(os.path.abspath(self.source)).name)
         self.pipeline = replace(self.pipeline, read=replace(read, source=name))
         self.columns = check_steps(self.pipeline.describe, BASE)
-        with needs_extra("pyarrow", "corpus"):
-            import pyarrow  # noqa: F401
+        needed_columns(self.pipeline.select, (*BASE, *self.columns))
 
     def __call__(
         self,
@@ -89,6 +88,7 @@ class Run:
         """
         recordings, faults = find_recordings(self.source, self.pipeline)
         model_id = None if self.pipeline.tokenize is None else Tokenizer(self.pipeline.tokenize, self.device).model_id
+        self._check_folder(recordings)
         make_folder(self.folder / WORK)
         with self._locked():
             self._check_state(recordings, model_id)
@@ -115,6 +115,18 @@ class Run:
                     require(False, f"{self.folder}: another run is writing here")
             yield
 
+    def _check_folder(self, recordings: Sequence[Recording]) -> None:
+        """Refuse a folder with files of others, or which would become a part of the input."""
+        inside = Path(os.path.realpath(self.folder)).is_relative_to(os.path.realpath(self.source))
+        in_shards = any(recording.utterance.member is not None for recording in recordings)
+        require(not (inside and in_shards), f"{self.folder}: lies in the input {self.source}, whose shards are read")
+        if not (self.folder / WORK / STATE).exists():
+            with wrap_errors(f"{self.folder}: cannot be read", OSError):
+                names = [p.name for p in self.folder.iterdir()] if self.folder.exists() else []
+            foreign = sorted(set(names) - {WORK})
+            told = f"has other files, such as {foreign[:1]}; an empty or new folder is needed"
+            require(not foreign, f"{self.folder}: {told}")
+
     def _check_state(self, recordings: Sequence[Recording], model_id: str | None) -> None:
         """Note what is done here, or check that it is the same as before."""
         state = {
@@ -124,17 +136,13 @@ class Run:
             "recordings": len(recordings),
         }
         path = self.folder / WORK / STATE
-        if not path.exists():
-            foreign = [p.name for p in self.folder.iterdir() if p.name != WORK]
-            require(
-                not foreign, f"{self.folder}: has other files, such as {foreign[:1]}; an empty or new folder is needed"
-            )
+        if not any((self.folder / WORK / DESCRIBED).glob("*.json")):  # nothing is done
             write_json(path, state)
             return
         before = read_json(path)
-        for name, what in (("pipeline", "pipeline"), ("codec", "codec"), ("input", "input")):
+        for name in ("pipeline", "codec", "input"):
             same = isinstance(before, dict) and before.get(name) == state[name]
-            require(same, f"{self.folder}: was begun with another {what}; choose another output folder")
+            require(same, f"{self.folder}: was begun with another {name}; choose another output folder")
 
     # ---- the two halves ----------------------------------------------------------------------------------------------
 
@@ -147,24 +155,26 @@ class Run:
             for n, part in enumerate(slices)
         ]
         begin("describe", {n: sum(lengths[part]) for n, part in enumerate(slices)})
-        return self._run(DESCRIBED, partial(DescribeWorker, self.pipeline, self.folder), tasks, "describe", progress)
+        make = partial(DescribeWorker, self.pipeline, self.folder.absolute())  # workers may be in other folders
+        return self._run(DESCRIBED, make, tasks, "describe", progress)
 
     def _select(self, described: Sequence[Summary]) -> tuple[Selection, list[list[Any]]]:
         """Return what stays, and for each row its file, its number there, and its seconds."""
+        known = (*BASE, *self.columns)
+        wanted = needed_columns(self.pipeline.select, known)
         places: list[tuple[int, int, float]] = []
 
         def rows() -> Iterator[dict[str, Any]]:
-            wanted = [name for name in (*BASE, *self.columns) if name not in ("words",)]
             for summary in described:
                 for number, row in enumerate(read_parquet(described_path(self.folder, summary["number"]), wanted)):
                     places.append((summary["number"], number, row["seconds"]))
                     yield row
 
-        selection = select(rows(), self.pipeline.select, (*BASE, *self.columns))
+        selection = select(rows(), self.pipeline.select, known)
         kept = [places[number] for number in selection.kept]
         if not kept:
             causes = ", ".join(f"{count} by {reason}" for reason, count in selection.removed.items() if count)
-            require(places, f"{self.source}: no segment of speech was found; see {self.folder / WORK / DESCRIBED}")
+            require(places, f"{self.source}: no segment of speech was found{_why(described)}")
             require(False, f"{self.source}: none of {len(places)} segments stays: {causes} were removed")
         most = 3600 * self.pipeline.engine.shard_hours
         groups = [kept[part] for part in group_by_seconds((seconds for *_, seconds in kept), most)]
@@ -179,15 +189,16 @@ class Run:
                 parts.setdefault(file, []).append(row)
             tasks.append({"number": number, "parts": [list(part) for part in parts.items()]})
         begin("tokenize", {n: sum(seconds for *_, seconds in group) for n, group in enumerate(groups)})
-        make = partial(TokenizeWorker, self.pipeline, self.folder, self.device)
+        make = partial(TokenizeWorker, self.pipeline, self.folder.absolute(), self.device)
         return self._run(SHARDS, make, tasks, "tokenize", progress)
 
     def _run(self, kind: str, make: Any, tasks: list[Task], half: str, progress: Progress) -> list[Summary]:
         """Do the tasks that are not done; return the summaries of all in their order."""
         make_folder(self.folder / WORK / kind)
         paths = {task["number"]: summary_path(self.folder, kind, task["number"]) for task in tasks}
-        todo = [task for task in tasks if not paths[task["number"]].is_file()]
-        for number in paths.keys() - {task["number"] for task in todo}:
+        done = {number for number in paths if is_done(self.folder, kind, number)}
+        todo = [task for task in tasks if task["number"] not in done]
+        for number in sorted(done):
             progress(half, number)
         for number in run_tasks(self.engine, make, todo, self.pipeline.engine, self.address):
             progress(half, number)
@@ -203,11 +214,12 @@ class Run:
         model_id: str | None,
         faults: Sequence[Fault],
     ) -> Outcome:
+        rows = sum(shard["rows"] for shard in shards)
+        require(rows, f"{self.source}: no segment could be encoded{_why(shards)}")
         quarantine = [{"path": str(f.path), "reason": f"{f.kind}: {f.reason}"} for f in faults]
         quarantine += [entry for summary in (*described, *shards) for entry in summary["quarantine"]]
         with atomic_path(self.folder / QUARANTINE) as temporary:
-            lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantine]
-            temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+            temporary.write_text("".join(map(_line, quarantine)), encoding="utf-8")
         timing = Timing()
         for summary in (*described, *shards):
             timing.add(summary["timing"])
@@ -218,7 +230,7 @@ class Run:
             "options": {name: value for name, value in asdict(self.pipeline).items() if name != "engine"},
             "codec": model_id,
             "columns": [*BASE, *self.columns, *(CODES if model_id else ()), *MADE],
-            "rows": sum(shard["rows"] for shard in shards),
+            "rows": rows,
             "seconds": sum(shard["seconds"] for shard in shards),
             "removed": selection.removed,
             "quarantined": len(quarantine),
@@ -238,3 +250,15 @@ class Run:
         )
         write_json(self.folder / MANIFEST, manifest)
         return outcome
+
+
+def _why(described: Sequence[Summary]) -> str:
+    """Say what is the matter with most recordings."""
+    reasons = Counter(entry["reason"] for summary in described for entry in summary["quarantine"])
+    return "".join(f"; of {count} recordings: {reason}" for reason, count in reasons.most_common(1))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """Return an entry of the quarantine as a line; names of files that are no UTF-8 are escaped."""
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    return line if as_text(line) == line else json.dumps(entry) + "\n"

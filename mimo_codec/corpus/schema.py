@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_codec.common.checks import needs_extra, wrap_errors
+from mimo_codec.common.checks import check_type, needs_extra, require, wrap_errors
 from mimo_codec.common.files import atomic_path
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
+    from pyarrow import DataType, Schema
 
 PLACE = {
     "id": "string",
@@ -41,6 +41,8 @@ hash."""
 MADE = {"pipeline": "string"}
 """Fingerprint of the pipeline."""
 BASE: Mapping[str, str] = {**PLACE, **SAID, **SOUND}
+FIXED = frozenset({**PLACE, **SOUND, **CODES, **MADE})
+"""Columns that are not a step's."""
 ROWS_AT_ONCE = 1024
 
 
@@ -48,12 +50,29 @@ def schema(steps: Mapping[str, str], coded: bool) -> Schema:
     """Return the pyarrow schema of rows with the columns of these steps; coded: with those of codes."""
     with needs_extra("pyarrow", "corpus"):
         import pyarrow as pa
-    kinds = {
-        "words": pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())])),
-        "binary": pa.large_binary(),
-    }
     columns = {**BASE, **steps, **(CODES if coded else {}), **MADE}
-    return pa.schema([(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
+    return pa.schema([(name, _type(kind)) for name, kind in columns.items()])
+
+
+def check_columns(columns: object) -> None:
+    """Raise MimoError unless these are columns that a step can add: name -> type."""
+    with needs_extra("pyarrow", "corpus"):
+        import pyarrow  # noqa: F401
+    for name, kind in check_type("columns", columns, dict, "a dictionary of names and types").items():
+        check_type("columns: name", name, str, "text")
+        check_type(f"columns: {name}", kind, str, "a type such as 'float32'")
+        require(name not in FIXED, f"columns: {name} is a column of every row, which no step gives")
+        with wrap_errors(f"columns: {name}", ValueError):
+            _type(kind)
+        require(kind == SAID.get(name, kind), f"columns: {name} has the type {SAID.get(name)}, not {kind}")
+
+
+def _type(kind: str) -> DataType:
+    import pyarrow as pa
+
+    if kind == "words":
+        return pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())]))
+    return pa.large_binary() if kind == "binary" else pa.type_for_alias(kind)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Schema) -> str:
@@ -64,9 +83,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: Schema) -> s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = kind.names
-    with wrap_errors(f"{path}: a step gave a value of another type than it says", pa.ArrowException):
-        table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=kind)
+    arrays = []
+    for column in kind:
+        wrong = f"{path}: a step gave {column.name} a value that is no {column.type}"
+        with wrap_errors(wrong, pa.ArrowException, ValueError, TypeError, OverflowError):
+            arrays.append(pa.array([row.get(column.name) for row in rows], column.type))
+    table = pa.Table.from_arrays(arrays, schema=kind)
     with atomic_path(path) as temporary, wrap_errors(f"{path}: cannot be written", OSError):
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_AT_ONCE)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()

@@ -18,6 +18,8 @@ from mimo_codec.corpus.expressions import Condition
 from mimo_codec.corpus.fingerprint import MOMENT, near_duplicates
 
 EXACT, NEAR, SAMPLE = "exact duplicates", "near duplicates", "sample"
+ALWAYS = ("id", "seconds", "samples_sha256", "fingerprint")
+"""Columns that are needed whatever is selected."""
 
 
 @dataclass
@@ -34,18 +36,14 @@ def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: I
     """Select rows.
 
     Args:
-        rows: with id, seconds, samples_sha256, fingerprint and the columns of the expressions. They are read once.
+        rows: with `needed_columns`. They are read once.
         options: what to remove.
-        columns: that rows have.
+        columns: that rows may have.
 
     Raises:
         MimoError: for an expression that names no column, or that cannot be computed.
     """
-    known = list(columns)
-    conditions = {}
-    for name, expression in options.keep.items():
-        with error_prefix(f"select: keep: {name}"):
-            conditions[name] = Condition(expression, known)
+    conditions = _conditions(options, columns)
     causes = (EXACT, NEAR, *conditions, SAMPLE)
     found = Selection(removed=dict.fromkeys(causes, 0), removed_seconds=dict.fromkeys(causes, 0.0))
     ids: list[str] = []
@@ -71,6 +69,20 @@ def select(rows: Iterable[Mapping[str, Any]], options: SelectOptions, columns: I
             found.removed[reason] += 1
             found.removed_seconds[reason] += seconds[number]
     return found
+
+
+def needed_columns(options: SelectOptions, columns: Iterable[str]) -> list[str]:
+    """Return which of these columns `select` looks at; MimoError as there."""
+    conditions = _conditions(options, columns).values()
+    return list(dict.fromkeys((*ALWAYS, *sorted(name for c in conditions for name in c.columns))))
+
+
+def _conditions(options: SelectOptions, columns: Iterable[str]) -> dict[str, Condition]:
+    known, conditions = list(columns), {}
+    for name, expression in options.keep.items():
+        with error_prefix(f"select: keep: {name}"):
+            conditions[name] = Condition(expression, known)
+    return conditions
 
 
 def _refused(row: Mapping[str, Any], conditions: Mapping[str, Condition]) -> str | None:

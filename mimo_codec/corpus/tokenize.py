@@ -16,12 +16,15 @@ from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.corpus.config import TokenizeOptions
 from mimo_codec.corpus.describe import cut
+from mimo_codec.corpus.recordings import check_not_gone
 from mimo_codec.corpus.timing import Timing
 from mimo_codec.corpus.voice import Span
 from mimo_codec.data.embedded import audio_file
 from mimo_codec.data.utterance import Utterance
 from mimo_codec.loading import load_codec
 
+TOLERANCE = 0.05
+"""Seconds by which a segment may be shorter than it was when it was described: times are rounded."""
 SHARD_PLACE = ("member", "offset", "num_bytes", "row", "column")
 
 
@@ -61,6 +64,7 @@ class Tokenizer:
                         self._encode(waiting, made)
                         waiting = []
             except (MimoError, OSError) as error:
+                check_not_gone(Path(segments[0]["path"]))
                 reason = f"cannot be read any more: {error}"
                 made.quarantine.append({"path": segments[0]["path"], "reason": " ".join(reason.split())})
         self._encode(waiting, made)
@@ -78,6 +82,8 @@ class Tokenizer:
             for row in rows:
                 with made.timing.of("read"):
                     _, samples = next(pieces)
+                short = row["seconds"] - len(samples) / self.codec.sample_rate
+                require(short < TOLERANCE, f"is {short:.3f} s shorter than before")
                 gain = row.get("gain_db")
                 yield row, samples if not gain else (samples * 10 ** (gain / 20)).astype(np.float32)
 

@@ -14,20 +14,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mimo_codec.common.files import make_folder, write_json
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import make_folder, read_json, write_json
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.describe import Describer, refusal
 from mimo_codec.corpus.recordings import Recording
 from mimo_codec.corpus.schema import BASE, schema, write_rows
 from mimo_codec.corpus.steps import check_steps
 from mimo_codec.corpus.tokenize import Tokenizer
+from mimo_codec.data.corpus import DESCRIBED, WORK
 from mimo_codec.data.parquet import read_parquet
 
 Task = dict[str, Any]
 """{"number": which, ...}: plain values, so that it can be sent anywhere."""
 Summary = dict[str, Any]
 """What a task says of its work: rows, seconds, timing by step, quarantine."""
-DESCRIBED, SHARDS, WORK = "described", "shards", "work"
+SHARDS = "shards"
 FATAL = "Fatal Python error: "
 
 
@@ -46,6 +48,20 @@ def summary_path(folder: Path, kind: str, number: int) -> Path:
     return folder / WORK / kind / f"{number:06d}.json"
 
 
+def rows_path(folder: Path, kind: str, number: int) -> Path:
+    """Rows of a task of either kind."""
+    return described_path(folder, number) if kind == DESCRIBED else shard_path(folder, number)
+
+
+def is_done(folder: Path, kind: str, number: int) -> bool:
+    """Whether a task has left its rows, as many bytes as it said, and its summary."""
+    try:
+        summary = read_json(summary_path(folder, kind, number))
+        return bool(rows_path(folder, kind, number).stat().st_size == summary["bytes"])
+    except (MimoError, OSError, KeyError, TypeError):
+        return False
+
+
 class Worker(ABC):
     """Does the tasks of one kind in one process."""
 
@@ -59,9 +75,10 @@ class Worker(ABC):
     def __call__(self, task: Task) -> int:
         """Do a task, unless it is done -> its number."""
         number: int = task["number"]
-        path = summary_path(self.folder, self.kind, number)
-        if not path.is_file():
-            write_json(path, self.do(task))
+        if not is_done(self.folder, self.kind, number):
+            summary = self.do(task)
+            size = rows_path(self.folder, self.kind, number).stat().st_size
+            write_json(summary_path(self.folder, self.kind, number), {"bytes": size, **summary})
         return number
 
     @abstractmethod
@@ -119,12 +136,10 @@ class TokenizeWorker(Worker):
             rows, quarantine, timing = made.rows, made.quarantine, made.timing
         marked = [{**row, "pipeline": self.pipeline.fingerprint()} for row in rows]
         kind = schema(self.columns, coded=self.tokenizer is not None)
-        path = shard_path(self.folder, task["number"])
-        digest = write_rows(path, marked, kind)
+        digest = write_rows(shard_path(self.folder, task["number"]), marked, kind)
         return {
             "rows": len(rows),
             "seconds": sum(row["seconds"] for row in rows),
-            "bytes": path.stat().st_size,
             "sha256": digest,
             "timing": dict(timing),
             "quarantine": quarantine,

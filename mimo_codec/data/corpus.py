@@ -12,13 +12,17 @@ from mimo_codec.data.parquet import read_parquet
 from mimo_codec.data.utterance import Utterance
 
 FORMAT, MANIFEST = "mimo-codec corpus", "manifest.json"
+WORK, STATE, DESCRIBED = "work", "state.json", "described"
+"""The folder with what is needed to go on, and what a run that has begun has there."""
 FIELDS = ("member", "offset", "num_bytes", "row", "column", "start", "end", "text", "speaker", "language", "seconds")
 """Columns that are fields of an utterance, beside the path."""
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether a folder is what `mimo-codec corpus run` wrote, and whole."""
+    """Whether a folder is what `mimo-codec corpus run` wrote; MimoError for one that is not finished."""
     if not (folder / MANIFEST).is_file():
+        begun = (folder / WORK / STATE).is_file() and (folder / WORK / DESCRIBED).is_dir()
+        require(not begun, f"{folder}: this corpus is not finished; the same command `mimo-codec corpus run` goes on")
         return False
     try:
         content = read_json(folder / MANIFEST)

@@ -27,6 +27,8 @@ WRONG = {
     "select: {keep: {noise: 'snr >'}}": "keep: noise: .*not an expression",
     "tokenize: {batch_seconds: nan}": "batch_seconds must be a number",
     "engine: {workers: 1.5}": "workers must be an integer",
+    "read: {source: 2024}": "read: source must be text, not 2024",
+    "tokenize: {codec: 5}": "tokenize: codec must be text, not 5",
     "- a": "pipeline must be a mapping",
     "a: b: c": "not valid YAML",
 }

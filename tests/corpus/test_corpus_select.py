@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from recordings import RATE, example, noise
 from mimo_codec import MimoError
 from mimo_codec.audio.resampling import resample
 from mimo_codec.corpus.config import SelectOptions
-from mimo_codec.corpus.expressions import Condition, check_expression
+from mimo_codec.corpus.cost import SELECTED_BYTES
+from mimo_codec.corpus.expressions import FUNCTIONS, Condition, check_expression
 from mimo_codec.corpus.fingerprint import MOMENT, fingerprint, near_duplicates
 from mimo_codec.corpus.fingerprint import RATE as LOW_RATE
 from mimo_codec.corpus.select import EXACT, NEAR, SAMPLE, select
@@ -139,6 +143,12 @@ def test_expressions():
         "lower(text) in ('hello there', 'bye')": True,
         "not text": False,
         "snr_db > language": False,
+        "snr_db < 10 or language < 3 or seconds > 1": True,
+        "1 < language < 3": False,
+        "len(language) > 1 or seconds > 1": False,
+        "language + 1 > 0": False,
+        "lower(language) == 'en'": False,
+        "text[0] == 'H'": True,
     }.items():
         assert Condition(expression, known).holds(known) is expected, expression
     for expression, message in {
@@ -156,7 +166,7 @@ def test_expressions():
     "expression",
     [
         *("seconds.__class__", "open('x')", "9**9**9", "'a' * 10**9", "[x for x in range(10**9)]"),
-        *("seconds / 0", "seconds()", "len"),
+        *("seconds / 0", "seconds()", "len", "len(seconds) > 1", "seconds > 'a'", "seconds[0] > 1"),
     ],
 )
 def test_expressions_do_nothing_else(expression):
@@ -164,3 +174,21 @@ def test_expressions_do_nothing_else(expression):
     with pytest.raises(MimoError):
         Condition(expression, {"seconds": 1}).holds({"seconds": 1.0})
         raise MimoError("it was not true")
+    assert set(FUNCTIONS) == {"abs", "len", "lower", "max", "min", "round"}
+
+
+def test_memory_is_what_a_plan_says():
+    """At its peak, for fingerprints of full size, of whose moments many segments have the same."""
+    count, random = 2000, np.random.default_rng(0)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            found = np.zeros(96, MOMENT)
+            found["number"] = np.sort(random.integers(0, 2**18, 96))
+            yield row(f"{number:026x}", f"{number:064x}", fingerprint=found.tobytes())
+
+    tracemalloc.start()
+    select(rows(), SelectOptions(), row("a"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.5 * SELECTED_BYTES < peak / count < 1.1 * SELECTED_BYTES

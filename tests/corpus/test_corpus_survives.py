@@ -153,6 +153,20 @@ def test_actors_of_ray_that_are_killed_lose_nothing(recordings, tiny_folder, tmp
 
 @pytest.mark.slow
 @needs_ray
+def test_a_recording_that_ends_an_actor_of_ray_is_quarantined(recordings, tiny_folder, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("fatal", "other"):
+        shutil.copy(recordings / "a.wav", source / f"{name}.wav")
+    parts = {"describe": ["runs.Fatal"], "select": {"near_duplicates": False, "exact_duplicates": False}}
+    outcome = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "out", engine="ray")()
+    (entry,) = outcome.quarantine
+    assert Path(entry["path"]).name == "fatal.wav" and "ended the process: Aborted" in entry["reason"]
+    assert outcome.manifest["rows"] == 3
+
+
+@pytest.mark.slow
+@needs_ray
 def test_a_machine_that_leaves_a_cluster_of_ray_loses_nothing(recordings, tiny_folder, tmp_path):
     import ray
     from ray.cluster_utils import Cluster

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mimo_codec.common.checks import check_choice, error_prefix, require, wrap_errors
 from mimo_codec.corpus.config import StepOptions
+from mimo_codec.corpus.schema import check_columns
 from mimo_codec.corpus.steps.base import Step
 
 STEPS: Mapping[str, str] = {
@@ -26,10 +27,11 @@ def find_step(name: str) -> type[Step]:
     module, _, attribute = path.rpartition(".")
     if not module:
         check_choice("describe: step", name, STEPS)
-    with wrap_errors(f"describe: {name} cannot be imported", ImportError, AttributeError, ValueError):
+    with wrap_errors(f"describe: {name} cannot be imported", Exception):  # whatever a user's own file raises
         found = getattr(importlib.import_module(module), attribute)
     is_step = isinstance(found, type) and issubclass(found, Step)
     require(is_step, f"describe: {name} is no subclass of {Step.__module__}.Step")
+    require(not inspect.isabstract(found), f"describe: {name} has no method describe")
     kind: type[Step] = found
     return kind
 
@@ -47,6 +49,7 @@ def check_steps(steps: Iterable[StepOptions], known: Iterable[str]) -> dict[str,
                 inspect.signature(kind).bind(**step.arguments)
             for column in kind.needs:
                 require(column in added or column in known, f"needs the column {column}, which no step before it gives")
+            check_columns(kind.columns)
             added |= kind.columns
     return added
 
@@ -55,6 +58,7 @@ def make_steps(steps: Sequence[StepOptions]) -> list[Step]:
     """Make steps, with all that they load; MimoError names the step that cannot be made."""
     made = []
     for step in steps:
-        with error_prefix(f"describe: {step.name}"):
-            made.append(find_step(step.name)(**step.arguments))
+        kind = find_step(step.name)
+        with error_prefix(f"describe: {step.name}"), wrap_errors("cannot be made", Exception):
+            made.append(kind(**step.arguments))
     return made
