@@ -16,6 +16,7 @@ from typing import Any
 
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder, read_json, write_json
+from mimo_codec.common.memory import give_back_memory
 from mimo_codec.corpus.config import Pipeline
 from mimo_codec.corpus.describe import Describer, refusal
 from mimo_codec.corpus.recordings import Recording
@@ -79,6 +80,7 @@ class Worker(ABC):
             summary = self.do(task)
             size = rows_path(self.folder, self.kind, number).stat().st_size
             write_json(summary_path(self.folder, self.kind, number), {"bytes": size, **summary})
+            give_back_memory()
         return number
 
     @abstractmethod
