@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from mimo_codec.benchmarks.planted import CONDITIONS, Piece, Planted, find_pieces, plant
+from mimo_codec.benchmarks.planted import CONDITIONS, COPIED, Piece, Planted, find_pieces, plant
 from mimo_codec.benchmarks.shared import print_table, run_app
 from mimo_codec.common.checks import require
 from mimo_codec.corpus.config import EngineOptions, SelectOptions, load_pipeline
@@ -92,8 +92,9 @@ def count_segments(pairs: Sequence[Pair], num_rows: int) -> Iterator[tuple[str, 
 def count_copies(pairs: Sequence[Pair]) -> Iterator[tuple[str, str, str, str]]:
     """Yield rows of the table: copies that were removed, and other pieces that were."""
     heard = [(piece, row) for _, piece, row in pairs if row is not None]
-    yield count_row("copies removed", [not row["kept"] for piece, row in heard if piece.is_copy])
-    yield count_row("others removed", [not row["kept"] for piece, row in heard if not piece.is_copy])
+    for copied in (*COPIED, None):
+        name = "others removed" if copied is None else f"copies removed, {copied}"
+        yield count_row(name, [not row["kept"] for piece, row in heard if piece.copied == copied])
 
 
 def count_row(name: str, held: Sequence[bool]) -> tuple[str, str, str, str]:

@@ -29,6 +29,7 @@ MIN_SNR_DB = 35.0
 PAUSE_SECONDS = (0.8, 3.0)
 LEVEL = 0.05
 """Root mean square of every piece."""
+COPIED = ("recording", "other level and noise", "lossy coding too")
 COPIES = 0.05
 """Share of the pieces that were heard in an earlier recording."""
 
@@ -63,7 +64,8 @@ class Piece:
     """In seconds."""
     clipped: float
     """Share of its samples."""
-    is_copy: bool = False
+    copied: str | None = None
+    """How, one of COPIED, if it was heard before."""
 
 
 @dataclass
@@ -113,19 +115,19 @@ def plant(
         samples = _spoil(samples, recording.condition, random)
         save_audio(recording.path, samples, RATE)
         limit = np.abs(samples).max(initial=0.0)
-        for piece, first, last, is_copy in places:
+        for piece, first, last, copied in places:
             share = float((np.abs(samples[first:last]) >= limit).mean()) if recording.condition.clipped else 0.0
-            recording.pieces.append(Piece(piece, first / RATE, last / RATE, share, is_copy))
-        known += [piece for piece, *_, is_copy in places if not is_copy]
+            recording.pieces.append(Piece(piece, first / RATE, last / RATE, share, copied))
+        known += [piece for piece, *_, copied in places if copied is None]
         made.append(recording)
     whole, rate = soundfile.read(made[0].path, dtype="int16")
     soundfile.write(folder / "copy.flac", whole, rate)
-    copies = [Piece(p.number, p.start, p.end, p.clipped, is_copy=True) for p in made[0].pieces]
+    copies = [Piece(p.number, p.start, p.end, p.clipped, COPIED[0]) for p in made[0].pieces]
     return [*made, Planted(folder / "copy.flac", made[0].condition, copies)]
 
 
-Place = tuple[int, int, int, bool]
-"""(number of the piece, first sample, sample after the last, whether it is a copy)"""
+Place = tuple[int, int, int, str | None]
+"""(number of the piece, first sample, sample after the last, how it was copied)"""
 
 
 def _join(
@@ -139,22 +141,22 @@ def _join(
     parts, places = list[NDArray[np.float32]](), list[Place]()
     position, left = 0, random.permutation(known).tolist()
     while position < seconds * RATE:
-        is_copy = bool(left) and random.random() < COPIES
-        piece = left.pop() if is_copy else next(fresh, None)
+        copied = COPIED[random.integers(1, 3)] if left and random.random() < COPIES else None
+        piece = left.pop() if copied else next(fresh, None)
         if piece is None:
             break
-        samples = _heard_again(pieces[piece], random) if is_copy else pieces[piece]
+        samples = pieces[piece] if copied is None else _heard_again(pieces[piece], copied, random)
         parts += [np.zeros(round(random.uniform(*PAUSE_SECONDS) * RATE), np.float32), samples]
         first = position + len(parts[-2])
         position = first + len(samples)
-        places.append((piece, first, position, is_copy))
+        places.append((piece, first, position, copied))
     return np.concatenate((*parts, np.zeros(round(PAUSE_SECONDS[0] * RATE), np.float32))), places
 
 
-def _heard_again(samples: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """Samples [S] -> the same at another level, half of the time after lossy coding."""
-    level, is_coded = random.uniform(0.5, 1.5), random.random() < 0.5
-    if not is_coded:
+def _heard_again(samples: NDArray[np.float32], copied: str, random: np.random.Generator) -> NDArray[np.float32]:
+    """Samples [S] -> the same at another level, and after lossy coding if that is how it is copied."""
+    level = np.float32(random.uniform(0.5, 1.5))
+    if copied != COPIED[2]:
         return level * samples
     coded = io.BytesIO()
     soundfile.write(coded, samples, RATE, format="OGG", subtype="VORBIS", compression_level=0.9)

@@ -181,3 +181,17 @@ def test_the_benchmark_compares_runs(tmp_path, monkeypatch, capsys):
     benchmark.measure(str(recording), hours="0.004", engines="local", workers="1,2", config="speech")
     header, one, two = capsys.readouterr().out.splitlines()
     assert "times realtime" in header and one.split()[3] == "1" and two.split()[3] == "2"
+
+
+@pytest.mark.slow
+def test_the_benchmark_finds_what_is_planted(tmp_path, capsys):
+    """Two pieces of speech and a copy of their recording; the figures are those of docs/corpus.md for hours of it."""
+    from mimo_codec.benchmarks import corpus_truth
+
+    shutil.copy(ROOT / "examples" / "speech.wav", tmp_path / "speech.wav")
+    corpus_truth.measure(str(tmp_path), hours=0.02, minutes=0.5, seed=0, workers=1)
+    lines = {line.split("  ")[0]: line.split() for line in reversed(capsys.readouterr().out.splitlines()) if line}
+    assert lines["all pieces, within 0.2 s"][-3:] == ["4", "4", "100.0"]
+    assert lines["copies removed, recording"][-3:] == ["2", "2", "100.0"]
+    assert lines["others removed"][-3:] == ["2", "0", "0.0"]
+    assert float(lines["snr_db"][-3]) == pytest.approx(30, abs=2)
