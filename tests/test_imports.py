@@ -49,7 +49,19 @@ ROOMS = {
         "train",
         "train.lm",
     },
-    "benchmarks": {"common", "audio", "codec", "corpus", "lm", "onnx", "onnx.codec", "onnx.lm", "train", "train.lm"},
+    "benchmarks": {
+        "common",
+        "audio",
+        "codec",
+        "corpus",
+        "data",
+        "lm",
+        "onnx",
+        "onnx.codec",
+        "onnx.lm",
+        "train",
+        "train.lm",
+    },
 }
 """What each folder, or file beside the folders, may import from the package, besides itself."""
 BESIDES = {
