@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from mimo_codec.benchmarks.planted import CONDITIONS, COPIED, Piece, Planted, find_pieces, plant
+from mimo_codec.benchmarks.planted import CONDITIONS, COPIED, Condition, Piece, Planted, find_pieces, plant
 from mimo_codec.benchmarks.shared import print_table, run_app
 from mimo_codec.common.checks import require
 from mimo_codec.corpus.config import EngineOptions, SelectOptions, load_pipeline
 from mimo_codec.corpus.run import Run
-from mimo_codec.data.corpus import WORK
+from mimo_codec.data.corpus import DESCRIBED, WORK
 from mimo_codec.data.find import find_utterances
 from mimo_codec.data.parquet import read_parquet
 
@@ -59,7 +59,7 @@ def describe(source: Path, folder: Path, workers: int) -> list[Row]:
         load_pipeline("speech"), select=SelectOptions(), tokenize=None, engine=EngineOptions(workers=workers)
     )
     outcome = Run(pipeline, str(source), folder)()
-    rows = [row for path in sorted((folder / WORK / "described").glob("*.parquet")) for row in read_parquet(path)]
+    rows = [row for path in sorted((folder / WORK / DESCRIBED).glob("*.parquet")) for row in read_parquet(path)]
     kept = set(outcome.selection.kept)
     return [row | {"kept": number in kept} for number, row in enumerate(rows)]
 
@@ -126,7 +126,7 @@ def spread(values: Sequence[float]) -> tuple[str, str, str, str]:
     return str(len(values)), f"{middle:.4g}", f"{low:.4g}", f"{high:.4g}"
 
 
-def describe_condition(condition: Any) -> str:
+def describe_condition(condition: Condition) -> str:
     """Return a condition in words."""
     band = "" if condition.bandwidth_hz is None else f", below {condition.bandwidth_hz} Hz"
     return f"noise at {condition.snr_db:g} dB" + band + (", clipped" if condition.clipped else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -58,14 +59,14 @@ def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], l
 
     Raises MimoError when there is nothing to read.
     """
-    found, faults = find_utterances(source, pipeline.read.split)
-    utterances = [replace(u, path=Path(os.path.abspath(u.path))) for u in found]
+    listed, faults = find_utterances(source, pipeline.read.split)
+    utterances = [replace(u, path=Path(os.path.abspath(u.path))) for u in listed]
     root = os.path.abspath(source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)))
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         lengths = list(pool.map(_seconds, utterances))
         there = list(pool.map(os.path.exists, (u.path for u in utterances)))
     facts = zip(utterances, lengths, there, strict=True)
-    recordings = [Recording(_name(u, root), u, length, found) for u, length, found in facts]
+    recordings = [Recording(_name(u, root), u, length, is_there) for u, length, is_there in facts]
     seen: dict[str, Recording] = {}
     for recording in recordings:
         twin = seen.setdefault(recording.id, recording)
@@ -74,8 +75,8 @@ def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], l
 
 
 def as_text(name: str) -> str:
-    """Return a name, which may be any bytes, with what is no UTF-8 replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Return a name or text, in which surrogates may stand for any bytes, with what is no UTF-8 replaced."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)
 
 
 def check_text(utterance: Utterance) -> None:
@@ -83,8 +84,7 @@ def check_text(utterance: Utterance) -> None:
     u = utterance
     words = {"path": str(u.path), "member": u.member, "text": u.text, "language": u.language, "speaker": u.speaker}
     for what, value in words.items():
-        is_text = value is None or value.encode("utf-8", "replace").decode() == value
-        require(is_text, f"its {what} is not valid UTF-8, which Parquet needs")
+        require(value is None or as_text(value) == value, f"its {what} is not valid UTF-8, which Parquet needs")
 
 
 def check_not_gone(path: Path) -> None:

@@ -19,6 +19,7 @@ from runs import content, pipeline, rows_of, shards
 from mimo_codec import MimoError
 from mimo_codec.corpus.cost import measure
 from mimo_codec.corpus.engines import run_locally
+from mimo_codec.corpus.recordings import as_text
 from mimo_codec.corpus.run import Run
 from mimo_codec.corpus.segment import Segment
 from mimo_codec.corpus.steps.base import Step
@@ -170,6 +171,12 @@ def test_a_mistake_that_is_mended_needs_no_other_folder(recordings, tiny_folder,
     with pytest.raises(MimoError, match="talk"):
         Run(pipeline(tiny_folder, describe=[f"{__name__}.Raises"], select={}), str(recordings), tmp_path / "out")()
     assert Run(pipeline(tiny_folder), str(recordings), tmp_path / "out")().manifest["rows"] == 2
+
+
+@pytest.mark.parametrize("text", ["plain", "é", "\udce9", "\ud800", "a\ud800\udce9b"])
+def test_what_is_no_utf8_is_replaced(text):
+    found = as_text(text)
+    assert found.encode() and (found == text) == (text in ("plain", "é"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")

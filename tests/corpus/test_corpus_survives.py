@@ -36,14 +36,15 @@ def whole(recordings: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPath
     return shards(folder)
 
 
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
 @pytest.mark.slow
-def test_workers_that_are_killed_lose_nothing(recordings, tiny_folder, tmp_path):
+def test_workers_that_are_killed_lose_nothing(engine, recordings, tiny_folder, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     for name in ("killed", "other", "third"):
         shutil.copy(recordings / "a.wav", source / f"{name}.wav")
     parts = {"describe": ["runs.Fatal"], "select": {"near_duplicates": False, "exact_duplicates": False}}
-    one = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "one")()
+    one = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "one", engine)()
     assert (source / "killed.killed").exists() and not one.quarantine
     again = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "two")()
     assert again.manifest["rows"] == 9 and shards(tmp_path / "one") == shards(tmp_path / "two")
@@ -135,20 +136,6 @@ def test_a_full_disk_is_an_error_and_the_same_command_goes_on(recordings, tiny_f
 def test_ray_makes_what_one_process_makes(recordings, tiny_folder, whole, tmp_path):
     Run(pipeline(tiny_folder, workers=2), str(recordings), tmp_path / "out", engine="ray")()
     assert shards(tmp_path / "out") == whole
-
-
-@pytest.mark.slow
-@needs_ray
-def test_actors_of_ray_that_are_killed_lose_nothing(recordings, tiny_folder, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    for name in ("killed", "other", "third"):
-        shutil.copy(recordings / "a.wav", source / f"{name}.wav")
-    parts = {"describe": ["runs.Fatal"], "select": {"near_duplicates": False, "exact_duplicates": False}}
-    one = Run(pipeline(tiny_folder, 2, **parts), str(source), tmp_path / "one", engine="ray")()
-    assert (source / "killed.killed").exists() and not one.quarantine
-    Run(pipeline(tiny_folder, 1, **parts), str(source), tmp_path / "two")()
-    assert one.manifest["rows"] == 9 and shards(tmp_path / "one") == shards(tmp_path / "two")
 
 
 @pytest.mark.slow
