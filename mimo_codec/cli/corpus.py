@@ -38,17 +38,20 @@ def run(
         str | None, typer.Option(help="Of a running Ray cluster, such as auto.  [default: start Ray here]")
     ] = None,
     device: Device = None,
+    reselect: Annotated[
+        bool, typer.Option("--reselect", help="Replace shards that another selection or codec made in OUT.")
+    ] = False,
 ) -> None:
     """Cut recordings into segments, describe and select them, and encode those that stay.
 
     OUT gets shards/*.parquet, manifest.json, report.html and quarantine.jsonl. The same command continues a run that
-    was stopped or killed.
+    was stopped or killed; with another `select` or `tokenize`, and --reselect, the same segments are used again.
     """
     from mimo_codec.corpus.config import load_pipeline
     from mimo_codec.corpus.report import write_report
     from mimo_codec.corpus.run import Run
 
-    task = Run(load_pipeline(config), source, Path(output), engine, address, device)
+    task = Run(load_pipeline(config), source, Path(output), engine, address, device, reselect)
     with ExitStack() as stack:
         finished: dict[str, Any] = {}
 

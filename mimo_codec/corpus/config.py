@@ -31,8 +31,8 @@ class ReadOptions:
     """What is read.
 
     Args:
-        source: name of the corpus, for the column `source`; null: that of the input.
-        licence: of the recordings, for the column `licence`.
+        source: name of the corpus, for the column `source`; null: that which a manifest gives, else that of the input.
+        licence: of the recordings, for the column `licence`; null: that which a manifest gives.
         split: part of a manifest or data set to use.
         sample_rate: in Hz, at which segments are described.
         min_sample_rate: of the recordings that are used, in Hz.
@@ -159,8 +159,16 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Eight hex digits of everything that decides over the rows."""
         content = {name: value for name, value in asdict(self).items() if name != "engine"}
-        text = json.dumps([content, self.engine.shard_hours, self.engine.task_minutes], sort_keys=True, default=str)
-        return f"{zlib.crc32(text.encode()):08x}"
+        return _digest([content, self.engine.shard_hours, self.engine.task_minutes])
+
+    def description_fingerprint(self) -> str:
+        """Eight hex digits of everything that decides over the segments before the selection."""
+        content = asdict(self)
+        return _digest([*(content[name] for name in ("read", "segment", "describe")), self.engine.task_minutes])
+
+
+def _digest(content: list[Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True, default=str).encode()):08x}"
 
 
 PARTS: Mapping[str, type[Any]] = {

@@ -136,14 +136,14 @@ class Describer:
             yield piece
 
     def _row(self, recording: Recording, span: Span, rate: int) -> dict[str, Any]:
-        u, read = recording.utterance, self.pipeline.read
+        u = recording.utterance
         start, end = u.start + span.start, u.start + span.end
         is_whole = self.pipeline.segment is None or recording.seconds <= self.pipeline.segment.max_seconds
         return {
             "id": f"{recording.id}-{round(1000 * span.start):09d}",
             "recording": recording.id,
-            "source": read.source,
-            "licence": read.licence,
+            "source": u.source,
+            "licence": u.licence,
             "path": str(u.path),
             **{name: getattr(u, name) for name in ("member", "offset", "num_bytes", "row", "column")},
             "start": round(start, 4),

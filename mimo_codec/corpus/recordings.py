@@ -16,6 +16,7 @@ from mimo_codec.audio.files import audio_info
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
 from mimo_codec.corpus.config import Pipeline
+from mimo_codec.data.corpus import ABOUT
 from mimo_codec.data.embedded import audio_file
 from mimo_codec.data.find import find_utterances
 from mimo_codec.data.utterance import Fault, Utterance
@@ -55,12 +56,22 @@ class Recording:
 def find_recordings(source: str, pipeline: Pipeline) -> tuple[list[Recording], list[Fault]]:
     """Find the recordings of an input that `find_utterances` knows, in order, and what of it cannot be read.
 
-    Their paths are absolute, so that a corpus is of use in any folder.
+    Their paths are absolute, so that a corpus is of use in any folder. Where the pipeline does not say their source and
+    licence, those of a manifest or of a corpus are kept; the source is otherwise called like the input.
 
     Raises MimoError when there is nothing to read.
     """
     listed, faults = find_utterances(source, pipeline.read.split)
-    utterances = [replace(u, path=Path(os.path.abspath(u.path))) for u in listed]
+    read, name = pipeline.read, as_text(Path(os.path.abspath(source)).name)
+    utterances = [
+        replace(
+            utterance,
+            path=Path(os.path.abspath(utterance.path)),
+            source=read.source or utterance.source or name,
+            licence=read.licence or utterance.licence,
+        )
+        for utterance in listed
+    ]
     root = os.path.abspath(source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)))
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         lengths = list(pool.map(_seconds, utterances))
@@ -82,8 +93,8 @@ def as_text(name: str) -> str:
 def check_text(utterance: Utterance) -> None:
     """Raise MimoError for an utterance that no table can name, because its path or a text is no UTF-8."""
     u = utterance
-    words = {"path": str(u.path), "member": u.member, "text": u.text, "language": u.language, "speaker": u.speaker}
-    for what, value in words.items():
+    said = {name: getattr(u, name) for name in ("member", *ABOUT)}
+    for what, value in {"path": str(u.path), **said}.items():
         require(value is None or as_text(value) == value, f"its {what} is not valid UTF-8, which Parquet needs")
 
 

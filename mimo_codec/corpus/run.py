@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,18 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A pipeline, its input and its output."""
+    """A pipeline, its input and its output.
+
+    Args:
+        pipeline: what is done.
+        source: the input: a folder, shards or a manifest.
+        folder: the output.
+        engine: one of ENGINES.
+        address: of a running cluster of Ray.
+        device: of the codec.
+        reselect: whether shards that another selection or codec made here are replaced; segments that are already
+            described are used again.
+    """
 
     pipeline: Pipeline
     source: str
@@ -65,14 +77,12 @@ class Run:
     engine: str = "local"
     address: str | None = None
     device: str | None = None
+    reselect: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is read."""
         check_choice("engine", self.engine, ENGINES)
         require(self.address is None or self.engine == "ray", "address: is of a cluster for the engine ray")
-        read = self.pipeline.read
-        name = read.source or as_text(Path(os.path.abspath(self.source)).name)
-        self.pipeline = replace(self.pipeline, read=replace(read, source=name))
         self.columns = check_steps(self.pipeline.describe, BASE)
         needed_columns(self.pipeline.select, (*BASE, *self.columns))
 
@@ -124,25 +134,44 @@ class Run:
             with wrap_errors(f"{self.folder}: cannot be read", OSError):
                 names = [p.name for p in self.folder.iterdir()] if self.folder.exists() else []
             foreign = sorted(set(names) - {WORK})
-            told = f"has other files, such as {foreign[:1]}; an empty or new folder is needed"
-            require(not foreign, f"{self.folder}: {told}")
+            finished = f"is a finished corpus without its folder {WORK}, so that nothing can be continued"
+            told = finished if MANIFEST in foreign else f"has other files, such as {foreign[:1]}"
+            require(not foreign, f"{self.folder}: {told}; an empty or new folder is needed")
 
     def _check_state(self, recordings: Sequence[Recording], model_id: str | None) -> None:
         """Note what is done here, or check that it is the same as before."""
         state = {
+            "description": self.pipeline.description_fingerprint(),
             "pipeline": self.pipeline.fingerprint(),
             "codec": model_id,
             "input": stamp(recordings),
             "recordings": len(recordings),
         }
         path = self.folder / WORK / STATE
-        if not any((self.folder / WORK / DESCRIBED).glob("*.json")):  # nothing is done
-            write_json(path, state)
-            return
-        before = read_json(path)
-        for name in ("pipeline", "codec", "input"):
-            same = isinstance(before, dict) and before.get(name) == state[name]
-            require(same, f"{self.folder}: was begun with another {name}; choose another output folder")
+        if any((self.folder / WORK / DESCRIBED).glob("*.json")):  # something is done
+            before = read_json(path)
+            known = before if isinstance(before, dict) else {}
+            differ = [name for name in state if known.get(name) != state[name]]
+            told = f"{self.folder}: was begun with another"
+            require("input" not in differ, f"{told} input; choose another output folder")
+            parts = "pipeline (read, segment, describe or task_minutes)"
+            require("description" not in differ, f"{told} {parts}; choose another output folder")
+            again = "choose another output folder, or replace the shards here by --reselect"
+            for name, what in (("pipeline", "pipeline (select, tokenize or shard_hours)"), ("codec", "codec")):
+                require(name not in differ or self.reselect, f"{told} {what}; {again}")
+            if not differ:
+                return
+            self._remove_shards()
+        write_json(path, state)
+
+    def _remove_shards(self) -> None:
+        """Remove what the second half has made; the manifest first, so that no one reads what is incomplete."""
+        with wrap_errors(f"{self.folder}: cannot be emptied", OSError):
+            for name in (MANIFEST, REPORT, QUARANTINE):
+                (self.folder / name).unlink(missing_ok=True)
+            for folder in (self.folder / WORK / SHARDS, self.folder / SHARDS):
+                if folder.exists():
+                    shutil.rmtree(folder)
 
     # ---- the two halves ----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from mimo_codec.data.utterance import Utterance
 FORMAT, MANIFEST = "mimo-codec corpus", "manifest.json"
 WORK, STATE, DESCRIBED = "work", "state.json", "described"
 """The folder with what is needed to go on, and what a run that has begun has there."""
-FIELDS = ("member", "offset", "num_bytes", "row", "column", "start", "end", "text", "speaker", "language", "seconds")
+FIELDS = ("member", "offset", "num_bytes", "row", "column", "start", "end", "seconds")
+ABOUT = ("text", "speaker", "language", "source", "licence")
 """Columns that are fields of an utterance, beside the path."""
 
 
@@ -49,7 +50,7 @@ def corpus_utterances(folder: Path) -> list[Utterance]:
 
 
 def _utterances(path: Path) -> Iterator[Utterance]:
-    for row in read_parquet(path, ["path", *FIELDS]):
+    for row in read_parquet(path, ["path", *FIELDS, *ABOUT]):
         known = {name: value for name, value in row.items() if value is not None}
         require("path" in known, f"{path}: a row has no path")
         yield Utterance(**known | {"path": Path(known["path"])})

@@ -1,7 +1,7 @@
 """Manifests: JSONL files that list utterances, and others that list faults.
 
 A manifest has one JSON object per line: `path`, which counts from the manifest's own folder, and optionally the other
-fields of `Utterance`. Unknown keys are ignored.
+fields of `Utterance` (`license` is read as `licence`). Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def _utterance(row: dict[str, Any], folder: Path) -> Utterance:
     known = {field.name: row[field.name] for field in fields(Utterance) if row.get(field.name) is not None}
     if isinstance(row.get("speaker"), int):  # corpora like to number them
         known["speaker"] = str(row["speaker"])
+    if "licence" not in known and "license" in row:
+        known["licence"] = row["license"]
+    for name in ("source", "licence"):  # other programs keep other things under these names
+        if not isinstance(known.get(name), str):
+            known.pop(name, None)
     return Utterance(**known | {"path": folder / row["path"]})
 
 

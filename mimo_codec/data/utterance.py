@@ -18,7 +18,7 @@ FIGURES = ("seconds", "sample_rate", "peak", "clipped", "silence")
 _MAX_SECONDS = 1e9
 CHARACTERS_PER_SECOND = 50
 """No speech has more: twice what the fastest speakers say in any alphabet."""
-_WORDS = ("text", "speaker", "language", "split", "member", "column")
+_WORDS = ("text", "speaker", "language", "split", "source", "licence", "member", "column")
 _COUNTS = {"sample_rate": 1, "offset": 0, "num_bytes": 1, "row": 0}
 _BOUNDS = {
     "start": _MAX_SECONDS,
@@ -44,6 +44,7 @@ class Utterance:
         speaker: any name of the speaker.
         language: that is spoken, such as "en".
         split: which part of a corpus this belongs to, such as "train".
+        source, licence: name of the corpus, and the terms of its recordings.
         seconds: duration, from `start` to `end`.
         sample_rate: of the file, in Hz.
         peak: largest magnitude, 1.0 for full scale.
@@ -63,6 +64,8 @@ class Utterance:
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
+    source: str | None = None
+    licence: str | None = None
     seconds: float | None = None
     sample_rate: int | None = None
     peak: float | None = None

@@ -17,6 +17,7 @@ from recordings import RATE, example, join, write
 from runs import content, make_recordings, pipeline, rows_of, shards
 
 from mimo_codec import AudioCodes, MimoError, load_codec
+from mimo_codec.corpus.describe import Describer
 from mimo_codec.corpus.run import Outcome, Run
 from mimo_codec.data.find import find_utterances
 from mimo_codec.train.lm.files import find_row_files, read_rows
@@ -82,11 +83,27 @@ def test_another_place_of_the_input_changes_no_ids(recordings, tiny_folder, done
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [row["id"] for row in rows_of(done[0])]
 
 
+def test_sources_of_a_manifest_are_kept_also_in_a_corpus_of_a_corpus(recordings, tiny_folder, tmp_path):
+    rows = [{"path": str(recordings / "a.wav"), "source": "one", "license": "CC0"}]
+    rows += [{"path": str(recordings / "deep" / "b.flac")}]
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = Run(pipeline(tiny_folder, tokenize=None), str(tmp_path / "both.jsonl"), tmp_path / "first")
+    second = Run(pipeline(tiny_folder, segment=None, tokenize=None), str(tmp_path / "first"), tmp_path / "second")
+    for task in (first, second):
+        task()
+        about = {Path(r["path"]).name: (r["source"], r["licence"]) for r in rows_of(task.folder)}
+        assert about == {"a.wav": ("one", "CC0"), "b.flac": ("both.jsonl", None)}
+    named = Run(pipeline(tiny_folder, read={"source": "mine", "licence": "ours"}), first.source, tmp_path / "third")
+    named()
+    assert {(r["source"], r["licence"]) for r in rows_of(named.folder)} == {("mine", "ours")}
+
+
 def test_other_runs_are_not_mixed(recordings, tiny_folder, done, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(done[0], folder)
-    with pytest.raises(MimoError, match="begun with another pipeline"):
-        Run(pipeline(tiny_folder, select={"share": 0.5}), str(recordings), folder)()
+    for changed in ({"select": {"share": 0.5}}, {"segment": None}):
+        with pytest.raises(MimoError, match="begun with another pipeline"):
+            Run(pipeline(tiny_folder, **changed), str(recordings), folder)()
     other = tmp_path / recordings.name
     shutil.copytree(recordings, other)
     (other / "silence.wav").unlink()
@@ -95,6 +112,38 @@ def test_other_runs_are_not_mixed(recordings, tiny_folder, done, tmp_path):
     with pytest.raises(MimoError, match="has other files"):
         Run(pipeline(tiny_folder), str(recordings), recordings)()
     assert shards(folder) == shards(done[0])
+
+
+def test_another_selection_uses_the_same_segments(recordings, tiny_folder, done, tmp_path, monkeypatch):
+    folder, changed = tmp_path / "out", {"select": {"near_duplicates": False}, "tokenize": None}
+    shutil.copytree(done[0], folder)
+    Run(pipeline(tiny_folder, **changed), str(recordings), tmp_path / "alone")()
+    with monkeypatch.context() as patch:
+        patch.setattr(Describer, "__call__", lambda *arguments: pytest.fail("described again"))
+        Run(pipeline(tiny_folder, **changed), str(recordings), folder, reselect=True)()
+    assert shards(folder) == shards(tmp_path / "alone") and shards(folder) != shards(done[0])
+    with pytest.raises(MimoError, match="reselect"):
+        Run(pipeline(tiny_folder), str(recordings), folder)()
+    with pytest.raises(MimoError, match="read, segment, describe"):
+        Run(pipeline(tiny_folder, segment=None), str(recordings), folder, reselect=True)()
+
+
+def test_a_selection_that_was_killed_while_shards_were_removed_goes_on(recordings, tiny_folder, done, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(done[0], folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        Run(pipeline(tiny_folder, tokenize=None), str(recordings), folder, reselect=True)()
+    assert not (folder / "manifest.json").exists()
+    Run(pipeline(tiny_folder), str(recordings), folder)()
+    assert shards(folder) == shards(done[0])
+
+
+def test_a_finished_corpus_without_what_it_was_made_of_is_named(recordings, tiny_folder, done, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(done[0], folder, ignore=shutil.ignore_patterns("work"))
+    with pytest.raises(MimoError, match="finished corpus without its folder work"):
+        Run(pipeline(tiny_folder), str(recordings), folder)()
 
 
 def test_both_trainers_read_the_output(done, recordings):

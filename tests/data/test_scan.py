@@ -76,15 +76,25 @@ def test_manifests_of_others_are_read(tmp_path: Path) -> None:
         "sample_rate": 24000,
         "seconds": 8.3,
         "source": "x",
+        "license": "CC0",
         "text": "a b",
         "start": None,
     }
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\n")  # as on Windows
     expected = Utterance(
-        tmp_path / "train/a.flac", text="a b", speaker="12", split="train", seconds=8.3, sample_rate=24000
+        tmp_path / "train/a.flac",
+        text="a b",
+        speaker="12",
+        split="train",
+        source="x",
+        licence="CC0",
+        seconds=8.3,
+        sample_rate=24000,
     )
     assert read_manifest(path) == [expected]
+    path.write_text('{"path": "a.wav", "source": {"url": "x"}, "licence": ["a", "b"]}')
+    assert read_manifest(path) == [Utterance(tmp_path / "a.wav")]
 
 
 @pytest.mark.parametrize(
