@@ -24,8 +24,8 @@ import yaml
 from mimo_codec.audio.files import audio_info
 from mimo_codec.benchmarks.shared import parse_numbers, print_table, run_app
 from mimo_codec.common.checks import check_choice, require
+from mimo_codec.common.engines import ENGINES
 from mimo_codec.corpus.config import find_pipeline
-from mimo_codec.corpus.engines import ENGINES
 
 STEP_SECONDS = 0.01
 """So much later a recording begins each time that it is used, so that every piece has an id of its own."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mimo_codec.common.checks import check_choice, require, wrap_errors
+from mimo_codec.common.engines import ENGINES, Resources, Task, run_tasks
 from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
 from mimo_codec.corpus.config import Pipeline
-from mimo_codec.corpus.engines import ENGINES, run_tasks
 from mimo_codec.corpus.recordings import Recording, as_text, find_recordings, group_by_seconds, stamp
 from mimo_codec.corpus.schema import BASE, CODES, MADE
 from mimo_codec.corpus.select import Selection, needed_columns, select
@@ -27,7 +27,6 @@ from mimo_codec.corpus.workers import (
     SHARDS,
     DescribeWorker,
     Summary,
-    Task,
     TokenizeWorker,
     described_path,
     is_done,
@@ -229,7 +228,9 @@ class Run:
         todo = [task for task in tasks if task["number"] not in done]
         for number in sorted(done):
             progress(half, number)
-        for number in run_tasks(self.engine, make, todo, self.pipeline.engine, self.address):
+        options = self.pipeline.engine
+        resources = Resources(options.workers, options.cpus, options.gpus, self.address)
+        for number in run_tasks(self.engine, make, todo, resources):
             progress(half, number)
         return [{"number": number, **read_json(path)} for number, path in paths.items()]
 

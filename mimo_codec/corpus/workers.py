@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mimo_codec.common.engines import Task
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import make_folder, read_json, write_json
 from mimo_codec.common.memory import give_back_memory
@@ -26,8 +27,6 @@ from mimo_codec.corpus.tokenize import Tokenizer
 from mimo_codec.data.corpus import DESCRIBED, WORK
 from mimo_codec.data.parquet import read_parquet
 
-Task = dict[str, Any]
-"""{"number": which, ...}: plain values, so that it can be sent anywhere."""
 Summary = dict[str, Any]
 """What a task says of its work: rows, seconds, timing by step, quarantine."""
 SHARDS = "shards"

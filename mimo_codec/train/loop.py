@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DistributedSampler
 
+from mimo_codec.common.bfloat16 import bfloat16_is_slow
 from mimo_codec.common.checks import check_integer, check_type, require
 from mimo_codec.common.errors import MimoError, MimoWarning
 from mimo_codec.train.checkpoints import WholeCheckpoints
@@ -100,6 +101,11 @@ class Stage(lightning.LightningModule):
             not str(precision).startswith("16-"),
             f"trainer.precision = {precision}: losses overflow in float16; use bf16-mixed or 32",
         )
+        if "bf16" in str(precision) and bfloat16_is_slow(self.device):
+            told = "this CPU has no instructions for bfloat16 and computes up to 40 times slower in it"
+            rank_zero_warn(
+                f"trainer.precision = {precision}: {told}; --trainer.precision 32-true", category=MimoWarning
+            )
         if self._saved_layouts is not None:
             check_same_optimizers(self.trainer.optimizers, self._saved_layouts)
         if self.batches_seen == 0:

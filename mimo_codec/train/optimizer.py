@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, distributed, nn
+from torch import nn
 
 from mimo_codec.common.checks import needs_extra
-from mimo_codec.common.processes import num_processes, process_rank
 from mimo_codec.train.loop import warm_up_and_decay
+from mimo_codec.train.muon import SharedMuon
 from mimo_codec.train.resuming import RunSchedule
 
 
@@ -78,70 +78,6 @@ def _adamw(bits: int) -> Any:
     with needs_extra("torchao", "quantize"):
         from torchao.optim import AdamW8bit
     return partial(AdamW8bit, bf16_stochastic_round=True)
-
-
-class SharedMuon(torch.optim.Muon):
-    """Muon whose work is shared out: every process updates some of the matrices and sends them to the others.
-
-    Orthogonalising a matrix costs the same however small the batch is, so when all processes did it for all matrices
-    it could take a quarter of a step on CPUs. The gradients must be the same in all processes, as DDP leaves them.
-    """
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all matrices; every process must call it."""
-        if num_processes() == 1:
-            return self._update(closure)
-        gradients = [p.grad for p in self._matrices]
-        for parameter, owner in zip(self._matrices, self._owners(), strict=True):
-            if owner != process_rank():
-                parameter.grad = None  # Muon does not change it
-        loss = self._update(closure)
-        for parameter, gradient in zip(self._matrices, gradients, strict=True):
-            parameter.grad = gradient
-        self._send([p.data for p in self._matrices])
-        return loss
-
-    def _update(self, closure: Callable[[], float] | None) -> float | None:
-        muon: Any = super()  # torch has no types for its step
-        loss: float | None = muon.step(closure)
-        return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of all matrices in every process; every process must call it."""
-        if num_processes() > 1 and self._has_stepped():
-            for parameter in self._matrices:
-                self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            self._send([self.state[p]["momentum_buffer"] for p in self._matrices])
-        return super().state_dict()
-
-    @property
-    def _matrices(self) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _owners(self) -> list[int]:
-        """List which process updates each matrix: the largest first, each to the process with the least work so far."""
-        work, owners = [0] * num_processes(), {}
-        for number, matrix in sorted(enumerate(self._matrices), key=lambda item: -item[1].numel() * min(item[1].shape)):
-            owners[number] = work.index(min(work))
-            work[owners[number]] += matrix.numel() * min(matrix.shape)
-        return [owners[number] for number in range(len(owners))]
-
-    def _has_stepped(self) -> bool:
-        """Whether any process has updated a matrix; some processes may have none to update."""
-        stepped = torch.tensor(int(bool(self.state)), device=self._matrices[0].device)
-        distributed.all_reduce(stepped, distributed.ReduceOp.MAX)
-        return bool(stepped)
-
-    def _send(self, tensors: Sequence[Tensor]) -> None:
-        """Send the tensors, one for each matrix, from the process that updates it to all others, in place."""
-        owners = self._owners()
-        for rank in range(num_processes()):
-            sent = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
-            if sent:
-                flat = torch.cat([tensor.flatten() for tensor in sent])
-                distributed.broadcast(flat, rank)
-                for tensor, values in zip(sent, torch.split(flat, [tensor.numel() for tensor in sent]), strict=True):
-                    tensor.copy_(values.view_as(tensor))
 
 
 class MuonAdamW(torch.optim.Optimizer):

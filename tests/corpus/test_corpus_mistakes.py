@@ -17,8 +17,8 @@ from recordings import RATE, example, join, write
 from runs import content, pipeline, rows_of, shards
 
 from mimo_codec import MimoError
+from mimo_codec.common.engines import run_locally
 from mimo_codec.corpus.cost import measure
-from mimo_codec.corpus.engines import run_locally
 from mimo_codec.corpus.recordings import as_text
 from mimo_codec.corpus.run import Run
 from mimo_codec.corpus.segment import Segment

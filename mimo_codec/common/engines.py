@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
@@ -18,9 +19,11 @@ from typing import Any
 
 from mimo_codec.common.checks import needs_extra, require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.corpus.config import EngineOptions
-from mimo_codec.corpus.workers import Task, Worker
 
+Task = dict[str, Any]
+"""{"number": which, ...}: plain values, so that it can be sent anywhere."""
+Worker = Callable[[Task], int]
+"""Does a task, unless it is done, and leaves its result in a file -> the number of the task."""
 Make = Callable[[], Worker]
 """Makes a worker, in the process that it is for."""
 ENGINES = ("local", "ray")
@@ -29,13 +32,27 @@ MAX_DEATHS = 10
 _worker: Worker | None = None
 
 
-def run_tasks(
-    engine: str, make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None
-) -> Iterator[int]:
+@dataclass(frozen=True)
+class Resources:
+    """What an engine has.
+
+    Args:
+        workers: processes, or actors of Ray; 0: one for each core.
+        cpus, gpus: of each actor of Ray, fractions included.
+        address: of a running cluster of Ray; None starts Ray on this machine.
+    """
+
+    workers: int = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+
+
+def run_tasks(engine: str, make: Make, tasks: Sequence[Task], resources: Resources) -> Iterator[int]:
     """Do tasks by an engine of ENGINES -> their numbers, as they are done; see the functions of both."""
     if engine == "ray":
-        return run_by_ray(make, tasks, options, address)
-    return run_locally(make, tasks, options.workers)
+        return run_by_ray(make, tasks, resources)
+    return run_locally(make, tasks, resources.workers)
 
 
 def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[int]:
@@ -146,14 +163,13 @@ class _Actor:
         return {"number": [_do(task) for task in batch["task"]]}
 
 
-def run_by_ray(make: Make, tasks: Sequence[Task], options: EngineOptions, address: str | None = None) -> Iterator[int]:
+def run_by_ray(make: Make, tasks: Sequence[Task], resources: Resources) -> Iterator[int]:
     """Do tasks by actors of Ray -> their numbers, as they are done.
 
     Args:
         make: makes a worker; the output folder must be seen by all machines.
         tasks: what to do. Ray gives those of a lost actor or machine to another one.
-        options: how many actors, and what each needs.
-        address: of a running cluster; None starts Ray on this machine.
+        resources: how many actors, what each needs, and where.
 
     Raises:
         MimoError: without Ray, and for what a worker raises.
@@ -167,22 +183,21 @@ def run_by_ray(make: Make, tasks: Sequence[Task], options: EngineOptions, addres
         return
     if not cluster.is_initialized():
         cluster.init(
-            address=address,
+            address=resources.address,
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=True,
             logging_level=logging.ERROR,
         )
-    count = min(
-        options.workers or max(int(cluster.cluster_resources().get("CPU", 1) / max(options.cpus, 0.01)), 1), len(tasks)
-    )
+    fit = max(int(cluster.cluster_resources().get("CPU", 1) / max(resources.cpus, 0.01)), 1)
+    count = min(resources.workers or fit, len(tasks))
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
     done = rows.map_batches(
         _Actor,
         batch_size=1,
         concurrency=(1, count) if count > 1 else 1,
-        num_cpus=options.cpus,
-        num_gpus=options.gpus or None,
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
         fn_constructor_args=(make, sys.path),
         max_restarts=-1,
         max_task_retries=-1,
