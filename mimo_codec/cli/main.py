@@ -25,6 +25,7 @@ from mimo_codec.cli.corpus import corpus
 from mimo_codec.cli.data import data
 from mimo_codec.cli.demo import demo
 from mimo_codec.cli.evaluate import evaluate
+from mimo_codec.cli.evaluate_lm import evaluate_lm
 from mimo_codec.cli.export import export
 from mimo_codec.cli.generate import generate
 from mimo_codec.cli.info import info
@@ -47,6 +48,7 @@ for command in COMMANDS:
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(train)
 app.add_typer(data, name="data")
 app.add_typer(corpus, name="corpus")
+app.add_typer(evaluate_lm, name="evaluate-lm")
 app.add_typer(generate, name="generate", help="Transcribe, speak and answer with a language model.")
 app.add_typer(export, name="export", help="Write models as ONNX files and compare them with PyTorch.")
 

@@ -51,6 +51,11 @@ def find_language_model(name_or_path: str | Path, revision: str | None = None) -
     return _find(name_or_path, revision, CONFIG, "*.safetensors", INDEX, *TEXT_FILES)
 
 
+def find_description(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """Find configuration and tokenizer of what `find_language_model` would find; weights are not downloaded."""
+    return _find(name_or_path, revision, CONFIG, *TEXT_FILES)
+
+
 def _find(name_or_path: str | Path, revision: str | None, *patterns: str) -> Path:
     """Return the folder, with the files that match `patterns` if it is the hub's."""
     name = str(name_or_path)

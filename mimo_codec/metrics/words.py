@@ -40,12 +40,12 @@ def wer_original(pair: Pair, recogniser: str = "pocketsphinx") -> float:
 def word_error_rate(text: str, transcript: str) -> float:
     """Count substitutions, deletions and insertions per word of `text`; nan for no words.
 
-    Case and punctuation do not count.
+    Case and punctuation do not count. Each character of Chinese counts as a word.
     """
     import jiwer
 
-    words, heard = _plain(text), _plain(transcript)
-    return float(jiwer.wer(words, heard)) if words else float("nan")
+    words, heard = plain_words(text), plain_words(transcript)
+    return float(jiwer.wer(" ".join(words), " ".join(heard))) if words else float("nan")
 
 
 def transcribe(waveform: NDArray[np.float32], recogniser: str = "pocketsphinx") -> str:
@@ -101,5 +101,9 @@ RECOGNISERS = {"pocketsphinx": _pocketsphinx, "moonshine": _moonshine, "whisper"
 """Name -> function from PCM of 16 bits at 16 kHz to words."""
 
 
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+(?:'\w+)*", text.lower()))
+_WORDS = re.compile("[\u4e00-\u9fff]|[^\\W\u4e00-\u9fff]+(?:'[^\\W\u4e00-\u9fff]+)*")
+
+
+def plain_words(text: str) -> list[str]:
+    """Return the words of a text in lower case without punctuation; each character of Chinese is one."""
+    return _WORDS.findall(text.lower())

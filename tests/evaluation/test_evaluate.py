@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from mimo_codec import MimoError, save_audio
 from mimo_codec.evaluation.codec.items import find_items
-from mimo_codec.evaluation.codec.results import Codebook, Evaluation, Summary, System
+from mimo_codec.evaluation.codec.results import Codebook, Evaluation, System
 from mimo_codec.evaluation.codec.tables import REPORT_FILES, as_json
+from mimo_codec.evaluation.summary import Summary
 from mimo_codec.metrics.signal import MAX_SI_SDR
 
 RATE = 16000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,38 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_codec.common.files import JSON
+from mimo_codec.evaluation.summary import Summary
 from mimo_codec.metrics import METRICS
-
-RESAMPLINGS = 2000
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A metric over files; nan where too few files have a value: a mean needs one, the rest two."""
-
-    mean: float
-    std: float
-    low: float
-    """Lower end of the 95 % confidence interval of the mean, by the bootstrap over files."""
-    high: float
-    """Upper end of the same interval."""
-    num_files: int
-    """Number of files that have a value."""
-
-    @staticmethod
-    def of(values: Sequence[float]) -> Summary:
-        """Summarize values; nan among them is left out. The same values always give the same interval."""
-        known = np.array([value for value in values if not math.isnan(value)])
-        if len(known) < 2:
-            return Summary(float(known[0]) if len(known) else math.nan, math.nan, math.nan, math.nan, len(known))
-        drawn = np.random.default_rng(0).integers(0, len(known), (RESAMPLINGS, len(known)))
-        low, high = np.percentile(known[drawn].mean(axis=1), (2.5, 97.5))
-        return Summary(float(known.mean()), float(known.std()), float(low), float(high), len(known))
-
-    @property
-    def margin(self) -> float:
-        """Half the width of the confidence interval."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)

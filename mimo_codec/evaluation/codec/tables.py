@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from mimo_codec.common.files import atomic_path
 from mimo_codec.evaluation.codec import plots
-from mimo_codec.evaluation.codec.results import Evaluation, Summary, System
+from mimo_codec.evaluation.codec.results import Evaluation, System
+from mimo_codec.evaluation.summary import Summary
+from mimo_codec.evaluation.text_tables import aligned, markdown_table
 from mimo_codec.metrics import METRICS
 
 NOTHING = "-"
@@ -29,7 +30,7 @@ def as_text(evaluation: Evaluation) -> str:
     if any(system.encode_factor is not None for system in systems):
         rows += [["encode, s/s", *(_factor(system.encode_factor) for system in systems)]]
         rows += [["decode, s/s", *(_factor(system.decode_factor) for system in systems)]]
-    return "\n".join([_heading(evaluation), "", *_aligned(rows), *_codebook_lines(evaluation), *evaluation.notes])
+    return "\n".join([_heading(evaluation), "", *aligned(rows), *_codebook_lines(evaluation), *evaluation.notes])
 
 
 def as_markdown(evaluation: Evaluation) -> str:
@@ -40,11 +41,11 @@ def as_markdown(evaluation: Evaluation) -> str:
     for system in evaluation.systems:
         scores = [_value(system.summary(name), "±") for name in names]
         rows.append([system.name, _kbps(system), *scores, _factor(system.encode_factor), _factor(system.decode_factor)])
-    parts = ["# Evaluation", _heading(evaluation) + ".", _table(header, rows)]
+    parts = ["# Evaluation", _heading(evaluation) + ".", markdown_table(header, rows)]
     if evaluation.codebooks:
         numbered = enumerate(evaluation.codebooks, start=1)
         rows = [[str(n), str(c.size), f"{100 * c.usage:.0f} %", f"{c.perplexity:.0f}"] for n, c in numbered]
-        parts.append(_table(["codebook", "entries", "in use", "perplexity"], rows))
+        parts.append(markdown_table(["codebook", "entries", "in use", "perplexity"], rows))
     remarks = [*evaluation.failed.values(), *evaluation.notes]
     return "\n\n".join([*parts, *(f"- {' '.join(remark.split())}" for remark in remarks)]) + "\n"
 
@@ -107,18 +108,4 @@ def _codebook_lines(evaluation: Evaluation) -> list[str]:
         ["in use, %", *(f"{100 * c.usage:.0f}" for c in evaluation.codebooks)],
         ["perplexity", *(f"{c.perplexity:.0f}" for c in evaluation.codebooks)],
     ]
-    return ["", *_aligned(rows)]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return ["", *aligned(rows)]

@@ -1,0 +1,135 @@
+"""Items of a suite: what is asked, what is right, and the examples that are shown before."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_codec.audio.files import audio_info
+from mimo_codec.common.errors import MimoError
+
+COMPRESSED_BYTES_PER_SECOND = 8000.0
+"""Of compressed files whose header does not say how long they are: 64 kbit/s."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is said on one side, a question or an answer: text, a sound, or both."""
+
+    text: str | None = None
+    audio: Path | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer, as it is shown before the question that is asked."""
+
+    question: Side
+    answer: Side
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a model is asked once for every number of examples."""
+
+    id: str
+    """Its name, once in a suite."""
+    question: Side
+    answer: Side
+    """What is right; the answer's sound is what a spoken answer is compared with."""
+    group: str = "all"
+    """Row of the table that it counts in, besides the one of all items."""
+    pool: str = ""
+    """Items of one pool can be examples of each other."""
+    examples: tuple[Example, ...] | None = None
+    """Its own examples, in their order; None: others of its pool are drawn."""
+    choices: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else a suite knows of it."""
+
+    def sounds(self) -> Iterator[Path]:
+        """Yield the files of all its sounds, its own examples included."""
+        sides = [self.question, self.answer]
+        sides += [side for shown in self.examples or () for side in (shown.question, shown.answer)]
+        yield from (side.audio for side in sides if side.audio is not None)
+
+
+def check_sounds(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Look at the headers of all sounds -> (items whose sounds are there, name -> what is wrong with the others)."""
+    good, bad = [], {}
+    for item in items:
+        reasons = [reason for path in item.sounds() if (reason := fault_of(path))]
+        if reasons:
+            bad[item.id] = reasons[0]
+        else:
+            good.append(item)
+    return good, bad
+
+
+@cache
+def fault_of(path: Path) -> str:
+    """Return what is wrong with a sound by its header, or nothing."""
+    try:
+        audio_info(path)
+    except (MimoError, OSError) as error:
+        text = str(error)
+        return text if str(path) in text else f"{path}: {text}"
+    return ""
+
+
+@cache
+def seconds_of(path: Path) -> float:
+    """Return the duration that the header of a file says; of files without, an estimate by their size."""
+    info = audio_info(path)
+    if info.num_samples is None:
+        return os.stat(path).st_size / COMPRESSED_BYTES_PER_SECOND
+    return info.num_samples / info.sample_rate
+
+
+class Examples:
+    """Draws examples of items, the same ones however many processes there are.
+
+    A larger number of examples begins with those of a smaller one.
+    """
+
+    def __init__(self, items: Sequence[Item], seed: int = 0):
+        """items: all of a suite; seed: of the draw."""
+        self.seed = seed
+        self.pools: dict[str, list[Item]] = {}
+        for item in items:
+            if item.examples is None:
+                self.pools.setdefault(item.pool, []).append(item)
+
+    def most(self, item: Item) -> int:
+        """Return how many examples there are for an item."""
+        return len(self.pools[item.pool]) - 1 if item.examples is None else len(item.examples)
+
+    def of(self, item: Item, count: int) -> list[tuple[str, Example]]:
+        """Return `count` examples of an item, each with its name."""
+        if item.examples is not None:
+            return [(f"{item.id} example {i}", shown) for i, shown in enumerate(item.examples[:count])]
+        others = [other for other in self.pools[item.pool] if other is not item]
+        order = np.random.default_rng([self.seed, zlib.crc32(item.id.encode())]).permutation(len(others))
+        return [(others[i].id, Example(others[i].question, others[i].answer)) for i in order[:count]]
+
+
+Find = Callable[[Path], str]
+"""Returns the words in a sound."""
+
+
+def with_texts(shown: Sequence[Example], find: Find) -> list[Example]:
+    """Return examples whose spoken answers have a text: the given one, or what a recognizer hears."""
+    made = []
+    for one in shown:
+        answer = one.answer
+        if answer.text is None and answer.audio is not None:
+            answer = Side(find(answer.audio), answer.audio)
+        made.append(Example(one.question, answer))
+    return made

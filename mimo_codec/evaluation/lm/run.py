@@ -1,0 +1,214 @@
+"""A run of a suite: every question is asked once, in batches that are whole files or not there.
+
+The same call goes on with a run that was stopped or killed, to the same report. Several processes, or Ray on one
+machine or many, share the batches out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimo_codec.audio.writer import save_audio
+from mimo_codec.common.checks import check_choice, check_integer, require
+from mimo_codec.common.engines import ENGINES, Resources, Task, run_tasks
+from mimo_codec.common.errors import MimoError
+from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
+from mimo_codec.evaluation.lm.items import Example, with_texts
+from mimo_codec.evaluation.lm.model import Measure
+from mimo_codec.evaluation.lm.prompts import as_json
+from mimo_codec.evaluation.lm.results import Results, Row, read_answers
+from mimo_codec.evaluation.lm.setup import Setup, Unit, check_units, prepare, stamp
+from mimo_codec.evaluation.lm.suite import Answer, Ask, Judged, Model
+from mimo_codec.lm.instructions import INSTRUCTIONS, Instructions
+
+ANSWERS, SPOKEN, WORK, STATE = "answers.jsonl", "spoken", "work", "state.json"
+MakeModel = Callable[[], Model]
+"""Loads the model, in the process that asks it."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the work is shared out, which changes no result.
+
+    Args:
+        engine: "local" or "ray".
+        resources: of the engine.
+        batch_size: questions that are asked at once.
+    """
+
+    engine: str = "local"
+    resources: Resources = field(default_factory=lambda: Resources(workers=1))
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choice("engine", self.engine, ENGINES)
+        check_integer("batch_size", self.batch_size, 1, 4096)
+
+
+def evaluate(
+    setup: Setup,
+    make_model: MakeModel,
+    folder: Path,
+    *,
+    model: Any = None,
+    measure: Measure | None = None,
+    words: Instructions = INSTRUCTIONS["en"],
+    running: Running | None = None,
+    begin: Callable[[dict[int, float]], None] = lambda batches: None,
+    progress: Callable[[int], None] = lambda number: None,
+) -> Results:
+    """Ask all questions of a suite that are not answered yet, and summarize all answers.
+
+    Args:
+        setup: what is asked.
+        make_model: loads the model; it must be importable from other processes if there are several.
+        folder: gets answers.jsonl and spoken answers.
+        model: plain values that tell the model apart from others; a run does not go on with another one.
+        measure: of prompts, so that those that do not fit into the context are known before anything is generated.
+        words: instructions of the prompts.
+        running: how the work is shared out.
+        begin: called with the number of questions of each batch, by its number.
+        progress: called with the number of each batch that is answered.
+
+    Raises:
+        MimoError: for data, settings and judges that cannot be used, before the model is loaded, and for a folder with
+            answers to other questions.
+    """
+    prepared, running = prepare(setup), running or Running()
+    lengths, bad = check_units(prepared, measure or Measure(), words)
+    units = [length.unit for length in lengths]
+    make_folder(folder / WORK)
+    _check_state(folder, stamp(prepared, model) | {"batch_size": running.batch_size})
+    firsts = range(0, len(units), running.batch_size)
+    batches = {first: units[first : first + running.batch_size] for first in firsts}
+    begin({first: float(len(batch)) for first, batch in batches.items()})
+    todo: list[Task] = []
+    for first, batch in batches.items():
+        if _batch_path(folder, first).is_file():
+            progress(first)
+        else:
+            todo.append({"number": first, "questions": [[unit.mode, unit.shots, unit.item.id] for unit in batch]})
+    make = partial(Asker, setup, make_model, words, folder.absolute())
+    for number in run_tasks(running.engine, make, todo, running.resources):
+        progress(number)
+    rows = [row for first in batches for row in read_answers(_batch_path(folder, first))]
+    with atomic_path(folder / ANSWERS) as temporary:
+        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+    return Results.of(prepared, rows, {**prepared.bad, **bad})
+
+
+def _batch_path(folder: Path, first: int) -> Path:
+    return folder / WORK / f"{first:08d}.jsonl"
+
+
+def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Note what is asked here, or check that it is the same as before."""
+    path, plain = folder / WORK / STATE, json.loads(json.dumps(state))
+    if not path.exists():
+        write_json(path, plain)
+        return
+    before = read_json(path)
+    for name, value in plain.items():
+        same = isinstance(before, dict) and before.get(name) == value
+        require(same, f"{folder}: was begun with another {name}; choose another output folder")
+
+
+class Asker:
+    """Asks a model the questions of a task, judges the answers, and leaves them in a file."""
+
+    def __init__(self, setup: Setup, make_model: MakeModel, words: Instructions, folder: Path):
+        """Load the data and the model."""
+        self.prepared, self.words, self.folder = prepare(setup), words, folder
+        self.items = {item.id: item for item in self.prepared.items}
+        self.model = make_model()
+
+    def __call__(self, task: Task) -> int:
+        """Answer the questions of a task, unless they are answered -> its number."""
+        path = _batch_path(self.folder, task["number"])
+        if not path.is_file():
+            units = [Unit(mode, shots, self.items[name]) for mode, shots, name in task["questions"]]
+            rows = self._ask(units, task["number"])
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+        return int(task["number"])
+
+    def _ask(self, units: Sequence[Unit], first: int) -> list[Row]:
+        shown = [self._shown(unit) for unit in units]
+        asks = [self._as_ask(unit, examples) for unit, (_, examples) in zip(units, shown, strict=True)]
+        answers = self.model.answer(asks)
+        return [
+            self._row(unit, names, examples, ask, answer, first + number)
+            for number, (unit, (names, examples), ask, answer) in enumerate(
+                zip(units, shown, asks, answers, strict=True)
+            )
+        ]
+
+    def _shown(self, unit: Unit) -> tuple[list[str], list[Example]]:
+        names, examples = self.prepared.shown(unit)
+        suite = self.prepared.suite
+        return names, with_texts(examples, suite.judges.transcribe) if suite.hears_examples(unit.mode) else examples
+
+    def _as_ask(self, unit: Unit, examples: Sequence[Example]) -> Ask:
+        suite = self.prepared.suite
+        prompt = suite.prompt(unit.item, examples, unit.mode, self.words)
+        options = suite.options(unit.item, unit.mode, unit.shots)
+        return Ask(unit.item, unit.mode, unit.shots, prompt, options, self.prepared.seed_of(unit))
+
+    def _row(
+        self,
+        unit: Unit,
+        names: Sequence[str],
+        examples: Sequence[Example],
+        ask: Ask,
+        answer: Answer | Exception,
+        number: int,
+    ) -> Row:
+        data = self.prepared.setup.data
+        row: Row = {
+            "mode": unit.mode,
+            "shots": unit.shots,
+            "id": unit.item.id,
+            "group": unit.item.group,
+            "examples": list(names),
+            "prompt": as_json(ask.prompt, data if data.is_dir() else data.parent),
+            "right": unit.item.answer.text,
+        }
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            judged = self.prepared.suite.judge(unit.item, examples, unit.mode, answer)
+        except MimoError as error:
+            return row | {"error": str(error)}
+        return row | {
+            "answer": answer.text,
+            "spoken": self._save(answer, number),
+            "stop_reason": answer.stop_reason,
+            **_scored(judged),
+        }
+
+    def _save(self, answer: Answer, number: int) -> str | None:
+        """Write a spoken answer -> its path in the folder."""
+        if answer.waveform is None or not len(answer.waveform):
+            return None
+        name = f"{SPOKEN}/{number:08d}.flac"
+        make_folder(self.folder / SPOKEN)
+        save_audio(self.folder / name, torch.from_numpy(answer.waveform), answer.sample_rate)
+        return name
+
+
+def _scored(judged: Judged) -> dict[str, Any]:
+    scores = {name: None if math.isnan(value) else value for name, value in judged.scores.items()}
+    return {"scores": scores, "details": dict(judged.details)}
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,156 @@
+"""The contract of a suite, and what a model is asked and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_codec.common.checks import require
+from mimo_codec.evaluation.lm.items import Example, Item
+from mimo_codec.evaluation.lm.judges import Judges
+from mimo_codec.evaluation.lm.prompts import Piece
+from mimo_codec.lm.instructions import Instructions
+from mimo_codec.lm.request import GREEDY, Sampling
+
+END_OF_TEXT, TURN_END, AUDIO_START, SPEECH_END = "<|endoftext|>", "<|im_end|>", "<|sosp|>", "<|eostm|>"
+AUDIO_SAMPLING = Sampling(0.9, top_p=0.95)
+"""How every suite draws codes."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the tables."""
+
+    label: str
+    higher_is_better: bool
+    percent: bool = False
+    """The values are shares, shown as percentages."""
+    weight: str = ""
+    """Another value of every item, such as its number of words, by which the mean is weighted."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an answer is drawn and where it ends."""
+
+    speaks: bool
+    max_new: int
+    min_new: int = 0
+    stop: tuple[str, ...] = (END_OF_TEXT,)
+    max_seconds: float | None = None
+    text: Sampling = GREEDY
+    audio: Sampling = AUDIO_SAMPLING
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt to a model."""
+
+    item: Item
+    mode: str
+    shots: int
+    prompt: Sequence[Piece]
+    options: Options
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model said."""
+
+    text: str
+    waveform: NDArray[np.float32] | None = None
+    """[S]; None when nothing was spoken."""
+    sample_rate: int = 24000
+    stop_reason: str = ""
+
+
+class Model(Protocol):
+    """Anything that answers; the stub models of the tests as well."""
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+        """Answer each as if it were alone; a MimoError in the place of an answer says why there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an answer is worth."""
+
+    scores: Mapping[str, float]
+    """Name of a metric of the suite -> value; nan where it has no meaning."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the judges saw, such as the words that a recognizer heard."""
+
+
+class Derived(NamedTuple):
+    """A score that is computed of others, such as the modality gap."""
+
+    label: str
+    value: float
+
+
+class Suite(ABC):
+    """A data set with its prompts, its options of generation and its scores."""
+
+    name: ClassVar[str]
+    modes: ClassVar[Sequence[str]] = ("",)
+    """Ways to ask every item, such as by text or by speech."""
+    shots: ClassVar[Sequence[int]] = (0,)
+    """Numbers of examples of the published evaluation."""
+    metrics: ClassVar[Mapping[str, Metric]]
+    layout: ClassVar[str]
+    """In one line, what the folder of the data holds."""
+
+    def __init__(self, judges: Judges):
+        """judges: what answers are judged by."""
+        self.judges = judges
+
+    @abstractmethod
+    def load(self, data: Path) -> list[Item]:
+        """Read the items; MimoError for another layout than that of the suite."""
+
+    @abstractmethod
+    def prompt(self, item: Item, examples: Sequence[Example], mode: str, words: Instructions) -> list[Piece]:
+        """Return the prompt of an item after some examples."""
+
+    @abstractmethod
+    def options(self, item: Item, mode: str, shots: int) -> Options:
+        """Say how the answer is drawn."""
+
+    @abstractmethod
+    def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
+        """Score an answer."""
+
+    def needs(self, mode: str) -> Sequence[str]:
+        """Return which judges are asked: "recogniser", "encoder", "opinion", "words", "translation"."""
+        return ()
+
+    def hears_examples(self, mode: str) -> bool:
+        """Whether examples need the texts of their spoken answers, which a recognizer hears where none is given."""
+        return False
+
+    def derive(self, means: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Derived]:
+        """Return scores that are computed of the means of (mode, shots)."""
+        return []
+
+
+def find_file(data: Path, *names: str) -> Path:
+    """Return the first of these files that a folder has, or `data` itself if it is a file; MimoError without any."""
+    if data.is_file():
+        return data
+    found = [data / name for name in names if (data / name).is_file()]
+    require(found, f"{data}: {' or '.join(names)} is not there")
+    return found[0]
+
+
+def resolve(path: str, folder: Path) -> Path:
+    """Return where a path of a list lies: lists of public sets count from their folder, or one or two above it."""
+    tried = [base / path for base in (folder, folder.parent, folder.parent.parent)]
+    return next((place for place in tried if place.exists()), tried[0])
