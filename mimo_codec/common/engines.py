@@ -153,11 +153,14 @@ def _cores() -> int:
 class _Actor:
     """A worker in the form that Ray Data calls: columns of a batch of one row."""
 
-    def __init__(self, make: Make, paths: list[str]):
-        """paths: from which the process that starts the run imports, steps of the user's own for example."""
+    def __init__(self, stored: list[Any], paths: list[str]):
+        """stored: a reference to a Make; paths: from which the process that starts the run imports what is in it."""
+        import ray
+
+        cluster: Any = ray
         sys.path += [path for path in paths if path not in sys.path]
         faulthandler.disable()  # Ray's own watch; workers note which recording was read
-        _load(make)
+        _load(cluster.get(stored[0]))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"number": [_do(task) for task in batch["task"]]}
@@ -198,7 +201,7 @@ def run_by_ray(make: Make, tasks: Sequence[Task], resources: Resources) -> Itera
         concurrency=(1, count) if count > 1 else 1,
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
-        fn_constructor_args=(make, sys.path),
+        fn_constructor_args=([cluster.put(make)], sys.path),
         max_restarts=-1,
         max_task_retries=-1,
     )

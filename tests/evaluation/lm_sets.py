@@ -248,7 +248,7 @@ def said_right(ask: Ask) -> tuple[str, int]:
     if text is None:
         assert sample is not None
         text = hear_tones(_pcm(sample))
-    voice = 0 if sample is None else int(np.argmax(voice_of_tones(judges.as_array(sample))))
+    voice = 0 if sample is None or not ask.options.speaks else int(np.argmax(voice_of_tones(judges.as_array(sample))))
     return text, voice
 
 

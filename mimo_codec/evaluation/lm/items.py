@@ -73,9 +73,25 @@ def check_sounds(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
     return good, bad
 
 
-@cache
+Stamp = tuple[int, int] | None
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes when a file does, by which results are remembered; None when there is none."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size
+
+
 def fault_of(path: Path) -> str:
     """Return what is wrong with a sound by its header, or nothing."""
+    return _fault_of(path, stamp_of(path))
+
+
+@cache
+def _fault_of(path: Path, stamp: Stamp) -> str:
     try:
         audio_info(path)
     except (MimoError, OSError) as error:
@@ -84,9 +100,13 @@ def fault_of(path: Path) -> str:
     return ""
 
 
-@cache
 def seconds_of(path: Path) -> float:
     """Return the duration that the header of a file says; of files without, an estimate by their size."""
+    return _seconds_of(path, stamp_of(path))
+
+
+@cache
+def _seconds_of(path: Path, stamp: Stamp) -> float:
     info = audio_info(path)
     if info.num_samples is None:
         return os.stat(path).st_size / COMPRESSED_BYTES_PER_SECOND

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mimo_codec.audio.files import load_audio
 from mimo_codec.audio.resampling import resample
 from mimo_codec.common.checks import check_choice, needs_extra, require, wrap_errors
+from mimo_codec.evaluation.lm.items import Stamp, stamp_of
 from mimo_codec.metrics import require_metric
 from mimo_codec.metrics.opinion import predict_opinions
 from mimo_codec.metrics.speaker import embed_speaker
@@ -84,7 +85,7 @@ class Judges:
     def transcribe(self, sound: Sound) -> str:
         """Return the words in a sound."""
         if isinstance(sound, Path):
-            return _transcribe_file(sound, self.recogniser, self.language)
+            return _transcribe_file(sound, stamp_of(sound), self.recogniser, self.language)
         return _transcribe(as_array(sound), self.recogniser, self.language)
 
     def similarity(self, one: Sound, other: Sound) -> float:
@@ -93,7 +94,9 @@ class Judges:
         return math.nan if first is None or second is None else float(first @ second)
 
     def _voice(self, sound: Sound) -> NDArray[np.float32] | None:
-        return _voice_of_file(sound, self.encoder) if isinstance(sound, Path) else _voice(as_array(sound), self.encoder)
+        if isinstance(sound, Path):
+            return _voice_of_file(sound, stamp_of(sound), self.encoder)
+        return _voice(as_array(sound), self.encoder)
 
     def opinion(self, sound: Sound) -> float:
         """Predict the mean opinion of listeners, DNSMOS P.808; nan for silence."""
@@ -130,7 +133,7 @@ def find_encoder(name: str) -> Embed:
 
 
 @lru_cache(maxsize=4096)
-def _transcribe_file(path: Path, recogniser: str, language: str) -> str:
+def _transcribe_file(path: Path, stamp: Stamp, recogniser: str, language: str) -> str:
     return _transcribe(as_array(path), recogniser, language)
 
 
@@ -152,7 +155,7 @@ def _whisper(name: str) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _voice_of_file(path: Path, encoder: str) -> NDArray[np.float32] | None:
+def _voice_of_file(path: Path, stamp: Stamp, encoder: str) -> NDArray[np.float32] | None:
     return _voice(as_array(path), encoder)
 
 

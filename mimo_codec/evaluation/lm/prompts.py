@@ -100,7 +100,8 @@ CHARACTERS_PER_TOKEN = 4
 
 def _positions(piece: Piece, tokenizer: TextTokenizer | None, group: int) -> int:
     if isinstance(piece, Markup):
-        return len(tokenizer.split(piece.text)) if tokenizer else 1
+        parts = tokenizer.split(piece.text) if tokenizer else [0]
+        return sum(1 if isinstance(part, int) else _tokens(part, tokenizer) for part in parts)
     if isinstance(piece, str):
         return _tokens(piece, tokenizer)
     seconds = piece.seconds if isinstance(piece, Beginning) else seconds_of(piece.path)

@@ -115,7 +115,7 @@ class Custom(Suite):
         """Score by choices where there are any, and by words."""
         details: dict[str, Any] = {}
         scores = {name: math.nan for name in self.metrics}
-        said = answer.text.split("\n\n")[0]
+        said: str = answer.text.split("\n\n")[0]
         if self.speaks:
             assert item.answer.audio is not None
             scores["spoke"] = float(answer.waveform is not None)
@@ -149,7 +149,7 @@ def _item(row: Mapping[str, Any], number: int, folder: Path) -> tuple[str, Item]
     one_input = (row.get("input_text") is None) != (row.get("input_audio") is None)
     require(one_input, "needs input_text or input_audio, and not both")
     question, answer = (
-        Side(row.get(f"{side}_text"), None if (name := row.get(f"{side}_audio")) is None else resolve(name, folder))
+        Side(row.get(f"{side}_text"), None if (file := row.get(f"{side}_audio")) is None else resolve(file, folder))
         for side in ("input", "output")
     )
     require(answer.text is not None or answer.audio is not None, "needs output_text or output_audio")
