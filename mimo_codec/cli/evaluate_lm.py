@@ -71,6 +71,7 @@ def _suite_command(suite: str, doc: str) -> None:
         limit: Limit = None,
         batch_size: Annotated[int, typer.Option(min=1, help="Questions that are asked at once.")] = 8,
         workers: Annotated[int, typer.Option(min=1, help="Processes, each with the whole model.")] = 1,
+        threads: Annotated[int, typer.Option(min=0, help="Threads of each process; 0: cores are shared out.")] = 0,
         engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
         address: Annotated[
             str | None, typer.Option(help="Of a running Ray cluster, such as auto.  [default: start Ray here]")
@@ -88,7 +89,7 @@ def _suite_command(suite: str, doc: str) -> None:
 
         setup = _setup(suite, data, shots, modes, recogniser, language, encoder, seed, limit)
         choice = ModelChoice(model, codec, device, dtype, revision, quantize)
-        running = Running(engine, Resources(workers, gpus=gpus, address=address), batch_size)
+        running = Running(engine, Resources(workers, gpus=gpus, address=address), batch_size, threads)
         with ExitStack() as stack:
             finished: list[Callable[[int], None]] = []
 

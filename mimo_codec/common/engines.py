@@ -61,7 +61,7 @@ def run_locally(make: Make, tasks: Sequence[Task], workers: int) -> Iterator[int
     Tasks of workers that were killed are given to new ones. Workers end at once when this process ends, or is
     interrupted. MimoError when new workers do not help.
     """
-    count = min(workers or _cores(), len(tasks))
+    count = min(workers or available_cores(), len(tasks))
     if count <= 1:
         with _one_thread():
             worker = make() if tasks else None
@@ -143,7 +143,8 @@ def _do(task: Task) -> int:
     return _worker(task)
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -18,7 +18,7 @@ import torch
 
 from mimo_codec.audio.writer import save_audio
 from mimo_codec.common.checks import check_choice, check_integer, require
-from mimo_codec.common.engines import ENGINES, Resources, Task, run_tasks
+from mimo_codec.common.engines import ENGINES, Resources, Task, available_cores, run_tasks
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
 from mimo_codec.evaluation.lm.items import Example, with_texts
@@ -36,22 +36,30 @@ MakeModel = Callable[[], Model]
 
 @dataclass(frozen=True)
 class Running:
-    """How the work is shared out, which changes no result.
+    """How the work is shared out, which changes results by rounding at most.
 
     Args:
         engine: "local" or "ray".
         resources: of the engine.
         batch_size: questions that are asked at once.
+        threads: of PyTorch in each worker; 0: the cores of this machine are divided among the workers.
     """
 
     engine: str = "local"
     resources: Resources = field(default_factory=lambda: Resources(workers=1))
     batch_size: int = 8
+    threads: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_choice("engine", self.engine, ENGINES)
         check_integer("batch_size", self.batch_size, 1, 4096)
+        check_integer("threads", self.threads, 0, 4096)
+
+    @property
+    def threads_of_each(self) -> int:
+        """The threads of each worker."""
+        return self.threads or max(available_cores() // max(self.resources.workers, 1), 1)
 
 
 def evaluate(
@@ -97,7 +105,7 @@ def evaluate(
             progress(first)
         else:
             todo.append({"number": first, "questions": [[unit.mode, unit.shots, unit.item.id] for unit in batch]})
-    make = partial(Asker, setup, make_model, words, folder.absolute())
+    make = partial(Asker, setup, make_model, words, folder.absolute(), running.threads_of_each)
     for number in run_tasks(running.engine, make, todo, running.resources):
         progress(number)
     rows = [row for first in batches for row in read_answers(_batch_path(folder, first))]
@@ -125,8 +133,9 @@ def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
 class Asker:
     """Asks a model the questions of a task, judges the answers, and leaves them in a file."""
 
-    def __init__(self, setup: Setup, make_model: MakeModel, words: Instructions, folder: Path):
+    def __init__(self, setup: Setup, make_model: MakeModel, words: Instructions, folder: Path, threads: int = 1):
         """Load the data and the model."""
+        torch.set_num_threads(threads)
         self.prepared, self.words, self.folder = prepare(setup), words, folder
         self.items = {item.id: item for item in self.prepared.items}
         self.model = make_model()
