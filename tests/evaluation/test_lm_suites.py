@@ -137,3 +137,6 @@ def test_a_language_model(name: str, tmp_path: Path, tones: Judges, tiny_folder:
     choice = ModelChoice(str(GOLDEN / "lm_base"), str(tiny_folder), "cpu")
     results = evaluate(setup, choice.load, tmp_path / "out", measure=choice.measure(), words=choice.instructions())
     assert all(cell.scored == cell.asked == 2 for cell in results.overall()), results.failed
+    if name == "continuation":  # weights are random: every code is as likely as others
+        (cell,) = results.overall()
+        assert 100 < cell.summaries["perplexity"].mean < 1024

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from mimo_codec.common.arrays import to_numpy
 from mimo_codec.common.errors import MimoError
@@ -18,7 +21,8 @@ from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.checkpoint import find_description, find_language_model
 from mimo_codec.lm.config import SAMPLE_RATE, LMConfig
 from mimo_codec.lm.instructions import Instructions
-from mimo_codec.lm.layout import Codes, Layout
+from mimo_codec.lm.layout import Codes, Grid, Layout
+from mimo_codec.lm.pipeline import MimoAudioLM
 from mimo_codec.lm.prompts import render
 from mimo_codec.lm.request import Stop
 from mimo_codec.lm.tokenizer import TextTokenizer
@@ -83,8 +87,6 @@ class ModelChoice:
 
     def load(self) -> LanguageModel:
         """Load it with its codec."""
-        from mimo_codec.lm.pipeline import MimoAudioLM
-
         recorded = self.config.codec
         codec = self.codec or (recorded and recorded.partition("@")[0])
         lm = MimoAudioLM.from_pretrained(
@@ -127,7 +129,7 @@ class LanguageModel:
         batches: dict[Any, list[tuple[int, Ask, Any]]] = {}
         for number, ask in enumerate(asks):
             try:
-                grid = self._grid(ask)
+                grid = self._as_grid(ask.prompt)
                 batches.setdefault((ask.options.max_new, ask.options.max_seconds), []).append((number, ask, grid))
             except MimoError as error:
                 answers[number] = error
@@ -151,10 +153,30 @@ class LanguageModel:
             if len(batch) == 1:
                 return {batch[0][0]: error}
             return {number: answer for one in batch for number, answer in self._generate([one]).items()}
-        return {number: _as_answer(each) for (number, *_), each in zip(batch, found, strict=True)}
+        return {
+            number: replace(_as_answer(each), perplexity=self._perplexity(ask, grid))
+            for (number, ask, grid), each in zip(batch, found, strict=True)
+        }
 
-    def _grid(self, ask: Ask) -> Any:
-        segments = as_segments(ask.prompt, self._hear)
+    def _perplexity(self, ask: Ask, grid: Grid) -> float:
+        """Return the perplexity of the codes that truly follow a prompt; nan where it is not asked or not known."""
+        lm, layout = self.lm, self.lm.layout
+        if not ask.options.truth or not isinstance(lm, MimoAudioLM):
+            return math.nan
+        whole, first = self._as_grid(ask.options.truth), layout.num_positions(grid)
+        if not first < layout.num_positions(whole) <= lm.config.max_position_embeddings:
+            return math.nan
+        found = lm.forward(whole)
+        rows = found.audio_positions[:, 1] >= first
+        patches = torch.from_numpy(layout.patches(whole))[found.audio_positions[rows, 1].cpu()]
+        losses = [
+            F.cross_entropy(logits[rows].float().flatten(0, 1), patches[:, channel].flatten().to(logits.device))
+            for channel, logits in enumerate(found.audio_logits)
+        ]
+        return math.exp(float(torch.stack(losses).mean()))
+
+    def _as_grid(self, pieces: Sequence[Piece]) -> Grid:
+        segments = as_segments(pieces, self._hear)
         return self.lm.layout.build(render(segments, self.lm.tokenizer, self.lm.layout))
 
     def _hear(self, path: Path) -> Codes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Options:
     max_seconds: float | None = None
     text: Sampling = GREEDY
     audio: Sampling = AUDIO_SAMPLING
+    truth: tuple[Piece, ...] = ()
+    """The prompt with what truly follows, where its perplexity is asked."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Answer:
     """[S]; None when nothing was spoken."""
     sample_rate: int = 24000
     stop_reason: str = ""
+    perplexity: float = math.nan
+    """Of the codes that truly follow: exp of their mean nats, over all channels; nan where it is not known."""
 
 
 class Model(Protocol):

@@ -27,6 +27,7 @@ class Continuation(Suite):
     metrics: ClassVar = {
         "similarity": Metric("voice similarity to the beginning", True),
         "opinion": Metric("DNSMOS", True),
+        "perplexity": Metric("perplexity of what truly follows", False),
         "seconds": Metric("seconds", True),
         "words_per_second": Metric("words per second", True),
         "spoke": Metric("spoke", True, percent=True),
@@ -53,7 +54,10 @@ class Continuation(Suite):
         """Speak for at most ten seconds."""
         stop = (END_OF_TEXT, TURN_END, SPEECH_END)
         positions = round(2 * NEW_SECONDS * FRAME_RATE)
-        return Options(True, positions, stop=stop, max_seconds=NEW_SECONDS, text=Sampling(0.6, top_p=0.95))
+        assert item.question.audio is not None
+        truth = Beginning(item.question.audio, PROMPT_SECONDS + NEW_SECONDS)
+        text = Sampling(0.6, top_p=0.95)
+        return Options(True, positions, stop=stop, max_seconds=NEW_SECONDS, text=text, truth=(truth,))
 
     def needs(self, mode: str) -> Sequence[str]:
         """Return all judges."""
@@ -62,13 +66,14 @@ class Continuation(Suite):
     def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
         """Compare the voice with the recording's, and count what is said."""
         if answer.waveform is None or not len(answer.waveform):
-            return Judged({name: float("nan") for name in self.metrics} | {"spoke": 0.0})
+            return Judged({"perplexity": answer.perplexity, "spoke": 0.0})
         spoken = (answer.waveform, answer.sample_rate)
         seconds, heard = len(answer.waveform) / answer.sample_rate, self.judges.transcribe(spoken)
         assert item.question.audio is not None
         scores = {
             "similarity": self.judges.similarity(item.question.audio, spoken),
             "opinion": self.judges.opinion(spoken),
+            "perplexity": answer.perplexity,
             "seconds": seconds,
             "words_per_second": len(heard.split()) / seconds,
             "spoke": 1.0,
