@@ -160,4 +160,5 @@ def _voice_of_file(path: Path, stamp: Stamp, encoder: str) -> NDArray[np.float32
 
 
 def _voice(samples: NDArray[np.float32], encoder: str) -> NDArray[np.float32] | None:
-    return find_encoder(encoder)(samples)
+    with wrap_errors(f"encoder: {encoder}", Exception):  # whatever a user's own function raises
+        return find_encoder(encoder)(samples)
