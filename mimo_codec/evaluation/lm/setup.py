@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -150,18 +151,18 @@ class Length(NamedTuple):
 def check_units(prepared: Prepared, measure: Measure, words: Instructions) -> tuple[list[Length], dict[str, str]]:
     """Build every prompt, of names of files -> (questions that can be asked, question -> why it cannot).
 
-    Raises MimoError when there are fewer examples than shots, and when none of the questions with some number of
-    examples can be asked: their prompts do not fit into the context, or their sounds are missing.
+    A question cannot be asked when there are fewer examples than shots, when its prompt does not fit into the context,
+    and when a sound is missing. Raises MimoError when none can be asked with some number of examples.
     """
     lengths, bad = list[Length](), dict[str, str]()
     for mode in prepared.modes:
         for shots in prepared.shots:
             units = [Unit(mode, shots, item) for item in prepared.asked()]
-            most = min(prepared.examples.most(unit.item) for unit in units)
-            require(shots <= most, f"shots: {shots} examples were asked for, and there are {most}")
             reasons = []
             for unit in units:
                 try:
+                    most = prepared.examples.most(unit.item)
+                    require(shots <= most, f"{shots} examples were asked for, and there are {most}")
                     prompt = prepared.suite.prompt(unit.item, prepared.shown(unit)[1], mode, words)
                     target = unit.item.answer.audio
                     _check_sounds([*paths_of(prompt), *([] if target is None else [target])])
@@ -193,12 +194,16 @@ def key_of(unit: Unit) -> str:
     return " ".join(part for part in (unit.mode, f"{unit.shots} examples", unit.item.id) if part)
 
 
+def _content(item: Item) -> str:
+    return json.dumps([item.id, item.question.text, item.answer.text, item.choices])
+
+
 def stamp(prepared: Prepared, model: Any) -> dict[str, Any]:
     """Return what has to be the same when a run goes on."""
     setup = prepared.setup
     return {
         "suite": setup.suite,
-        "items": zlib.crc32("\n".join(item.id for item in prepared.items).encode()),
+        "items": zlib.crc32("\n".join(map(_content, prepared.items)).encode("utf-8", "surrogatepass")),
         "settings": [list(prepared.shots), list(prepared.modes), setup.seed, setup.limit],
         "judges": vars(setup.judges),
         "model": model,
