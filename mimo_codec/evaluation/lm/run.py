@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mimo_codec.evaluation.lm.items import Example, with_texts
 from mimo_codec.evaluation.lm.model import Measure
 from mimo_codec.evaluation.lm.prompts import as_json
 from mimo_codec.evaluation.lm.results import Results, Row, read_answers
-from mimo_codec.evaluation.lm.setup import Setup, Unit, check_units, prepare, stamp
+from mimo_codec.evaluation.lm.setup import Setup, Unit, check_units, checksum, key_of, prepare, stamp
 from mimo_codec.evaluation.lm.suite import Answer, Ask, Judged, Model
 from mimo_codec.lm.instructions import INSTRUCTIONS, Instructions
 
@@ -91,11 +91,13 @@ def evaluate(
         MimoError: for data, settings and judges that cannot be used, before the model is loaded, and for a folder with
             answers to other questions.
     """
+    setup = replace(setup, data=setup.data.absolute())  # workers may be in other folders
     prepared, running = prepare(setup), running or Running()
     lengths, bad = check_units(prepared, measure or Measure(), words)
     units = [length.unit for length in lengths]
     make_folder(folder / WORK)
-    _check_state(folder, stamp(prepared, model) | {"batch_size": running.batch_size})
+    state = stamp(prepared, model) | {"questions": checksum(map(key_of, units)), "batch_size": running.batch_size}
+    _check_state(folder, state)
     firsts = range(0, len(units), running.batch_size)
     batches = {first: units[first : first + running.batch_size] for first in firsts}
     begin({first: float(len(batch)) for first, batch in batches.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +194,11 @@ def key_of(unit: Unit) -> str:
     return " ".join(part for part in (unit.mode, f"{unit.shots} examples", unit.item.id) if part)
 
 
+def checksum(lines: Iterable[str]) -> int:
+    """Return a number that lines of text have in common with the same lines alone."""
+    return zlib.crc32("\n".join(lines).encode("utf-8", "surrogatepass"))
+
+
 def _content(item: Item) -> str:
     return json.dumps([item.id, item.question.text, item.answer.text, item.choices])
 
@@ -203,7 +208,7 @@ def stamp(prepared: Prepared, model: Any) -> dict[str, Any]:
     setup = prepared.setup
     return {
         "suite": setup.suite,
-        "items": zlib.crc32("\n".join(map(_content, prepared.items)).encode("utf-8", "surrogatepass")),
+        "items": checksum(map(_content, prepared.items)),
         "settings": [list(prepared.shots), list(prepared.modes), setup.seed, setup.limit],
         "judges": vars(setup.judges),
         "model": model,
