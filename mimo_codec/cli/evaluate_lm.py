@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimo_codec.cli.console import print_line, progress_bar
+from mimo_codec.cli.console import FilesFailed, print_line, progress_bar
 from mimo_codec.cli.options import Device, Revision
 from mimo_codec.common.checks import require
 from mimo_codec.common.errors import MimoError
@@ -69,7 +70,7 @@ def _suite_command(suite: str, doc: str) -> None:
         encoder: Encoder = "resemblyzer",
         seed: Seed = 0,
         limit: Limit = None,
-        batch_size: Annotated[int, typer.Option(min=1, help="Questions that are asked at once.")] = 8,
+        batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions that are asked at once.")] = 8,
         workers: Annotated[int, typer.Option(min=1, help="Processes, each with the whole model.")] = 1,
         threads: Annotated[int, typer.Option(min=0, help="Threads of each process; 0: cores are shared out.")] = 0,
         engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
@@ -85,10 +86,15 @@ def _suite_command(suite: str, doc: str) -> None:
         from mimo_codec.common.engines import Resources
         from mimo_codec.evaluation.lm import report
         from mimo_codec.evaluation.lm.model import ModelChoice
+        from mimo_codec.evaluation.lm.plots import require_matplotlib
         from mimo_codec.evaluation.lm.run import Running, evaluate
+        from mimo_codec.evaluation.lm.setup import prepare
 
         setup = _setup(suite, data, shots, modes, recogniser, language, encoder, seed, limit)
-        choice = ModelChoice(model, codec, device, dtype, revision, quantize)
+        require(output, "--output: the name of a folder is needed")
+        require_matplotlib()
+        prepare(setup)  # before weights are downloaded
+        choice = ModelChoice(_absolute(model), codec and _absolute(codec), device, dtype, revision, quantize)
         running = Running(engine, Resources(workers, gpus=gpus, address=address), batch_size, threads)
         with ExitStack() as stack:
             finished: list[Callable[[int], None]] = []
@@ -110,6 +116,8 @@ def _suite_command(suite: str, doc: str) -> None:
         report.write_report(results, Path(output))
         print(report.as_text(results))
         print(Path(output) / report.MARKDOWN_FILE)
+        if results.failed:
+            raise FilesFailed(f"{len(results.failed)} items or questions were left out")
 
     run.__doc__ = doc
     evaluate_lm.command(suite)(run)
@@ -134,7 +142,7 @@ def plan(
     decode: Annotated[
         float, typer.Option(min=0.001, help="New positions a second, all items of a batch together.")
     ] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions that are asked at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Questions that are asked at once.")] = 8,
     seed: Seed = 0,
     limit: Limit = None,
     revision: Revision = None,
@@ -172,12 +180,19 @@ def _setup(
     from mimo_codec.evaluation.lm.setup import Setup
 
     judges = Judges(recogniser, language, encoder)
-    numbers = tuple(_integer(word) for word in _words(shots))
-    return Setup(suite, Path(data), numbers, tuple(_words(modes)), judges, seed, limit)
+    numbers = tuple(_integer(word) for word in _words("--shots", shots))
+    return Setup(suite, Path(data), numbers, tuple(_words("--modes", modes)), judges, seed, limit)
 
 
-def _words(text: str | None) -> list[str]:
-    return [word for word in (part.strip() for part in (text or "").split(",")) if word]
+def _words(option: str, text: str | None) -> list[str]:
+    words = [word for word in (part.strip() for part in (text or "").split(",")) if word]
+    require(words or text is None, f"{option}: names nothing")
+    return words
+
+
+def _absolute(name: str) -> str:
+    """Return the absolute path of a folder, so that workers in other folders find it, and other names as they are."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def _integer(word: str) -> int:

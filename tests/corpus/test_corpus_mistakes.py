@@ -274,7 +274,7 @@ def test_workers_in_other_folders_write_to_the_output(recordings, tiny_folder, t
     monkeypatch.chdir(tmp_path)
     made = []
 
-    def elsewhere(engine: str, make: Any, tasks: Any, options: Any, address: Any) -> Any:
+    def elsewhere(engine: str, make: Any, tasks: Any, resources: Any) -> Any:
         for task in tasks:
             os.chdir(tmp_path / "elsewhere")
             number = make()(task)

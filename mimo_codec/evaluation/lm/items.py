@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from mimo_codec.audio.files import audio_info
-from mimo_codec.common.errors import MimoError
+from mimo_codec.common.checks import require
 
 COMPRESSED_BYTES_PER_SECOND = 8000.0
 """Of compressed files whose header does not say how long they are: 64 kbit/s."""
+
+
+NO_GROUP = "other"
+"""Group of items that have none."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Item:
     question: Side
     answer: Side
     """What is right; the answer's sound is what a spoken answer is compared with."""
-    group: str = "all"
+    group: str = NO_GROUP
     """Row of the table that it counts in, besides the one of all items."""
     pool: str = ""
     """Items of one pool can be examples of each other."""
@@ -61,16 +65,14 @@ class Item:
         yield from (side.audio for side in sides if side.audio is not None)
 
 
-def check_sounds(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
-    """Look at the headers of all sounds -> (items whose sounds are there, name -> what is wrong with the others)."""
-    good, bad = [], {}
+def check_sounds(items: Sequence[Item]) -> dict[str, str]:
+    """Look at the headers of all sounds -> name of an item with a missing or damaged one -> what is wrong with it."""
+    bad = {}
     for item in items:
         reasons = [reason for path in item.sounds() if (reason := fault_of(path))]
         if reasons:
             bad[item.id] = reasons[0]
-        else:
-            good.append(item)
-    return good, bad
+    return bad
 
 
 Stamp = tuple[int, int] | None
@@ -80,7 +82,7 @@ def stamp_of(path: Path) -> Stamp:
     """Return what changes when a file does, by which results are remembered; None when there is none."""
     try:
         about = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return None
     return about.st_mtime_ns, about.st_size
 
@@ -93,8 +95,9 @@ def fault_of(path: Path) -> str:
 @cache
 def _fault_of(path: Path, stamp: Stamp) -> str:
     try:
-        audio_info(path)
-    except (MimoError, OSError) as error:
+        info = audio_info(path)
+        require(info.num_samples != 0, "holds no samples")
+    except (OSError, ValueError) as error:
         text = str(error)
         return text if str(path) in text else f"{path}: {text}"
     return ""

@@ -30,7 +30,7 @@ ANY_WHISPER = "faster-whisper:"
 PACKAGED = {"pocketsphinx": "wer", "moonshine": "wer_moonshine", "whisper": "wer_whisper"}
 """Recognizer whose weights come in a package -> the metric that needs the same packages."""
 Embed = Callable[[NDArray[np.float32]], "NDArray[np.float32] | None"]
-"""Returns an embedding of the voice in a waveform [S] at 16 kHz, of length 1, or None for silence."""
+"""Returns an embedding of the voice in a waveform [S] at 16 kHz, a vector of any length, or None for silence."""
 ENCODERS: dict[str, Embed] = {"resemblyzer": embed_speaker}
 """Encoders of voices by name; those of a user's own are named by the path of their function."""
 Sound = Path | tuple[NDArray[np.float32], int]
@@ -74,6 +74,8 @@ class Judges:
             with needs_extra("faster-whisper", "pip install faster-whisper"):
                 import faster_whisper  # noqa: F401
             self.check(("words",))
+            known = _whisper(self.recogniser.removeprefix(ANY_WHISPER)).supported_languages
+            require(self.language in known, f"language {self.language!r} is not known to {self.recogniser}")
             return
         check_choice("recogniser", self.recogniser, (*RECOGNISERS, f"{ANY_WHISPER}NAME"))
         metric = PACKAGED.get(self.recogniser)
@@ -91,7 +93,10 @@ class Judges:
     def similarity(self, one: Sound, other: Sound) -> float:
         """Return the cosine of the voices of two sounds; nan for silence."""
         first, second = self._voice(one), self._voice(other)
-        return math.nan if first is None or second is None else float(first @ second)
+        if first is None or second is None:
+            return math.nan
+        require(len(first) == len(second), f"encoder: {self.encoder} gave vectors of {len(first)} and {len(second)}")
+        return float(first @ second)
 
     def _voice(self, sound: Sound) -> NDArray[np.float32] | None:
         if isinstance(sound, Path):
@@ -161,4 +166,12 @@ def _voice_of_file(path: Path, stamp: Stamp, encoder: str) -> NDArray[np.float32
 
 def _voice(samples: NDArray[np.float32], encoder: str) -> NDArray[np.float32] | None:
     with wrap_errors(f"encoder: {encoder}", Exception):  # whatever a user's own function raises
-        return find_encoder(encoder)(samples)
+        found = find_encoder(encoder)(samples)
+        if found is None:
+            return None
+        vector = np.asarray(found, np.float32)
+        length = float(np.linalg.norm(vector))
+        valid = vector.ndim == 1 and math.isfinite(length) and length > 0
+        require(valid, f"encoder: {encoder} gave no vector of numbers for a voice, but one of shape {vector.shape}")
+        embedding: NDArray[np.float32] = vector / np.float32(length)
+        return embedding

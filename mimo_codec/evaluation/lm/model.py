@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mimo_codec.common.arrays import to_numpy
 from mimo_codec.common.errors import MimoError
 from mimo_codec.evaluation.lm.prompts import Piece, as_segments, count_positions
-from mimo_codec.evaluation.lm.suite import Answer, Ask
+from mimo_codec.evaluation.lm.suite import Answer, Ask, Options
 from mimo_codec.lm.base import AudioLM
 from mimo_codec.lm.checkpoint import find_description, find_language_model
 from mimo_codec.lm.config import SAMPLE_RATE, LMConfig
@@ -126,11 +126,11 @@ class LanguageModel:
     def answer(self, asks: Sequence[Ask]) -> list[Answer | MimoError]:
         """Answer each as if it were alone; those that share options are computed together."""
         answers: dict[int, Answer | MimoError] = {}
-        batches: dict[Any, list[tuple[int, Ask, Any]]] = {}
+        batches: dict[Options, list[tuple[int, Ask, Any]]] = {}
         for number, ask in enumerate(asks):
             try:
                 grid = self._as_grid(ask.prompt)
-                batches.setdefault((ask.options.max_new, ask.options.max_seconds), []).append((number, ask, grid))
+                batches.setdefault(replace(ask.options, truth=()), []).append((number, ask, grid))
             except MimoError as error:
                 answers[number] = error
         for batch in batches.values():
@@ -160,9 +160,10 @@ class LanguageModel:
 
     def _perplexity(self, ask: Ask, grid: Grid) -> float:
         """Return the perplexity of the codes that truly follow a prompt; nan where it is not asked or not known."""
-        lm, layout = self.lm, self.lm.layout
+        lm = self.lm
         if not ask.options.truth or not isinstance(lm, MimoAudioLM):
             return math.nan
+        layout = lm.layout
         whole, first = self._as_grid(ask.options.truth), layout.num_positions(grid)
         if not first < layout.num_positions(whole) <= lm.config.max_position_embeddings:
             return math.nan

@@ -32,8 +32,8 @@ def option_letter(text: str) -> int | None:
 def final_answer(text: str) -> str:
     """Return the answer in a text that may explain it, as the published evaluation of MMAU reads it.
 
-    What follows "answer:" or "the correct answer is" counts; without, what is bold; without, the first line. Of
-    several candidates the last counts. Thoughts before `</think>` do not count.
+    What follows "the correct answer is" and then what follows "answer:" at the beginning of a line are candidates;
+    without any, what is bold; without, the first line. The last candidate counts. Thoughts before `</think>` do not.
     """
     said = text.rsplit("</think>", 1)[-1].lstrip()
     candidates = list(_marked(said)) or _cleaned(match[1] for match in _BOLD.finditer(said))

@@ -17,13 +17,19 @@ PANEL = (4.8, 3.8)
 """Inches of a panel."""
 
 
+def require_matplotlib() -> None:
+    """Raise MimoError when matplotlib is not installed."""
+    with needs_extra("matplotlib", "eval"):
+        import matplotlib  # noqa: F401
+
+
 def plot_shots(results: Results, published: Sequence[Published]) -> Figure | None:
     """Plot every metric by the number of examples, a line for each way to ask; None when nothing was scored."""
     names = [name for name in results.metrics if any(name in cell.summaries for cell in results.overall())]
     if not names:
         return None
-    with needs_extra("matplotlib", "eval"):
-        from matplotlib.figure import Figure
+    require_matplotlib()
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

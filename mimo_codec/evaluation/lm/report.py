@@ -22,16 +22,17 @@ JSON_FILE, MARKDOWN_FILE, PLOT_FILE = REPORT_FILES = ("report.json", "report.md"
 
 def as_text(results: Results) -> str:
     """Return the scores of all items as a table for the terminal."""
-    lines = aligned(_rows(results, "+-", [cell for cell in results.cells if cell.group == ALL]))
+    lines = aligned(_rows(results, "+-", list(results.overall())))
     lines += [f"{each.label}: {each.value:.1f}" for each in results.derived]
     return "\n".join([*lines, *_left_out(results)])
 
 
 def as_markdown(results: Results) -> str:
     """Return all tables, groups and published scores included, in Markdown."""
-    overall = [cell for cell in results.cells if cell.group == ALL]
+    overall = list(results.overall())
     header, *rows = _rows(results, "±", overall)
-    rows += [row for one in PUBLISHED.get(results.suite, ()) for row in _published(results, one, overall)]
+    published = PUBLISHED.get(results.suite, ())
+    rows += [row for one in published for row in _published(results, one, overall)]
     parts = [
         f"# {results.suite}",
         "Means over items and their 95 % confidence intervals.",
@@ -39,9 +40,10 @@ def as_markdown(results: Results) -> str:
     ]
     if results.derived:
         parts.append("\n".join(f"- {each.label}: {each.value:.1f}" for each in results.derived))
-    groups = [cell for cell in results.cells if cell.group != ALL]
+    groups = [cell for cell in results.cells if cell.group is not None]
     if groups:
         header, *rows = _rows(results, "±", groups)
+        rows += [row for one in published for row in _published(results, one, groups)]
         parts += ["## By group", markdown_table(header, rows)]
     left_out = _left_out(results)
     if left_out:
@@ -64,12 +66,12 @@ def write_report(results: Results, folder: Path) -> None:
 
 def _rows(results: Results, sign: str, cells: Sequence[Cell]) -> list[list[str]]:
     names = [name for name in results.metrics if any(name in cell.summaries for cell in results.cells)]
-    groups = any(cell.group != ALL for cell in cells)
+    groups = any(cell.group is not None for cell in cells)
     header = ["", *(["group"] if groups else []), "scored", *(_head(results.metrics[name]) for name in names)]
     rows = [header]
     for cell in cells:
         values = [_value(cell.summaries.get(name), results.metrics[name], sign) for name in names]
-        rows.append([cell.label, *([cell.group] if groups else []), f"{cell.scored} of {cell.asked}", *values])
+        rows.append([cell.label, *([str(cell.group)] if groups else []), f"{cell.scored} of {cell.asked}", *values])
     return rows
 
 
@@ -86,14 +88,15 @@ def _value(summary: Summary | None, metric: Metric, sign: str) -> str:
 
 
 def _published(results: Results, one: Published, cells: Sequence[Cell]) -> list[list[str]]:
-    """Return a row for each mode of the table that was published."""
+    """Return a row for each mode and group of the table that was published."""
     names = [name for name in results.metrics if any(name in cell.summaries for cell in results.cells)]
     rows = []
-    for mode in dict.fromkeys(cell.mode for cell in cells):
-        values = [one.scores.get((mode, ALL, name)) for name in names]
+    for mode, group in dict.fromkeys((cell.mode, cell.group) for cell in cells):
+        values = [one.scores.get((mode, ALL if group is None else group, name)) for name in names]
         if any(value is not None for value in values):
             label = " ".join(part for part in (one.model, mode, f"{one.shots}-shot", "(published)") if part)
-            rows.append([label, NOTHING, *(NOTHING if value is None else f"{value:g}" for value in values)])
+            known = [NOTHING if value is None else f"{value:g}" for value in values]
+            rows.append([label, *([] if group is None else [group]), NOTHING, *known])
     return rows
 
 

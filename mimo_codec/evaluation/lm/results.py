@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from mimo_codec.evaluation.summary import Summary
 Row = dict[str, Any]
 """A question with its prompt, its answer and its scores, as answers.jsonl has them."""
 ALL = "all"
+"""What published scores of all items stand under."""
 
 
 def read_answers(path: Path) -> list[Row]:
     """Read a file of answers."""
     with wrap_errors(f"{path}: cannot be read", OSError, ValueError):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Cell:
 
     mode: str
     shots: int
-    group: str
+    group: str | None
+    """None: all items together."""
     asked: int
     """Questions, those included that could not be asked or answered."""
     scored: int
@@ -64,23 +67,22 @@ class Results:
             for shots in prepared.shots:
                 chosen = [row for row in rows if row["mode"] == mode and row["shots"] == shots]
                 asked = prepared.asked()
-                groups = sorted({item.group for item in asked})
-                counts = {group: sum(item.group == group for item in asked) for group in groups}
-                cells.append(_cell(suite, mode, shots, ALL, len(asked), chosen))
-                for group in groups if len(groups) > 1 else ():
+                counts = Counter(item.group for item in asked)
+                cells.append(_cell(suite, mode, shots, None, len(asked) + len(suite.faults), chosen))
+                for group in sorted(counts) if len(counts) > 1 else ():
                     of_group = [row for row in chosen if row["group"] == group]
                     cells.append(_cell(suite, mode, shots, group, counts[group], of_group))
         means = {
             (cell.mode, cell.shots): {name: summary.mean for name, summary in cell.summaries.items()}
             for cell in cells
-            if cell.group == ALL
+            if cell.group is None
         }
         errors = {" ".join(map(str, _place(row))): row["error"] for row in rows if "error" in row}
         return Results(suite.name, suite.metrics, cells, suite.derive(means), {**bad, **errors})
 
     def overall(self) -> Iterator[Cell]:
         """Yield the cells of all items together."""
-        return (cell for cell in self.cells if cell.group == ALL)
+        return (cell for cell in self.cells if cell.group is None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the results as JSON has them."""
@@ -102,7 +104,7 @@ class Results:
         }
 
 
-def _cell(suite: Suite, mode: str, shots: int, group: str, asked: int, rows: Sequence[Row]) -> Cell:
+def _cell(suite: Suite, mode: str, shots: int, group: str | None, asked: int, rows: Sequence[Row]) -> Cell:
     scores = [row["scores"] for row in rows if "scores" in row]
     summaries = {}
     for name, metric in suite.metrics.items():

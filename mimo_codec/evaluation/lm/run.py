@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mimo_codec.audio.writer import save_audio
-from mimo_codec.common.checks import check_choice, check_integer, require
+from mimo_codec.common.checks import check_choice, check_integer, is_number, require
 from mimo_codec.common.engines import ENGINES, Resources, Task, available_cores, run_tasks
 from mimo_codec.common.errors import MimoError
 from mimo_codec.common.files import atomic_path, make_folder, read_json, write_json
@@ -25,7 +25,7 @@ from mimo_codec.evaluation.lm.items import Example, with_texts
 from mimo_codec.evaluation.lm.model import Measure
 from mimo_codec.evaluation.lm.prompts import as_json
 from mimo_codec.evaluation.lm.results import Results, Row, read_answers
-from mimo_codec.evaluation.lm.setup import Setup, Unit, check_units, checksum, key_of, prepare, stamp
+from mimo_codec.evaluation.lm.setup import Setup, Unit, as_utf8, check_units, checksum, key_of, prepare, stamp
 from mimo_codec.evaluation.lm.suite import Answer, Ask, Judged, Model
 from mimo_codec.lm.instructions import INSTRUCTIONS, Instructions
 
@@ -92,18 +92,23 @@ def evaluate(
             answers to other questions.
     """
     setup = replace(setup, data=setup.data.absolute())  # workers may be in other folders
+    inside = setup.data.is_dir() and folder.resolve().is_relative_to(setup.data.resolve())
+    require(not inside, f"{folder}: lies in the data {setup.data}; choose another output folder")
     prepared, running = prepare(setup), running or Running()
     lengths, bad = check_units(prepared, measure or Measure(), words)
     units = [length.unit for length in lengths]
     make_folder(folder / WORK)
-    state = stamp(prepared, model) | {"questions": checksum(map(key_of, units)), "batch_size": running.batch_size}
+    state = stamp(prepared, model, words) | {
+        "questions": checksum(map(key_of, units)),
+        "batch_size": running.batch_size,
+    }
     _check_state(folder, state)
     firsts = range(0, len(units), running.batch_size)
     batches = {first: units[first : first + running.batch_size] for first in firsts}
     begin({first: float(len(batch)) for first, batch in batches.items()})
     todo: list[Task] = []
     for first, batch in batches.items():
-        if _batch_path(folder, first).is_file():
+        if _is_answered(_batch_path(folder, first), batch):
             progress(first)
         else:
             todo.append({"number": first, "questions": [[unit.mode, unit.shots, unit.item.id] for unit in batch]})
@@ -116,6 +121,18 @@ def evaluate(
     return Results.of(prepared, rows, {**prepared.bad, **bad})
 
 
+def _is_answered(path: Path, units: Sequence[Unit]) -> bool:
+    """Whether a file holds answers to these questions; those that failed are asked again."""
+    try:
+        rows = read_answers(path)
+        places = [(row["mode"], row["shots"], row["id"]) for row in rows]
+        scores = [value for row in rows for value in row["scores"].values()]
+    except (MimoError, TypeError, KeyError, AttributeError):
+        return False
+    valid = all(value is None or is_number(value) for value in scores)
+    return valid and places == [(unit.mode, unit.shots, unit.item.id) for unit in units]
+
+
 def _batch_path(folder: Path, first: int) -> Path:
     return folder / WORK / f"{first:08d}.jsonl"
 
@@ -123,7 +140,7 @@ def _batch_path(folder: Path, first: int) -> Path:
 def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Note what is asked here, or check that it is the same as before."""
     path, plain = folder / WORK / STATE, json.loads(json.dumps(state))
-    if not path.exists():
+    if not path.exists() or not any((folder / WORK).glob("*.jsonl")):  # nothing is answered
         write_json(path, plain)
         return
     before = read_json(path)
@@ -145,8 +162,8 @@ class Asker:
     def __call__(self, task: Task) -> int:
         """Answer the questions of a task, unless they are answered -> its number."""
         path = _batch_path(self.folder, task["number"])
-        if not path.is_file():
-            units = [Unit(mode, shots, self.items[name]) for mode, shots, name in task["questions"]]
+        units = [Unit(mode, shots, self.items[name]) for mode, shots, name in task["questions"]]
+        if not _is_answered(path, units):
             rows = self._ask(units, task["number"])
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
@@ -156,6 +173,8 @@ class Asker:
         shown = [self._shown(unit) for unit in units]
         asks = [self._as_ask(unit, examples) for unit, (_, examples) in zip(units, shown, strict=True)]
         answers = self.model.answer(asks)
+        told = f"the model gave {len(answers)} answers to {len(asks)} questions"
+        require(len(answers) == len(asks), told)
         return [
             self._row(unit, names, examples, ask, answer, first + number)
             for number, (unit, (names, examples), ask, answer) in enumerate(
@@ -180,7 +199,7 @@ class Asker:
         names: Sequence[str],
         examples: Sequence[Example],
         ask: Ask,
-        answer: Answer | Exception,
+        answer: Answer | MimoError,
         number: int,
     ) -> Row:
         data = self.prepared.setup.data
@@ -194,32 +213,31 @@ class Asker:
             "right": unit.item.answer.text,
         }
         try:
-            if isinstance(answer, Exception):
+            if isinstance(answer, MimoError):
                 raise answer
             judged = self.prepared.suite.judge(unit.item, examples, unit.mode, answer)
+            spoken = self._save(answer, number)
         except MimoError as error:
             return row | {"error": str(error)}
-        return row | {
-            "answer": answer.text,
-            "spoken": self._save(answer, number),
-            "stop_reason": answer.stop_reason,
-            **_scored(judged),
-        }
+        said = {"answer": answer.text, "spoken": spoken, "stop_reason": answer.stop_reason}
+        return row | said | _scored(judged)
 
     def _save(self, answer: Answer, number: int) -> str | None:
         """Write a spoken answer -> its path in the folder."""
-        if answer.waveform is None or not len(answer.waveform):
+        if answer.spoken is None:
             return None
+        waveform, rate = answer.spoken
         name = f"{SPOKEN}/{number:08d}.flac"
         make_folder(self.folder / SPOKEN)
-        save_audio(self.folder / name, torch.from_numpy(answer.waveform), answer.sample_rate)
+        save_audio(self.folder / name, torch.from_numpy(waveform), rate)
         return name
 
 
 def _scored(judged: Judged) -> dict[str, Any]:
-    scores = {name: None if math.isnan(value) else value for name, value in judged.scores.items()}
+    scores = {name: value if math.isfinite(value) else None for name, value in judged.scores.items()}
     return {"scores": scores, "details": dict(judged.details)}
 
 
 def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(row) + "\n" if as_utf8(line) is None else line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mimo_codec.common.checks import check_choice, check_integer, require
 from mimo_codec.common.errors import MimoError
-from mimo_codec.evaluation.lm.items import Example, Examples, Item, check_sounds, fault_of
+from mimo_codec.evaluation.lm.items import Example, Examples, Item, check_sounds, fault_of, stamp_of
 from mimo_codec.evaluation.lm.judges import Judges
 from mimo_codec.evaluation.lm.model import Measure
 from mimo_codec.evaluation.lm.prompts import Piece, paths_of
@@ -49,6 +48,7 @@ class Setup:
         for number in self.shots:
             check_integer("shots", number, 0, 10_000)
         for mode in self.modes:
+            require(tuple(kind.modes) != ("",), f"modes: {self.suite} has one way to ask only, not {mode!r}")
             check_choice("modes", mode, kind.modes)
         check_integer("seed", self.seed, 0, 2**31)
         if self.limit is not None:
@@ -74,17 +74,18 @@ class Prepared:
     setup: Setup
     suite: Suite
     items: list[Item]
+    """All, also those that are left out."""
     bad: dict[str, str]
-    """Name of an item -> why it is left out."""
+    """Name of an item, or of a row that is none -> why it is left out."""
 
     def __post_init__(self) -> None:
-        """Draw examples among all items, those beyond the limit included."""
-        self.examples = Examples(self.items, self.setup.seed)
+        """Draw examples among all items that can be used, those beyond the limit included."""
+        self.examples = Examples([item for item in self.items if item.id not in self.bad], self.setup.seed)
 
     @property
     def modes(self) -> Sequence[str]:
-        """The ways to ask."""
-        return self.setup.modes or self.suite.modes
+        """The ways to ask, each once."""
+        return tuple(dict.fromkeys(self.setup.modes or self.suite.modes_for(self.items)))
 
     @property
     def shots(self) -> Sequence[int]:
@@ -123,16 +124,17 @@ def prepare(setup: Setup, judged: bool = True) -> Prepared:
         raise MimoError(f"{error}; {suite.name} reads {suite.layout}") from None
     twice = [name for name, count in Counter(item.id for item in found).items() if count > 1]
     require(not twice, f"{setup.data}: has {len(twice)} items twice, such as {twice[:1]}")
-    good, bad = check_sounds([item for item in found if item.examples is None])
-    kept = {item.id for item in good}
-    items = [item for item in found if item.examples is not None or item.id in kept]
+    for item in found:
+        valid = as_utf8(_content(item)) is not None
+        require(valid, f"{setup.data}: item {item.id!a} has a name or a text that is no valid Unicode")
+    bad = check_sounds([item for item in found if item.examples is None])
     reason = next(iter(bad.values()), "")
-    require(items, f"{setup.data}: all {len(bad)} items are left out; the first: {reason}")
-    prepared = Prepared(setup, suite, items, bad)
+    require(len(bad) < len(found), f"{setup.data}: all {len(bad)} items are left out; the first: {reason}")
+    prepared = Prepared(setup, suite, found, {**suite.faults, **bad})
     for mode in prepared.modes if judged else ():
         setup.judges.check(suite.needs(mode))
         if suite.hears_examples(mode) and max(prepared.shots) > 0:
-            setup.judges.check(("recogniser",) if _lacks_texts(items) else ())
+            setup.judges.check(("recogniser",) if _lacks_texts(found) else ())
     return prepared
 
 
@@ -157,7 +159,7 @@ def check_units(prepared: Prepared, measure: Measure, words: Instructions) -> tu
     lengths, bad = list[Length](), dict[str, str]()
     for mode in prepared.modes:
         for shots in prepared.shots:
-            units = [Unit(mode, shots, item) for item in prepared.asked()]
+            units = [Unit(mode, shots, item) for item in prepared.asked() if item.id not in prepared.bad]
             reasons = []
             for unit in units:
                 try:
@@ -172,7 +174,7 @@ def check_units(prepared: Prepared, measure: Measure, words: Instructions) -> tu
                     bad[key_of(unit)] = str(error)
             what = f"{prepared.suite.name} {mode}".strip()
             told = f"{what} with {shots} examples: none of {len(units)} questions can be asked; the first"
-            require(len(reasons) < len(units), f"{told}: {reasons[0]}" if reasons else "")
+            require(len(reasons) < len(units), f"{told}: {reasons[0]}" if reasons else f"{told} item is left out")
     return lengths, bad
 
 
@@ -199,16 +201,34 @@ def checksum(lines: Iterable[str]) -> int:
     return zlib.crc32("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
+def as_utf8(text: str) -> bytes | None:
+    """Return a text as bytes; None for one that is no valid Unicode."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
 def _content(item: Item) -> str:
-    return json.dumps([item.id, item.question.text, item.answer.text, item.choices])
+    """Return all texts of an item."""
+    sides = [item.question, item.answer]
+    sides += [side for one in item.examples or () for side in (one.question, one.answer)]
+    texts = [side.text for side in sides if side.text is not None]
+    return "\n".join([item.id, item.group, item.pool, *texts, *item.choices])
 
 
-def stamp(prepared: Prepared, model: Any) -> dict[str, Any]:
+def _stamps(item: Item) -> str:
+    """Return what changes when an item, or one of its sounds, does."""
+    return repr([item, [stamp_of(path) for path in item.sounds()]])
+
+
+def stamp(prepared: Prepared, model: Any, words: Instructions) -> dict[str, Any]:
     """Return what has to be the same when a run goes on."""
     setup = prepared.setup
     return {
         "suite": setup.suite,
-        "items": checksum(map(_content, prepared.items)),
+        "items": checksum(map(_stamps, prepared.items)),
+        "instructions": vars(words),
         "settings": [list(prepared.shots), list(prepared.modes), setup.seed, setup.limit],
         "judges": vars(setup.judges),
         "model": model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -12,14 +12,18 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_codec.common.checks import require
-from mimo_codec.evaluation.lm.items import Example, Item
+from mimo_codec.common.checks import error_prefix, require
+from mimo_codec.common.errors import MimoError
+from mimo_codec.evaluation.lm.items import Example, Item, stamp_of
 from mimo_codec.evaluation.lm.judges import Judges
 from mimo_codec.evaluation.lm.prompts import Piece
+from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.request import GREEDY, Sampling
 
 END_OF_TEXT, TURN_END, AUDIO_START, SPEECH_END = "<|endoftext|>", "<|im_end|>", "<|sosp|>", "<|eostm|>"
+LIMIT_STEP = 10.0
+"""Seconds between the limits of spoken answers."""
 AUDIO_SAMPLING = Sampling(0.9, top_p=0.95)
 """How every suite draws codes."""
 
@@ -75,11 +79,18 @@ class Answer:
     perplexity: float = math.nan
     """Of the codes that truly follow: exp of their mean nats, over all channels; nan where it is not known."""
 
+    @property
+    def spoken(self) -> tuple[NDArray[np.float32], int] | None:
+        """The waveform with its sample rate; None when nothing was spoken."""
+        if self.waveform is None or not len(self.waveform):
+            return None
+        return self.waveform, self.sample_rate
+
 
 class Model(Protocol):
     """Anything that answers; the stub models of the tests as well."""
 
-    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | MimoError]:
         """Answer each as if it were alone; a MimoError in the place of an answer says why there is none."""
         ...
 
@@ -116,6 +127,8 @@ class Suite(ABC):
     def __init__(self, judges: Judges):
         """judges: what answers are judged by."""
         self.judges = judges
+        self.faults: dict[str, str] = {}
+        """Rows of the data that are no items, with the reason."""
 
     @abstractmethod
     def load(self, data: Path) -> list[Item]:
@@ -133,6 +146,27 @@ class Suite(ABC):
     def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
         """Score an answer."""
 
+    def modes_for(self, items: Sequence[Item]) -> Sequence[str]:
+        """Return the modes in which these items can be asked."""
+        return self.modes
+
+    def collect(self, rows: Iterable[tuple[str, Any]], make: Callable[[Any], Item]) -> list[Item]:
+        """Make items of rows, each with where it stands; rows that are none are noted in `faults`.
+
+        Raises the first MimoError when all rows are.
+        """
+        items, errors = [], list[MimoError]()
+        for where, row in rows:
+            try:
+                with error_prefix(where):
+                    items.append(make(row))
+            except MimoError as error:
+                errors.append(error)
+                self.faults[where] = str(error).removeprefix(f"{where}: ")
+        if errors and not items:
+            raise errors[0]
+        return items
+
     def needs(self, mode: str) -> Sequence[str]:
         """Return which judges are asked: "recogniser", "encoder", "opinion", "words", "translation"."""
         return ()
@@ -144,6 +178,15 @@ class Suite(ABC):
     def derive(self, means: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Derived]:
         """Return scores that are computed of the means of (mode, shots)."""
         return []
+
+
+def spoken_options(seconds: float, **options: Any) -> Options:
+    """Return the options of a spoken answer that ends after about so many seconds.
+
+    They are rounded up to steps, so that answers with the same limit can be computed together.
+    """
+    limit = math.ceil(seconds / LIMIT_STEP) * LIMIT_STEP
+    return Options(True, round(2 * limit * FRAME_RATE), max_seconds=limit, **options)
 
 
 def find_file(data: Path, *names: str) -> Path:
@@ -158,4 +201,4 @@ def find_file(data: Path, *names: str) -> Path:
 def resolve(path: str, folder: Path) -> Path:
     """Return where a path of a list lies: lists of public sets count from their folder, or one or two above it."""
     tried = [base / path for base in (folder, folder.parent, folder.parent.parent)]
-    return next((place for place in tried if place.exists()), tried[0])
+    return next((place for place in tried if stamp_of(place) is not None), tried[0])

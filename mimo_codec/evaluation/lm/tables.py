@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,16 @@ def read_text(path: Path) -> str:
         return file.read().decode("utf-8-sig")
 
 
+def read_content(path: Path) -> Any:
+    """Read a JSON file; MimoError when it is none."""
+    with wrap_errors(f"{path}: not valid JSON", ValueError, RecursionError):
+        return json.loads(read_text(path))
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the objects of a JSONL file; MimoError names the line that is wrong."""
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             with wrap_errors(f"{path}: line {number}: is not JSON", ValueError, RecursionError):
                 row = json.loads(line)
@@ -32,11 +37,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def read_columns(path: Path, *needed: str) -> list[dict[str, str]]:
     """Read a table with a line of names and columns between tabs; MimoError when a column is missing."""
-    lines = read_text(path).splitlines()
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    missing = [name for name in needed if name not in (reader.fieldnames or ())]
+    lines = [line.rstrip("\r").split("\t") for line in read_text(path).split("\n") if line.strip()]
+    names = lines[0] if lines else []
+    missing = [name for name in needed if name not in names]
     require(not missing, f"{path}: has no column {', '.join(missing)}")
-    rows = [{name: value or "" for name, value in row.items() if isinstance(name, str)} for row in reader]
+    rows = [dict.fromkeys(names, "") | dict(zip(names, line, strict=False)) for line in lines[1:]]
     require(rows, f"{path}: has no rows")
     return rows
 
@@ -44,7 +49,7 @@ def read_columns(path: Path, *needed: str) -> list[dict[str, str]]:
 def read_fields(path: Path, separator: str, counts: tuple[int, ...], form: str) -> list[list[str]]:
     """Read lines of fields between separators; counts: numbers of fields that a line may have, which `form` shows."""
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             row = [part.strip() for part in line.split(separator)]
             require(len(row) in counts and all(row), f"{path}: line {number}: is not {form}")

@@ -65,10 +65,10 @@ class Continuation(Suite):
 
     def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
         """Compare the voice with the recording's, and count what is said."""
-        if answer.waveform is None or not len(answer.waveform):
+        spoken = answer.spoken
+        if spoken is None:
             return Judged({"perplexity": answer.perplexity, "spoke": 0.0})
-        spoken = (answer.waveform, answer.sample_rate)
-        seconds, heard = len(answer.waveform) / answer.sample_rate, self.judges.transcribe(spoken)
+        seconds, heard = len(spoken[0]) / spoken[1], self.judges.transcribe(spoken)
         assert item.question.audio is not None
         scores = {
             "similarity": self.judges.similarity(item.question.audio, spoken),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mimo_codec.common.checks import check_choice, check_type, error_prefix, require
-from mimo_codec.evaluation.lm.items import Example, Item, Side, seconds_of
+from mimo_codec.common.checks import check_choice, check_type, require
+from mimo_codec.evaluation.lm.items import NO_GROUP, Example, Item, Side, seconds_of
 from mimo_codec.evaluation.lm.judges import word_errors
 from mimo_codec.evaluation.lm.parsing import final_answer, is_choice
 from mimo_codec.evaluation.lm.prompts import INT, SPE, Piece, Sound, Speech
@@ -22,9 +22,9 @@ from mimo_codec.evaluation.lm.suite import (
     Suite,
     find_file,
     resolve,
+    spoken_options,
 )
 from mimo_codec.evaluation.lm.tables import read_rows
-from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, Markup
 
@@ -59,14 +59,10 @@ class Custom(Suite):
     def load(self, data: Path) -> list[Item]:
         """Read the rows; paths count from the file's folder."""
         path = find_file(data, "items.jsonl")
-        examples, items = [], []
-        for number, row in enumerate(read_rows(path), 1):
-            with error_prefix(f"{path}: row {number}"):
-                kind, item = _item(row, number, path.parent)
-            if kind == "example":
-                examples.append(Example(item.question, item.answer))
-            else:
-                items.append(item)
+        placed = ((f"{path}: row {number}", (number, row)) for number, row in enumerate(read_rows(path), 1))
+        rows = self.collect(placed, lambda row: _item(row[1], row[0], path.parent))
+        items = [item for item in rows if item.about["kind"] == "query"]
+        examples = [Example(item.question, item.answer) for item in rows if item.about["kind"] == "example"]
         require(items, f"{path}: has no row of the kind query")
         speech = {item.answer.audio is not None for item in items}
         require(len(speech) == 1, f"{path}: the answers of all queries have sounds, or of none")
@@ -87,6 +83,7 @@ class Custom(Suite):
         begin = prefix + ("" if instruction is None else f"{instruction}\n")
         shown: list[Piece] = []
         for one in examples:
+            require(self.speaks or one.answer.text is not None, "custom: an example has no output_text")
             answer: Piece = one.answer.text or ""
             if self.speaks:
                 require(one.answer.audio is not None, "custom: an example has no output_audio, and queries have")
@@ -101,7 +98,7 @@ class Custom(Suite):
         if item.answer.audio is None:
             return Options(False, MAX_NEW)
         seconds = max(LONGEST * seconds_of(item.answer.audio), LEAST_SECONDS)
-        return Options(True, round(2 * seconds * FRAME_RATE), stop=(END_OF_TEXT, SPEECH_END), max_seconds=seconds)
+        return spoken_options(seconds, stop=(END_OF_TEXT, SPEECH_END))
 
     def needs(self, mode: str) -> Sequence[str]:
         """Return which judges answers of this kind need."""
@@ -118,21 +115,23 @@ class Custom(Suite):
         said: str = answer.text.split("\n\n")[0]
         if self.speaks:
             assert item.answer.audio is not None
-            scores["spoke"] = float(answer.waveform is not None)
-            if answer.waveform is None:
-                return Judged(scores)
-            spoken = (answer.waveform, answer.sample_rate)
+            spoken = answer.spoken
+            scores["spoke"] = float(spoken is not None)
+            if spoken is None:
+                return Judged(scores | {"exact": 0.0} | ({"accuracy": 0.0} if item.choices else {}))
             said = self.judges.transcribe(spoken)
             details["heard"] = said
             scores["similarity"] = self.judges.similarity(item.answer.audio, spoken)
         right = item.answer.text
         if right is None and item.answer.audio is not None:
             right = self.judges.transcribe(item.answer.audio)
-        scores |= word_errors(right or "", said)
-        scores["exact"] = float(scores["wer"] == 0)
+        right = right or ""
+        scores |= word_errors(right, said)
+        same = said.strip() == right.strip()  # texts without any letter have no words
+        scores["exact"] = float(scores["wer"] == 0 or same)
         if item.choices:
             details["choice"] = final_answer(said)
-            scores["accuracy"] = float(is_choice(details["choice"], right or "", item.choices))
+            scores["accuracy"] = float(is_choice(details["choice"], right, item.choices) or same)
         return Judged(scores, details)
 
 
@@ -140,7 +139,7 @@ def _asked(side: Side) -> Piece:
     return side.text or "" if side.audio is None else Sound(side.audio)
 
 
-def _item(row: Mapping[str, Any], number: int, folder: Path) -> tuple[str, Item]:
+def _item(row: Mapping[str, Any], number: int, folder: Path) -> Item:
     unknown = [name for name in row if name not in KNOWN]
     require(not unknown, f"{', '.join(unknown)} is not known; there is {', '.join(KNOWN)}")
     kind = check_choice("kind", row.get("kind", "query"), KINDS)
@@ -155,6 +154,6 @@ def _item(row: Mapping[str, Any], number: int, folder: Path) -> tuple[str, Item]
     require(answer.text is not None or answer.audio is not None, "needs output_text or output_audio")
     choices = check_type("choices", row.get("choices") or [], list, "a list")
     require(all(isinstance(choice, str) for choice in choices), "choices must be texts")
-    about = {"instruction": row.get("instruction")}
-    name = str(row.get("id", number))
-    return kind, Item(name, question, answer, row.get("group", "all"), "", None, tuple(choices), about)
+    about = {"instruction": row.get("instruction"), "kind": kind}
+    name = str(number if row.get("id") is None else row["id"])
+    return Item(name, question, answer, row.get("group") or NO_GROUP, "", None, tuple(choices), about)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mimo_codec.common.checks import check_type, error_prefix, require
-from mimo_codec.common.files import read_json
-from mimo_codec.evaluation.lm.items import Example, Item, Side
+from mimo_codec.common.checks import check_type, require
+from mimo_codec.evaluation.lm.items import NO_GROUP, Example, Item, Side
 from mimo_codec.evaluation.lm.parsing import final_answer, is_choice
 from mimo_codec.evaluation.lm.prompts import INT, Piece, Sound
 from mimo_codec.evaluation.lm.suite import (
@@ -22,6 +21,7 @@ from mimo_codec.evaluation.lm.suite import (
     find_file,
     resolve,
 )
+from mimo_codec.evaluation.lm.tables import read_content
 from mimo_codec.lm.instructions import Instructions
 
 MAX_NEW = 256
@@ -39,12 +39,9 @@ class MMAU(Suite):
     def load(self, data: Path) -> list[Item]:
         """Read the list; every kind of sound (speech, sound, music) is a group."""
         path = find_file(data, "mmau-test-mini.json", "mmau-test.json")
-        rows = check_type(f"{path}: content", read_json(path), list, "a list of questions")
-        items = []
-        for number, row in enumerate(rows):
-            with error_prefix(f"{path}: row {number}"):
-                items.append(_item(row, number, path.parent))
-        return items
+        rows = check_type(f"{path}: content", read_content(path), list, "a list of questions")
+        placed = ((f"{path}: row {number}", (number, row)) for number, row in enumerate(rows))
+        return self.collect(placed, lambda row: _item(row[1], row[0], path.parent))
 
     def prompt(self, item: Item, examples: Sequence[Example], mode: str, words: Instructions) -> list[Piece]:
         """Lay out sounds, questions and answers of the examples, an empty line after each, and then the question."""
@@ -81,10 +78,12 @@ def _item(row: Mapping[str, Any], number: int, folder: Path) -> Item:
         check_type(name, row.get(name), str, "text")
     choices = check_type("choices", row.get("choices"), list, "a list")
     require(choices and all(isinstance(choice, str) for choice in choices), "choices must be texts")
+    right = any(is_choice(choice, row["answer"], choices) for choice in choices)
+    require(right, f"answer {row['answer']!r} is none of the choices")
     return Item(
-        str(row.get("id", number)),
+        str(number if row.get("id") is None else row["id"]),
         Side(ask(row["question"], choices), resolve(row["audio_id"].removeprefix("./"), folder)),
         Side(row["answer"]),
-        group=str(row.get("task", "all")),
+        group=str(row.get("task") or NO_GROUP),
         choices=tuple(choices),
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mimo_codec.audio.formats import AUDIO
 from mimo_codec.common.checks import require
 from mimo_codec.evaluation.lm.items import Example, Item, Side, seconds_of
 from mimo_codec.evaluation.lm.judges import word_errors
@@ -22,15 +23,14 @@ from mimo_codec.evaluation.lm.suite import (
     Suite,
     find_file,
     resolve,
+    spoken_options,
 )
 from mimo_codec.evaluation.lm.tables import read_columns, read_fields, read_text
-from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, Markup
 
 LONGEST = 3.0
 """An answer ends after so many times the seconds of the longer of source and target."""
-LEAST_SECONDS = 4.0
 WORD_ERRORS = Metric("word errors", False, percent=True, weight="words")
 SIMILARITY = Metric("voice similarity", True)
 OPINION = Metric("DNSMOS", True)
@@ -50,8 +50,7 @@ class SpeechToSpeech(Suite):
     def options(self, item: Item, mode: str, shots: int) -> Options:
         """Speak, to the end of the text or of the speech, or three times as long as the sounds of the item."""
         longest = max(seconds_of(side.audio) for side in (item.question, item.answer) if side.audio is not None)
-        seconds = max(LONGEST * longest, LEAST_SECONDS)
-        return Options(True, round(2 * seconds * FRAME_RATE), stop=(END_OF_TEXT, SPEECH_END), max_seconds=seconds)
+        return spoken_options(LONGEST * longest, stop=(END_OF_TEXT, SPEECH_END))
 
     def hears_examples(self, mode: str) -> bool:
         """Return that the texts of spoken examples are needed."""
@@ -59,9 +58,9 @@ class SpeechToSpeech(Suite):
 
     def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
         """Score a spoken answer; one without speech has no score but that it has not spoken."""
-        if answer.waveform is None or not len(answer.waveform):
-            return Judged({name: float("nan") for name in self.metrics} | {"spoke": 0.0})
-        spoken = (answer.waveform, answer.sample_rate)
+        spoken = answer.spoken
+        if spoken is None:
+            return Judged({"spoke": 0.0})
         scores, details = self.compare(item, examples, spoken)
         return Judged(scores | {"spoke": 1.0}, details)
 
@@ -149,7 +148,7 @@ class Pairs(SpeechToSpeech):
         require(lists, f"{data}: has no list *.scp with lines source|target")
         items = []
         for path in lists:
-            group = path.stem
+            group = path.stem if data.is_file() else path.relative_to(data).with_suffix("").as_posix()
             for number, row in enumerate(read_fields(path, "|", (2, 3), "source|target or source|target|text")):
                 source, target = (resolve(name, path.parent) for name in row[:2])
                 text = row[2] if len(row) == 3 else None
@@ -218,11 +217,12 @@ class Denoising(StyleConversion):
 
     def load(self, data: Path) -> list[Item]:
         """Read the lists, or pair the files of both folders by their names."""
-        folders = [sorted(data.glob(f"{name}*/")) if data.is_dir() else [] for name in ("noisy", "clean")]
+        below = sorted(path for path in data.iterdir() if path.is_dir()) if data.is_dir() else []
+        folders = [[path for path in below if path.name.startswith(name)] for name in ("noisy", "clean")]
         if not all(folders):
             return super().load(data)
         items = []
-        for noisy in sorted(path for path in folders[0][0].iterdir() if path.is_file()):
+        for noisy in sorted(path for path in folders[0][0].iterdir() if path.suffix.lower() in AUDIO):
             clean = folders[1][0] / noisy.name
             sides = Side(audio=noisy), Side(_beside(clean), clean)
             items.append(Item(noisy.stem, *sides, pool=self.pool("", noisy)))
@@ -281,13 +281,15 @@ class _Texts:
         folder = sound.parent.parent
         if folder not in self.known:
             path = folder / f"{folder.name}.txt"
-            lines = [line.split("\t") for line in read_text(path).splitlines()] if path.is_file() else []
+            lines = [line.split("\t") for line in read_text(path).split("\n")] if path.is_file() else []
             self.known[folder] = {line[0].strip(): line[1].strip() for line in lines if len(line) >= 2}
         return self.known[folder].get(sound.stem) or _beside(sound)
 
 
 def _beside(sound: Path) -> str | None:
     """Return the text in the file beside a sound, of the same name, if there is one."""
+    if not sound.name:
+        return None
     path = sound.with_suffix(".txt")
     return read_text(path).strip() or None if path.is_file() else None
 

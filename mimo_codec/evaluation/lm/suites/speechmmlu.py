@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mimo_codec.common.checks import check_integer, error_prefix, require, wrap_errors
-from mimo_codec.common.files import read_json
+from mimo_codec.common.checks import check_integer, require, wrap_errors
 from mimo_codec.data.parquet import read_parquet
 from mimo_codec.evaluation.lm.items import Example, Item, Side
 from mimo_codec.evaluation.lm.parsing import option_letter
 from mimo_codec.evaluation.lm.prompts import INT, SPE, Piece, Sound, Speech
 from mimo_codec.evaluation.lm.suite import END_OF_TEXT, SPEECH_END, Answer, Derived, Judged, Metric, Options, Suite
-from mimo_codec.evaluation.lm.tables import read_rows
+from mimo_codec.evaluation.lm.tables import read_content, read_rows
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, Markup
 
@@ -32,12 +31,8 @@ class SpeechMMLU(Suite):
 
     def load(self, data: Path) -> list[Item]:
         """Read the rows of all subjects, and the examples of each subject in the voice of the question."""
-        content = read_json(data / PROMPTS)
-        items = []
-        for where, row in _rows(data):
-            with error_prefix(where):
-                items.append(_item(row, content, data))
-        return items
+        content = read_content(data / PROMPTS)
+        return self.collect(_rows(data), lambda row: _item(row, content, data))
 
     def prompt(self, item: Item, examples: Sequence[Example], mode: str, words: Instructions) -> list[Piece]:
         """Lay out the beginning, the examples and the question without anything between them."""
@@ -66,8 +61,7 @@ class SpeechMMLU(Suite):
         """Compare the option that is named with the right one."""
         said, details = answer.text, dict[str, Any]()
         if mode[-1] == "s":
-            spoke = answer.waveform is not None
-            said = self.judges.transcribe((answer.waveform, answer.sample_rate)) if spoke else ""  # type: ignore[arg-type]
+            said = "" if answer.spoken is None else self.judges.transcribe(answer.spoken)
             details["heard"] = said
         chosen = option_letter(said)
         right = chosen == item.about["option"]

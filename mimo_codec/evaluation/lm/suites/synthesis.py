@@ -21,14 +21,14 @@ from mimo_codec.evaluation.lm.suite import (
     Suite,
     find_file,
     resolve,
+    spoken_options,
 )
 from mimo_codec.evaluation.lm.tables import read_fields, read_text
-from mimo_codec.lm.config import FRAME_RATE
 from mimo_codec.lm.instructions import Instructions
 from mimo_codec.lm.prompts import SPEECH, Markup, sentence
 from mimo_codec.lm.request import GREEDY, Sampling
 
-SECONDS_PER_CHARACTER, LEAST_SECONDS = 0.25, 5.0
+SECONDS_PER_CHARACTER = 0.25
 """An answer ends after so long."""
 PLAIN, VOICE = "plain", "voice"
 
@@ -51,7 +51,7 @@ class Synthesis(Suite):
         """Read a list; the voice sample is the question's sound."""
         path = find_file(data, "meta.lst", "text.txt")
         if path.suffix == ".txt":
-            texts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            texts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
             require(texts, f"{path}: is empty")
             return [
                 Item(str(number), Side(text), Side(text), about={"words": text}) for number, text in enumerate(texts)
@@ -63,6 +63,10 @@ class Synthesis(Suite):
             items.append(Item(name, Side(said, voice), Side(said, voice), about={"words": text}))
         return items
 
+    def modes_for(self, items: Sequence[Item]) -> Sequence[str]:
+        """Return that without voice samples there is the plain mode only."""
+        return self.modes if all(item.question.audio is not None for item in items) else (PLAIN,)
+
     def prompt(self, item: Item, examples: Sequence[Example], mode: str, words: Instructions) -> list[Piece]:
         """Ask as the task does, or show texts with their speech."""
         text = str(item.about["words"])
@@ -71,6 +75,7 @@ class Synthesis(Suite):
             return [INT, *spoken_examples(pairs), text, "\n", Markup(SPEECH)]
         system: list[Piece] = []
         if mode == VOICE:
+            require(item.question.audio is not None, "there is no voice sample; meta.lst has them")
             assert item.question.audio is not None
             start = Markup("<|im_start|>system\n")
             system = [start, words.voice_system, Sound(item.question.audio), Markup("<|im_end|>\n")]
@@ -80,10 +85,9 @@ class Synthesis(Suite):
 
     def options(self, item: Item, mode: str, shots: int) -> Options:
         """Speak, by the task's sampling, or with the likeliest text after examples."""
-        seconds = max(SECONDS_PER_CHARACTER * len(str(item.about["words"])), LEAST_SECONDS)
+        seconds = SECONDS_PER_CHARACTER * len(str(item.about["words"]))
         text = GREEDY if shots else Sampling(0.6)
-        stop = (END_OF_TEXT, TURN_END, SPEECH_END)
-        return Options(True, round(2 * seconds * FRAME_RATE), stop=stop, max_seconds=seconds, text=text)
+        return spoken_options(seconds, stop=(END_OF_TEXT, TURN_END, SPEECH_END), text=text)
 
     def needs(self, mode: str) -> Sequence[str]:
         """Return all judges, and that of voices where there is a sample."""
@@ -91,9 +95,9 @@ class Synthesis(Suite):
 
     def judge(self, item: Item, examples: Sequence[Example], mode: str, answer: Answer) -> Judged:
         """Count the errors of the words that are heard, and compare with the voice sample or the last example."""
-        if answer.waveform is None or not len(answer.waveform):
-            return Judged({name: float("nan") for name in self.metrics} | {"spoke": 0.0})
-        spoken = (answer.waveform, answer.sample_rate)
+        spoken = answer.spoken
+        if spoken is None:
+            return Judged({"spoke": 0.0})
         heard = self.judges.transcribe(spoken)
         scores = word_errors(str(item.about["words"]), heard)
         scores |= {"wer_mean": scores["wer"], "opinion": self.judges.opinion(spoken), "spoke": 1.0}
