@@ -30,7 +30,7 @@ from mimo_codec.train.lm.stages import schedule_factor
 def test_a_small_model_learns_utterances_by_heart(tmp_path: Path) -> None:
     rows = make_utterances(50, (4, 9))
     stage = make_stage(empty_weight=1.0)
-    fit_language_model(stage, tmp_path, write_rows(tmp_path / "rows.jsonl", rows), 450, batch_size=30)
+    fit_language_model(stage, tmp_path, write_rows(tmp_path / "rows.jsonl", rows), 700, batch_size=30)
     lm = MimoAudioLM(stage.language_model.eval(), stage.tokenizer)
     codes = [np.array(row["audio"]) for row in rows]
     assert [answer.text for answer in lm.transcribe(codes)] == [row["text"] for row in rows]
