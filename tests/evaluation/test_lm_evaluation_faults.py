@@ -23,7 +23,7 @@ from mimo_codec.evaluation.lm.model import LanguageModel
 from mimo_codec.evaluation.lm.report import as_markdown
 from mimo_codec.evaluation.lm.results import Results, read_answers
 from mimo_codec.evaluation.lm.run import Running, evaluate
-from mimo_codec.evaluation.lm.setup import Setup, prepare
+from mimo_codec.evaluation.lm.setup import Setup, Unit, prepare
 from mimo_codec.evaluation.lm.suite import Answer, Ask
 from mimo_codec.lm.instructions import INSTRUCTIONS
 from mimo_codec.lm.request import GREEDY, Sampling
@@ -64,7 +64,7 @@ QUERIES: Rows = [{"id": f"q{n}", "input_text": f"{n}?", "output_text": sets.SPOK
 def test_answers_are_computed_together_where_and_only_where_their_options_are_the_same(tmp_path: Path) -> None:
     prepared = prepare(Setup("tts", sets.tts(tmp_path / "tts"), (0, 1), ("plain",), Judges()), judged=False)
     asks = []
-    for unit in prepared.units():
+    for unit in (Unit("plain", shots, item) for shots in prepared.shots for item in prepared.asked()):
         prompt = prepared.suite.prompt(unit.item, prepared.shown(unit)[1], unit.mode, INSTRUCTIONS["en"])
         options = prepared.suite.options(unit.item, unit.mode, unit.shots)
         asks.append(Ask(unit.item, unit.mode, unit.shots, prompt, options, 0))

@@ -118,11 +118,6 @@ class LanguageModel:
     lm: AudioLM[Any]
     heard: dict[Path, Codes] = field(default_factory=dict)
 
-    @property
-    def instructions(self) -> Instructions:
-        """The instructions of the model's prompts."""
-        return self.lm.instructions
-
     def answer(self, asks: Sequence[Ask]) -> list[Answer | MimoError]:
         """Answer each as if it were alone; those that share options are computed together."""
         answers: dict[int, Answer | MimoError] = {}

@@ -97,10 +97,6 @@ class Prepared:
         count = min(self.setup.limit or len(self.items), len(self.items))
         return [self.items[i * len(self.items) // count] for i in range(count)]
 
-    def units(self) -> list[Unit]:
-        """Return all questions in their order."""
-        return [Unit(mode, shots, item) for mode in self.modes for shots in self.shots for item in self.asked()]
-
     def shown(self, unit: Unit) -> tuple[list[str], list[Example]]:
         """Return names and contents of the examples before a question."""
         pairs = self.examples.of(unit.item, unit.shots)
@@ -197,7 +193,7 @@ def key_of(unit: Unit) -> str:
 
 
 def checksum(lines: Iterable[str]) -> int:
-    """Return a number that lines of text have in common with the same lines alone."""
+    """Return the CRC-32 of lines of text."""
     return zlib.crc32("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 

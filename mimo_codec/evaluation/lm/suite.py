@@ -88,7 +88,7 @@ class Answer:
 
 
 class Model(Protocol):
-    """Anything that answers; the stub models of the tests as well."""
+    """A language model, or anything else that answers questions."""
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | MimoError]:
         """Answer each as if it were alone; a MimoError in the place of an answer says why there is none."""
@@ -166,6 +166,12 @@ class Suite(ABC):
         if errors and not items:
             raise errors[0]
         return items
+
+    def right_text(self, item: Item) -> str:
+        """Return the words of the right answer: the given ones, or what a recognizer hears in its sound."""
+        if item.answer.text is None and item.answer.audio is not None:
+            return self.judges.transcribe(item.answer.audio)
+        return item.answer.text or ""
 
     def needs(self, mode: str) -> Sequence[str]:
         """Return which judges are asked: "recogniser", "encoder", "opinion", "words", "translation"."""

@@ -122,10 +122,7 @@ class Custom(Suite):
             said = self.judges.transcribe(spoken)
             details["heard"] = said
             scores["similarity"] = self.judges.similarity(item.answer.audio, spoken)
-        right = item.answer.text
-        if right is None and item.answer.audio is not None:
-            right = self.judges.transcribe(item.answer.audio)
-        right = right or ""
+        right = self.right_text(item)
         scores |= word_errors(right, said)
         same = said.strip() == right.strip()  # texts without any letter have no words
         scores["exact"] = float(scores["wer"] == 0 or same)

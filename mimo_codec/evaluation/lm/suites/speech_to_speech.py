@@ -70,10 +70,8 @@ class SpeechToSpeech(Suite):
 
     def errors(self, item: Item, spoken: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Compare the words that are heard with those of the right answer, heard too where they are not known."""
-        heard, right = self.judges.transcribe(spoken), item.answer.text
-        if right is None and item.answer.audio is not None:
-            right = self.judges.transcribe(item.answer.audio)
-        return word_errors(right or "", heard), {"heard": heard}
+        heard = self.judges.transcribe(spoken)
+        return word_errors(self.right_text(item), heard), {"heard": heard}
 
     def likeness(self, item: Item, examples: Sequence[Example], spoken: Any) -> float:
         """Compare the voice with that of the last example's answer, or without examples with the right answer's."""
@@ -255,13 +253,11 @@ class Translation(Pairs):
         """Compare the words that are heard with the translation's."""
         from sacrebleu import sentence_bleu, sentence_chrf
 
-        heard, right = self.judges.transcribe(spoken), item.answer.text
-        if right is None and item.answer.audio is not None:
-            right = self.judges.transcribe(item.answer.audio)
+        heard, right = self.judges.transcribe(spoken), self.right_text(item)
         assert item.question.audio is not None
         scores = {
-            "bleu": float(sentence_bleu(heard, [right or ""]).score),
-            "chrf": float(sentence_chrf(heard, [right or ""]).score),
+            "bleu": float(sentence_bleu(heard, [right]).score),
+            "chrf": float(sentence_chrf(heard, [right]).score),
             "similarity": self.judges.similarity(item.question.audio, spoken),
         }
         return scores, {"heard": heard}
